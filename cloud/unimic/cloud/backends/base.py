@@ -1,0 +1,163 @@
+"""What the service asks of a large multimodal model, and how it finds one."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+
+from unimic.codec.errors import UnknownModel
+from unimic.codec.store import ModelStore
+from unimic.codec.tokens import Codes, Mask, TokenSpace
+
+Watch = Callable[[int, int], None]
+"""Called as ``watch(step, steps)`` after each step of a computation; raises `Cancelled` when
+nobody waits for any of the batch any more. Let it pass through."""
+
+
+class Cancelled(Exception):
+    """Nobody waits for the result: stop computing."""
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How tokens are drawn.
+
+    Attributes:
+        seed: equal seeds give equal tokens on the same device, whatever the batch.
+        steps: of the sampler, at least 1.
+        temperature: of the draw; 0 takes the likeliest token.
+        guidance: strength of classifier-free guidance; 0 is none.
+    """
+
+    seed: int
+    steps: int
+    temperature: float
+    guidance: float
+
+
+@dataclass(frozen=True)
+class GenerateRequest:
+    """An image of ``rows`` × ``columns`` tokens from a prompt, which may be empty."""
+
+    prompt: str
+    rows: int
+    columns: int
+    sampling: Sampling
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns of the grid."""
+        return self.rows, self.columns
+
+
+@dataclass(frozen=True, eq=False)
+class FillRequest:
+    """Inpainting and outpainting: the tokens of ``codes`` where ``mask`` is True are made anew.
+
+    ``codes`` and ``mask`` are ``(rows, columns)``; codes under the mask mean nothing. At least one
+    mask cell is True; all of them may be. The prompt may be empty.
+    """
+
+    codes: Codes
+    mask: Mask
+    prompt: str
+    sampling: Sampling
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns of the grid."""
+        rows, columns = self.codes.shape
+        return rows, columns
+
+
+@dataclass(frozen=True, eq=False)
+class AnswerRequest:
+    """A question about the image ``codes`` ``(rows, columns)``; an empty one asks for a caption."""
+
+    codes: Codes
+    question: str
+    sampling: Sampling
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns of the grid."""
+        rows, columns = self.codes.shape
+        return rows, columns
+
+
+Request = GenerateRequest | FillRequest | AnswerRequest
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A text and how sure the model is of it, 0 to 1."""
+
+    text: str
+    confidence: float
+
+
+class Backend(ABC):
+    """A model that does the tasks on tokens.
+
+    The three methods take a batch and return one result for each request, in order. All requests
+    of a batch have the same grid shape and the same number of steps; prompts, questions, masks,
+    seeds, temperatures and guidance differ. A result must not depend on the rest of the batch.
+    Methods run in worker threads, at most one for each ``--workers`` at a time, and call ``watch``
+    after every step. A `unimic.codec.errors.UnimicError` is passed on to the client; other
+    exceptions become an internal error, and the service goes on.
+
+    Attributes:
+        name: as the user chooses it.
+        space: of the tokens that come and go.
+        defaults: sampling where the client asks for nothing else.
+        max_tokens: of the largest grid that one request may have.
+        max_batch: the most requests in one call.
+    """
+
+    name: str
+    space: TokenSpace
+    defaults: Sampling
+    max_tokens: int
+    max_batch: int = 8
+
+    @abstractmethod
+    def generate(self, requests: Sequence[GenerateRequest], watch: Watch) -> list[Codes]:
+        """Text to image: int32 codes ``(rows, columns)`` for each request."""
+
+    @abstractmethod
+    def fill(self, requests: Sequence[FillRequest], watch: Watch) -> list[Codes]:
+        """Inpaint and outpaint: whole grids, equal to the given codes where the mask is False."""
+
+    @abstractmethod
+    def answer(self, requests: Sequence[AnswerRequest], watch: Watch) -> list[Answer]:
+        """Questions and captions."""
+
+
+ENTRY_POINTS = "unimic.backends"
+"""Entry point group of the backends: each names a factory
+``(store: ModelStore, device: str, weights: str | None) -> Backend``."""
+
+
+def backend_names() -> list[str]:
+    """The backends that are installed."""
+    return sorted({point.name for point in entry_points(group=ENTRY_POINTS)})
+
+
+def load_backend(name: str, store: ModelStore, device: str, weights: str | None = None) -> Backend:
+    """Make the backend that is installed under ``name``.
+
+    Args:
+        device: as torch names it (``"cpu"``, ``"cuda:0"``).
+        weights: a folder or file in place of the weights that the backend finds by itself.
+
+    Raises:
+        UnknownModel: no such backend, or its weights are not here.
+    """
+    found = entry_points(group=ENTRY_POINTS, name=name)
+    if not found:
+        raise UnknownModel("backend", f"there is no backend {name!r}",
+                           f"installed are: {', '.join(backend_names()) or 'none'}")
+    backend: Backend = next(iter(found)).load()(store, device, weights)
+    return backend
