@@ -1,0 +1,145 @@
+"""Pictures from the outside world: whatever a user has becomes one RGB image."""
+
+from __future__ import annotations
+
+import io
+import os
+from contextlib import suppress
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+
+from unimic.codec.errors import InvalidInput, LimitExceeded, UnimicError
+
+MAX_PIXELS = 1 << 26
+MAX_FILE_BYTES = 1 << 28
+
+# Only formats that Pillow decodes itself: others start outside programs or are not pictures.
+_FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "TIFF", "JPEG2000", "GIF", "BMP", "PPM")
+_USABLE = "use a JPEG, PNG, WebP, AVIF, TIFF, JPEG 2000, GIF, BMP or PNM picture"
+
+ImageSource = str | os.PathLike[str] | bytes | BinaryIO | Image.Image
+
+
+def load_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """Load a picture as 8-bit sRGB, upright, without metadata.
+
+    EXIF rotation is applied, transparency is laid on white, embedded colour profiles are converted
+    to sRGB, grey values of more than 8 bits are scaled to 0 … 255 (see `_narrow`). Of an animation
+    the first frame is taken.
+
+    Args:
+        source: a path, the bytes of a file, an open binary file (also a pipe), or a Pillow image.
+        max_pixels: width × height that is still accepted; the file's header is asked before any
+            pixel is decoded.
+
+    Raises:
+        InvalidInput: there is no such file, it is not a picture, or it is damaged.
+        LimitExceeded: the file or the picture is too large.
+    """
+    name = _name(source)
+    if not isinstance(source, Image.Image):
+        source = _open(name, read_bytes(source))
+    if source.width * source.height > max_pixels:
+        raise LimitExceeded(name, f"{source.width}×{source.height} pixels are more than "
+                            f"{max_pixels:,}", "scale the picture down")
+    if not source.width or not source.height:
+        raise InvalidInput(name, "the picture is empty", "use one of at least 1×1 pixels")
+    try:
+        upright = ImageOps.exif_transpose(source)
+        return _to_srgb(_flatten(upright), source.info.get("icc_profile"))
+    except UnimicError:
+        raise
+    except Exception as error:  # Pillow's readers raise nearly anything for a damaged file
+        raise InvalidInput(name, f"the picture is damaged ({_reason(error)})",
+                           "use an undamaged copy") from error
+
+
+def read_bytes(source: str | os.PathLike[str] | bytes | BinaryIO) -> bytes:
+    """All bytes of a file, at most `MAX_FILE_BYTES`.
+
+    Raises:
+        InvalidInput: the file cannot be read.
+        LimitExceeded: it is too large.
+    """
+    if isinstance(source, bytes):
+        return source
+    name = _name(source)
+    try:
+        if isinstance(source, (str, os.PathLike)):
+            with open(source, "rb") as file:
+                data = file.read(MAX_FILE_BYTES + 1)
+        else:
+            data = source.read(MAX_FILE_BYTES + 1)
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path, a closed file
+        raise InvalidInput(name, f"cannot be read ({_reason(error)})",
+                           "check the path and its permissions") from error
+    if len(data) > MAX_FILE_BYTES:
+        raise LimitExceeded(name, f"the file is larger than {MAX_FILE_BYTES:,} bytes",
+                            "use a smaller file")
+    return data
+
+
+def _open(name: str, data: bytes) -> Image.Image:
+    try:
+        return Image.open(io.BytesIO(data), formats=_FORMATS)
+    except UnidentifiedImageError as error:
+        raise InvalidInput(name, "is not a picture", _USABLE) from error
+    except Image.DecompressionBombError as error:
+        raise LimitExceeded(name, "the picture is far too large", "scale it down") from error
+    except Exception as error:  # as in load_image
+        raise InvalidInput(name, f"the picture is damaged ({_reason(error)})",
+                           _USABLE) from error
+
+
+def _flatten(image: Image.Image) -> Image.Image:
+    """Any mode to 8-bit RGB or CMYK, with transparent parts laid on white."""
+    if image.mode == "F" or image.mode.startswith("I"):
+        return _narrow(image)
+    if image.has_transparency_data:
+        layer = image.convert("RGBA")
+        white = Image.new("RGBA", layer.size, "white")
+        return Image.alpha_composite(white, layer).convert("RGB")
+    return image.convert("CMYK" if image.mode == "CMYK" else "RGB")
+
+
+def _narrow(image: Image.Image) -> Image.Image:
+    """Grey values of 16 or 32 bits or floats, to 8 bits.
+
+    Files do not say what stands for white, so it is the first of these that no value exceeds:
+    1 and 255 (floats only), 65,535, the largest value. Negative values and NaN are black.
+    """
+    values = np.nan_to_num(np.asarray(image, dtype=np.float32), posinf=0, neginf=0)
+    peak = float(values.max())
+    usual = (1, 255, 65535) if image.mode == "F" else (65535,)
+    white = next((value for value in usual if peak <= value), peak)
+    grey = np.clip(np.rint(values * (255 / white)), 0, 255).astype(np.uint8)
+    transparent = image.info.get("transparency")
+    if isinstance(transparent, int):
+        grey[values == transparent] = 255
+    return Image.fromarray(grey).convert("RGB")
+
+
+def _to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
+    if profile:
+        # A broken or grey profile is no reason to refuse the picture.
+        with suppress(ImageCms.PyCMSError, OSError):
+            image = ImageCms.profileToProfile(
+                image, ImageCms.ImageCmsProfile(io.BytesIO(profile)),
+                ImageCms.createProfile("sRGB"), outputMode="RGB") or image
+    plain = image.convert("RGB")
+    plain.info.clear()
+    return plain
+
+
+def _name(source: ImageSource) -> str:
+    if isinstance(source, (str, os.PathLike)):
+        return Path(source).name or str(source)
+    return "picture"
+
+
+def _reason(error: Exception) -> str:
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return text.partition("\n")[0] or type(error).__name__
