@@ -1,0 +1,156 @@
+"""Photo to token grid and back, with the ONNX models of the store.
+
+Large pictures are done in tiles, so that memory stays bounded and time grows with the area. Every
+tile is read with a halo of `HALO` tokens around its core and only the core is kept. Both networks
+are convolutional and normalise each position by itself, and neither sees farther than the halo:
+
+- encoder: 3×3 at stride 4 (4 px), 3×3 from 4 to 8 (4), one block of two 3×3 at 8 (16), 3×3 from
+  8 to 16 (8), three blocks at 16 (96): 128 px = 8 tokens;
+- decoder: 3×3 and two blocks at 16 (80), two blocks at 8 (32), a block and a 3×3 at 4 (12), 3×3 at
+  2 (2): 126 px.
+
+So tiles give what the whole picture would have given, up to the rounding of float sums.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+from PIL import Image
+
+from unimic.codec.store import ModelStore
+from unimic.codec.tokens import Codes, TokenGrid
+from unimic.edge.images import load_image
+
+HALO = 8
+CORE = 64
+
+Progress = Callable[[int, int], None]
+
+
+class ImageTokenizer:
+    """Encodes and decodes pictures; both ways may be used from several threads.
+
+    Args:
+        store: holds the model ``image-tokenizer``.
+        threads: CPU threads of each network; all cores by default.
+    """
+
+    def __init__(self, store: ModelStore, threads: int | None = None) -> None:
+        self._store = store
+        self._threads = threads
+        self.space = store.space()
+
+    def encode(self, image: Image.Image, progress: Progress | None = None) -> TokenGrid:
+        """Tokens of a picture of any size; its right and lower edges are repeated to whole patches.
+
+        Args:
+            image: any Pillow image; `load_image` makes it RGB.
+            progress: called as ``progress(done, all)`` after each tile.
+        """
+        image = load_image(image)
+        rows, columns = self.space.grid_shape(image.width, image.height)
+        patch = self.space.patch
+        pixels = np.pad(
+            np.asarray(image),
+            ((0, rows * patch - image.height), (0, columns * patch - image.width), (0, 0)),
+            mode="edge")
+        codes = np.empty((rows, columns), dtype=np.int32)
+        tiles = list(_tiles(rows, columns))
+        for done, tile in enumerate(tiles, start=1):
+            part = pixels[tile.pixels(patch)].astype(np.float32) / 255
+            (found,) = self._encoder.run(None, {"pixels": part.transpose(2, 0, 1)[None]})
+            codes[tile.core] = found[0][tile.kept]
+            if progress:
+                progress(done, len(tiles))
+        grid = TokenGrid(codes, image.width, image.height)
+        grid.check(self.space)
+        return grid
+
+    def decode(self, grid: TokenGrid, progress: Progress | None = None) -> Image.Image:
+        """The RGB picture of a grid, of ``grid.width`` × ``grid.height`` pixels.
+
+        Raises:
+            InvalidInput: the grid does not fit the token space.
+        """
+        grid.check(self.space)
+        rows, columns = grid.codes.shape
+        patch = self.space.patch
+        pixels = np.empty((rows * patch, columns * patch, 3), dtype=np.uint8)
+        tiles = list(_tiles(rows, columns))
+        for done, tile in enumerate(tiles, start=1):
+            codes: Codes = np.ascontiguousarray(grid.codes[tile.read], dtype=np.int32)
+            (part,) = self._decoder.run(None, {"codes": codes[None]})
+            bytes_: NDArray[np.uint8] = np.rint(part[0] * 255).clip(0, 255).astype(np.uint8)
+            pixels[_scaled(tile.core, patch)] = bytes_.transpose(1, 2, 0)[
+                _scaled(tile.kept, patch)]
+            if progress:
+                progress(done, len(tiles))
+        return Image.fromarray(pixels[: grid.height, : grid.width])
+
+    @cached_property
+    def _encoder(self) -> ort.InferenceSession:
+        return self._session("encoder.onnx")
+
+    @cached_property
+    def _decoder(self) -> ort.InferenceSession:
+        return self._session("decoder.onnx")
+
+    def _session(self, file: str) -> ort.InferenceSession:
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = self._threads or 0
+        # Tiles come in several shapes: plans kept for each of them would only cost memory.
+        options.enable_mem_pattern = False
+        return ort.InferenceSession(str(self._store.path("image-tokenizer", file)), options,
+                                    providers=["CPUExecutionProvider"])
+
+
+Window = tuple[slice, slice]
+
+
+@dataclass(frozen=True)
+class _Tile:
+    """Windows of a tile, in tokens.
+
+    Attributes:
+        core: in the grid, the tokens that this tile is responsible for.
+        read: in the grid, the core with its halo, cut at the grid's border.
+        kept: the core within `read`.
+    """
+
+    core: Window
+    read: Window
+
+    @property
+    def kept(self) -> Window:
+        (core_y, core_x), (read_y, read_x) = self.core, self.read
+        return (slice(core_y.start - read_y.start, core_y.stop - read_y.start),
+                slice(core_x.start - read_x.start, core_x.stop - read_x.start))
+
+    def pixels(self, patch: int) -> Window:
+        """`read` in pixels."""
+        return _scaled(self.read, patch)
+
+
+def _scaled(window: Window, patch: int) -> Window:
+    y, x = window
+    return (slice(y.start * patch, y.stop * patch), slice(x.start * patch, x.stop * patch))
+
+
+def _tiles(rows: int, columns: int) -> Iterator[_Tile]:
+    """Tiles that cover a grid, each core at most `CORE` on a side."""
+    for core_y, read_y in _spans(rows):
+        for core_x, read_x in _spans(columns):
+            yield _Tile((core_y, core_x), (read_y, read_x))
+
+
+def _spans(length: int) -> Iterator[tuple[slice, slice]]:
+    count = -(-length // CORE)
+    for index in range(count):  # of nearly equal length: no thin tile that is mostly halo
+        start, stop = index * length // count, (index + 1) * length // count
+        yield slice(start, stop), slice(max(0, start - HALO), min(length, stop + HALO))

@@ -1,0 +1,67 @@
+"""A tiny image tokenizer with the interface and the limited sight of the shipped one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from unimic.codec.tokens import TokenSpace
+
+
+class TinyStore:
+    """The part of `ModelStore` that the image tokenizer needs."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def space(self) -> TokenSpace:
+        return TokenSpace("tiny", b"tinytiny")
+
+    def path(self, name: str, file: str) -> Path:
+        assert name == "image-tokenizer"
+        return self.folder / file
+
+
+@pytest.fixture(scope="session")
+def tiny_store(tmp_path_factory: pytest.TempPathFactory) -> TinyStore:
+    folder = tmp_path_factory.mktemp("store")
+    write_tokenizer(folder)
+    return TinyStore(folder)
+
+
+def write_tokenizer(folder: Path) -> None:
+    """Write ``encoder.onnx`` and ``decoder.onnx`` that see one token in each direction."""
+    random = np.random.default_rng(0)
+    one = np.ones((), dtype=np.float32)
+    analysis = random.normal(size=(1, 3, 48, 48)).astype(np.float32)
+    sight = {"kernel_shape": [48, 48], "strides": [16, 16], "pads": [16, 16, 16, 16]}
+    _save(folder / "encoder.onnx", ("pixels", TensorProto.FLOAT, [1, 3, "H", "W"]),
+          ("codes", TensorProto.INT32, [1, "h", "w"]),
+          [helper.make_node("Conv", ["pixels", "analysis"], ["seen"], **sight),
+           helper.make_node("Sigmoid", ["seen"], ["part"]),
+           helper.make_node("Mul", ["part", "top"], ["scaled"]),
+           helper.make_node("Cast", ["scaled"], ["whole"], to=TensorProto.INT32),
+           helper.make_node("Squeeze", ["whole", "axis"], ["codes"])],
+          {"analysis": analysis / 16, "top": one * 8191, "axis": np.array([1])})
+    _save(folder / "decoder.onnx", ("codes", TensorProto.INT32, [1, "h", "w"]),
+          ("pixels", TensorProto.FLOAT, [1, 3, "H", "W"]),
+          [helper.make_node("Cast", ["codes"], ["real"], to=TensorProto.FLOAT),
+           helper.make_node("Mul", ["real", "step"], ["part"]),
+           helper.make_node("Unsqueeze", ["part", "axis"], ["latents"]),
+           helper.make_node("ConvTranspose", ["latents", "synthesis"], ["drawn"], **sight),
+           helper.make_node("Sigmoid", ["drawn"], ["pixels"])],
+          {"synthesis": analysis, "step": one / 8191, "axis": np.array([1])})
+
+
+def _save(path: Path, source: tuple, target: tuple, nodes: list, constants: dict) -> None:
+    graph = helper.make_graph(
+        nodes, path.stem, [helper.make_tensor_value_info(*source)],
+        [helper.make_tensor_value_info(*target)],
+        [numpy_helper.from_array(np.asarray(v), k) for k, v in constants.items()])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    onnx.checker.check_model(model)
+    onnx.save(model, str(path))

@@ -1,0 +1,101 @@
+"""Pictures of any size to tokens and back; tiles are invisible."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from unimic.codec.errors import InvalidInput
+from unimic.codec.tokens import TokenGrid
+from unimic.edge import image_tokenizer
+from unimic.edge.image_tokenizer import ImageTokenizer
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tiny_store: Any) -> ImageTokenizer:
+    return ImageTokenizer(tiny_store, threads=1)
+
+
+def noise(width: int, height: int) -> Image.Image:
+    values = np.random.default_rng(width).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    return Image.fromarray(values)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (16, 16), (17, 15), (1, 70), (333, 47)])
+def test_any_size(tokenizer: ImageTokenizer, size: tuple[int, int]) -> None:
+    grid = tokenizer.encode(noise(*size))
+    assert (grid.width, grid.height) == size
+    assert grid.codes.dtype == np.int32
+    assert grid.codes.shape == (-(-size[1] // 16), -(-size[0] // 16))
+    image = tokenizer.decode(grid)
+    assert image.mode == "RGB"
+    assert image.size == size
+
+
+def test_padding_repeats_the_edge(tokenizer: ImageTokenizer) -> None:
+    small = noise(20, 30)
+    padded = np.pad(np.asarray(small), ((0, 2), (0, 12), (0, 0)), mode="edge")
+    whole = tokenizer.encode(Image.fromarray(padded))
+    assert (tokenizer.encode(small).codes == whole.codes).all()
+
+
+def test_tiles_are_invisible(tokenizer: ImageTokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    image = noise(16 * 23 - 5, 16 * 14 - 9)
+    whole = tokenizer.encode(image)
+    drawn = tokenizer.decode(whole)
+    assert len(np.unique(whole.codes)) > 100
+    monkeypatch.setattr(image_tokenizer, "CORE", 5)
+    monkeypatch.setattr(image_tokenizer, "HALO", 1)
+    steps: list[tuple[int, int]] = []
+    tiled = tokenizer.encode(image, lambda done, all_: steps.append((done, all_)))
+    assert steps == [(n, 15) for n in range(1, 16)]
+    assert (tiled.codes == whole.codes).all()
+    redrawn = tokenizer.decode(tiled)
+    assert np.abs(np.asarray(redrawn, dtype=int) - np.asarray(drawn, dtype=int)).max() <= 1
+    # The comparison notices a halo that is too small.
+    monkeypatch.setattr(image_tokenizer, "HALO", 0)
+    assert (tokenizer.encode(image).codes != whole.codes).any()
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (64, 65), (200, 3), (188, 250)])
+def test_tiles_cover_the_grid_once(shape: tuple[int, int]) -> None:
+    covered = np.zeros(shape, dtype=int)
+    for tile in image_tokenizer._tiles(*shape):
+        covered[tile.core] += 1
+        assert np.zeros(shape)[tile.read][tile.kept].shape == np.zeros(shape)[tile.core].shape
+    assert (covered == 1).all()
+
+
+def test_wrong_grid(tokenizer: ImageTokenizer) -> None:
+    with pytest.raises(InvalidInput, match="codes"):
+        tokenizer.decode(TokenGrid(np.zeros((2, 2), dtype=np.int32), 33, 32))
+    with pytest.raises(InvalidInput, match="8191"):
+        tokenizer.decode(TokenGrid(np.full((1, 1), 8192, dtype=np.int32), 16, 16))
+
+
+def test_halo_covers_the_sight_of_the_networks() -> None:
+    torch = pytest.importorskip("torch")
+    from unimic.cloud.models.image_tokenizer import ImageTokenizer as Network
+
+    torch.manual_seed(0)
+    network = Network()
+    for parameter in network.parameters():  # blocks start at zero: make them see
+        torch.nn.init.normal_(parameter, std=0.05)
+    side = 2 * image_tokenizer.HALO + 5
+    middle = side // 2
+
+    pixels = torch.rand(1, 3, 16 * side, 16 * side, requires_grad=True)
+    network.encoder(pixels)[..., middle, middle].sum().backward()
+    seen = pixels.grad[0].abs().sum(0).nonzero()
+    assert seen.min() >= 16 * (middle - image_tokenizer.HALO)
+    assert seen.max() < 16 * (middle + image_tokenizer.HALO + 1)
+
+    latents = torch.rand(1, 5, side, side, requires_grad=True)
+    patch = slice(16 * middle, 16 * (middle + 1))
+    network.decoder(latents)[..., patch, patch].sum().backward()
+    seen = latents.grad[0].abs().sum(0).nonzero()
+    assert seen.min() >= middle - image_tokenizer.HALO
+    assert seen.max() <= middle + image_tokenizer.HALO
