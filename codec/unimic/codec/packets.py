@@ -1,0 +1,331 @@
+"""Packets: one coded token sequence with the header that it takes to decode and to check it.
+
+What a packet depends on is the caller's to know (in a session) or is told by ``references`` (in a
+file, see `umc`). Inside a session a header takes at most 16 bytes.
+
+The CRC of a packet is that of its decoded tokens. An image's and a mask's begin with width and
+height as two further integers, so that no part of a header can be damaged unseen. A masked image
+packet has no size of its own: it is that of the image it changes; and its CRC is over all tokens
+of the changed image, so that it also finds two sides that hold different ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from unimic.codec.errors import CorruptData, InvalidInput, LimitExceeded, UnknownModel
+from unimic.codec.limits import Limits
+from unimic.codec.masks import decode_mask, encode_mask
+from unimic.codec.raw import bits_per_token, pack_bits, unpack_bits
+from unimic.codec.tokens import Codes, Mask, TokenGrid, TokenSpace, check_codes, checksum
+from unimic.v1 import packet_pb2 as pb
+
+
+class Coded(Protocol):
+    """What an entropy coder makes of tokens: bytes, and the information that they hold in bits."""
+
+    @property
+    def payload(self) -> bytes: ...
+    @property
+    def ideal_bits(self) -> float: ...
+
+
+class Coder(Protocol):
+    """What packets need of `unimic.codec.coder.Coder`, or of a batched one in the cloud."""
+
+    @property
+    def space(self) -> TokenSpace: ...
+    @property
+    def image_model(self) -> bytes | None: ...
+    @property
+    def text_model(self) -> bytes | None: ...
+    def encode_image(
+        self, codes: Codes, *, mask: Mask | None = None, prompt: Codes | None = None
+    ) -> Coded: ...
+    def decode_image(
+        self, payload: bytes, codes: Codes, *, mask: Mask | None = None, prompt: Codes | None = None
+    ) -> Codes: ...
+    def encode_text(self, ids: Codes) -> Coded: ...
+    def decode_text(self, payload: bytes, count: int) -> Codes: ...
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """The three sizes of a packet.
+
+    Attributes:
+        ideal_bits: information of the tokens under the model.
+        payload_bytes: of the coded tokens.
+        wire_bytes: of the whole packet.
+    """
+
+    ideal_bits: float
+    payload_bytes: int
+    wire_bytes: int
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A packet and its sizes."""
+
+    packet: pb.Packet
+    sizes: Sizes
+
+
+def pack_image(
+    coder: Coder,
+    grid: TokenGrid,
+    *,
+    mask: Mask | None = None,
+    prompt: Codes | None = None,
+    raw: bool = False,
+) -> Packed:
+    """Code an image.
+
+    The scenario follows from what the receiver holds: masked with a ``mask``, text-conditioned with
+    a ``prompt`` only, else generic. The receiver passes the same mask and prompt to `unpack_image`.
+
+    Args:
+        coder: whose token space the image is in.
+        grid: the image.
+        mask: bool ``(rows, columns)``; the receiver holds the tokens where it is False.
+        prompt: int32 ``(n,)`` text tokens that the receiver holds.
+        raw: write fixed-length tokens, which need no entropy model (and no prompt).
+
+    Raises:
+        InvalidInput: grid, mask and space do not fit each other.
+    """
+    grid.check(coder.space)
+    _check_mask(mask, grid)
+    if raw:
+        sent = grid.codes if mask is None else grid.codes[mask]
+        payload, bits = _raw(sent, coder.space.image_codes)
+    else:
+        coded = coder.encode_image(grid.codes, mask=mask, prompt=prompt)
+        payload, bits = coded.payload, coded.ideal_bits
+    packet = pb.Packet(
+        kind=pb.KIND_IMAGE,
+        scenario=_scenario(mask, prompt, raw),
+        coding=_coding(raw),
+        width=0 if mask is not None else grid.width,
+        height=0 if mask is not None else grid.height,
+        crc=_sized_checksum(grid.codes, grid.width, grid.height),
+        payload=payload,
+    )
+    return _packed(packet, bits)
+
+
+def unpack_image(
+    coder: Coder,
+    packet: pb.Packet,
+    *,
+    limits: Limits,
+    base: TokenGrid | None = None,
+    mask: Mask | None = None,
+    prompt: Codes | None = None,
+) -> TokenGrid:
+    """The image of a packet of `pack_image`.
+
+    Args:
+        coder: as that of the sender.
+        packet: from the sender; anything is safe.
+        limits: that the image must keep.
+        base: the image that a masked packet changes; its tokens where ``mask`` is True are ignored.
+        mask: as the sender's.
+        prompt: as the sender's.
+
+    Raises:
+        CorruptData: the packet is damaged or does not belong to this base, mask or prompt.
+        LimitExceeded: the image is too large.
+        UnknownModel: it is coded with another model or in another space.
+        InvalidInput: base and mask do not fit each other.
+    """
+    _check_header(packet, pb.KIND_IMAGE, coder.space, coder.image_model, limits)
+    is_raw = packet.coding == pb.CODING_RAW
+    expected = _scenario(mask, prompt, is_raw)
+    if packet.scenario != expected:
+        raise CorruptData("scenario", f"{_name(pb.Scenario, packet.scenario)}, but what it depends "
+                          f"on is that of {_name(pb.Scenario, expected)}",
+                          "decode it with the mask and prompt it was made with")
+    if mask is None:
+        width, height = packet.width, packet.height
+        rows, columns = _grid_shape(packet, coder.space, limits)
+        codes = np.zeros((rows, columns), dtype=np.int32)
+    else:
+        if base is None:
+            raise InvalidInput("base", "is missing for a masked packet",
+                               "pass the image that it changes")
+        base.check(coder.space)
+        _check_mask(mask, base)
+        if packet.width or packet.height:
+            raise CorruptData("width", "a masked packet has no size", "send it again")
+        width, height, codes = base.width, base.height, np.where(mask, 0, base.codes)
+    if is_raw:
+        places = np.ones(codes.shape, dtype=np.bool_) if mask is None else mask
+        codes[places] = unpack_bits(packet.payload, int(places.sum()), coder.space.image_codes)
+    else:
+        codes = coder.decode_image(packet.payload, codes, mask=mask, prompt=prompt)
+    _check_crc(packet, _sized_checksum(codes, width, height))
+    return TokenGrid(codes, width, height)
+
+
+def pack_text(coder: Coder, ids: Codes, *, raw: bool = False) -> Packed:
+    """Code a text: ``ids`` int32 ``(n,)``, also none; ``raw`` as in `pack_image`."""
+    check_codes("ids", ids, coder.space.text_codes)
+    if raw:
+        payload, bits = _raw(ids, coder.space.text_codes)
+    else:
+        coded = coder.encode_text(ids)
+        payload, bits = coded.payload, coded.ideal_bits
+    packet = pb.Packet(
+        kind=pb.KIND_TEXT,
+        coding=_coding(raw),
+        count=len(ids),
+        crc=checksum(ids),
+        payload=payload,
+    )
+    return _packed(packet, bits)
+
+
+def unpack_text(coder: Coder, packet: pb.Packet, *, limits: Limits) -> Codes:
+    """The text of a packet of `pack_text`: int32 ``(n,)``; raises as `unpack_image` does."""
+    _check_header(packet, pb.KIND_TEXT, coder.space, coder.text_model, limits)
+    if packet.count > limits.max_text_tokens:
+        raise LimitExceeded("count", f"{packet.count} text tokens",
+                            f"at most {limits.max_text_tokens} are allowed")
+    if packet.coding == pb.CODING_RAW:
+        ids = unpack_bits(packet.payload, packet.count, coder.space.text_codes)
+    else:
+        ids = coder.decode_text(packet.payload, packet.count)
+    _check_crc(packet, checksum(ids))
+    return ids
+
+
+def pack_mask(mask: Mask, width: int, height: int) -> Packed:
+    """Code a mask, bool ``(rows, columns)``, of an image of ``width`` × ``height`` pixels."""
+    if mask.dtype != np.bool_ or mask.ndim != 2 or not mask.size:
+        raise InvalidInput("mask", f"{mask.dtype} {mask.shape}", "pass bool (rows, columns)")
+    payload, bits = encode_mask(mask)
+    plain, plain_bits = _raw(mask.astype(np.int32), 2)
+    is_raw = len(plain) < len(payload)  # scattered cells have no shape to predict
+    if is_raw:
+        payload, bits = plain, plain_bits
+    packet = pb.Packet(
+        kind=pb.KIND_MASK,
+        coding=_coding(is_raw),
+        width=width,
+        height=height,
+        crc=_sized_checksum(mask, width, height),
+        payload=payload,
+    )
+    return _packed(packet, bits)
+
+
+def unpack_mask(packet: pb.Packet, *, limits: Limits, space: TokenSpace) -> Mask:
+    """The mask of a packet of `pack_mask`: bool ``(rows, columns)``; raises as `unpack_image`."""
+    _check_header(packet, pb.KIND_MASK, space, None, limits)
+    rows, columns = _grid_shape(packet, space, limits)
+    mask: Mask
+    if packet.coding == pb.CODING_RAW:
+        cells = unpack_bits(packet.payload, rows * columns, 2)
+        mask = cells.reshape(rows, columns).astype(np.bool_)
+    else:
+        mask = decode_mask(packet.payload, rows, columns)
+    _check_crc(packet, _sized_checksum(mask, packet.width, packet.height))
+    return mask
+
+
+def for_file(packet: pb.Packet, coder: Coder, references: Sequence[int] = ()) -> pb.Packet:
+    """A copy of ``packet`` that says all that a session would know.
+
+    Args:
+        packet: of one of the functions above.
+        coder: that packed it.
+        references: positions in the file of what it depends on: of the text (text-conditioned), or
+            of the image, the mask and the text if there is one (masked).
+    """
+    models = {pb.KIND_IMAGE: coder.image_model, pb.KIND_TEXT: coder.text_model}
+    copy = pb.Packet()
+    copy.CopyFrom(packet)
+    copy.space = coder.space.id
+    if packet.coding == pb.CODING_ENTROPY:
+        copy.model = models.get(packet.kind) or b""
+    copy.references.extend(references)
+    return copy
+
+
+def _raw(codes: Codes, alphabet: int) -> tuple[bytes, float]:
+    return pack_bits(codes, alphabet), float(codes.size * bits_per_token(alphabet))
+
+
+def _coding(is_raw: bool) -> pb.Coding:
+    return pb.CODING_RAW if is_raw else pb.CODING_ENTROPY
+
+
+def _scenario(mask: Mask | None, prompt: Codes | None, is_raw: bool) -> pb.Scenario:
+    if mask is not None:
+        return pb.SCENARIO_MASKED
+    # Fixed-length tokens do not depend on a prompt.
+    return pb.SCENARIO_GENERIC if prompt is None or is_raw else pb.SCENARIO_TEXT_CONDITIONED
+
+
+def _packed(packet: pb.Packet, bits: float) -> Packed:
+    return Packed(packet, Sizes(bits, len(packet.payload), packet.ByteSize()))
+
+
+def _sized_checksum(tokens: Codes | Mask, width: int, height: int) -> int:
+    return checksum(np.concatenate([[width, height], tokens.reshape(-1)]))
+
+
+def _check_mask(mask: Mask | None, grid: TokenGrid) -> None:
+    if mask is not None and (mask.dtype != np.bool_ or mask.shape != grid.codes.shape):
+        raise InvalidInput("mask", f"{mask.dtype} {mask.shape} for an image of "
+                           f"{grid.codes.shape} tokens", "pass bool (rows, columns) of the image")
+
+
+def _check_header(
+    packet: pb.Packet, kind: pb.Kind, space: TokenSpace, model: bytes | None, limits: Limits
+) -> None:
+    if packet.kind != kind:
+        raise CorruptData("kind", f"{_name(pb.Kind, packet.kind)} where {_name(pb.Kind, kind)} is "
+                          "expected", "send it as what it is")
+    if packet.coding not in (pb.CODING_ENTROPY, pb.CODING_RAW):
+        raise CorruptData("coding", f"unknown value {packet.coding}", "send it again")
+    if len(packet.payload) > limits.max_message_bytes:
+        raise LimitExceeded("payload", f"{len(packet.payload)} bytes",
+                            f"at most {limits.max_message_bytes} are allowed")
+    if packet.space and packet.space != space.id:
+        raise UnknownModel("space", f"{packet.space.hex()} is not that of the models here, "
+                           f"{space.id.hex()}", "install the models it was made with")
+    if packet.model and packet.model != model:
+        raise UnknownModel("model", f"{packet.model.hex()} is not the one here, "
+                           f"{model.hex() if model else 'none'}",
+                           "install the models it was made with")
+
+
+def _grid_shape(packet: pb.Packet, space: TokenSpace, limits: Limits) -> tuple[int, int]:
+    for field, size in ("width", packet.width), ("height", packet.height):
+        if not size:
+            raise CorruptData(field, "is 0", "send it again")
+    rows, columns = space.grid_shape(packet.width, packet.height)
+    if rows * columns > limits.max_tokens:
+        raise LimitExceeded("width", f"{packet.width}×{packet.height} pixels are {rows * columns} "
+                            "tokens", f"at most {limits.max_tokens} are allowed")
+    return rows, columns
+
+
+def _check_crc(packet: pb.Packet, actual: int) -> None:
+    if packet.crc != actual:
+        raise CorruptData("crc", f"{packet.crc:08x}, the tokens have {actual:08x}",
+                          "send or copy it again")
+
+
+def _name(enum: object, value: int) -> str:
+    try:
+        return str(enum.Name(value))  # type: ignore[attr-defined]
+    except ValueError:
+        return f"unknown value {value}"
