@@ -1,0 +1,92 @@
+"""The ``unimic`` command.
+
+Exit codes: 0 done, 1 an error (one line on standard error), 2 wrong usage, 130 interrupted.
+Other packages add commands through the entry-point group ``unimic.commands``: a function that
+takes the subparsers and adds a parser whose default ``run`` is called with the parsed arguments.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+import traceback
+import warnings
+from collections.abc import Sequence
+from importlib.metadata import entry_points
+
+from unimic.codec.errors import InvalidInput, UnimicError
+from unimic.codec.version import __version__
+from unimic.edge.commands import demo, files, models, tasks
+
+DESCRIPTION = """\
+Code pictures and texts as tokens, and work on them with a multimodal model in the cloud.
+
+  unimic encode photo.jpg photo.umc      a few hundred bytes
+  unimic decode photo.umc photo.png
+  unimic serve                           start a service on this machine
+  unimic ask photo.jpg "what is it?"     let it work
+  unimic demo                            all of it at once, on example photos
+"""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of all commands that are installed."""
+    parser = argparse.ArgumentParser(
+        prog="unimic", description=DESCRIPTION, epilog="unimic COMMAND --help tells more.",
+        formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--version", action="version", version=f"unimic {__version__}")
+    subparsers = parser.add_subparsers(metavar="COMMAND", required=True)
+    for module in (files, tasks, models, demo):
+        module.add(subparsers)
+    for command in sorted(entry_points(group="unimic.commands"), key=lambda entry: entry.name):
+        try:
+            command.load()(subparsers)
+        except ImportError as error:
+            _add_missing(subparsers, command.name, error)
+    return parser
+
+
+def _add_missing(subparsers: argparse._SubParsersAction[argparse.ArgumentParser], name: str,
+                 error: ImportError) -> None:
+    """A command that is known but whose packages are not installed."""
+    def explain(args: argparse.Namespace) -> None:
+        raise InvalidInput(name, f"is not installed ({error})",
+                           "pip install 'unimic[cloud]' or the extra that has it")
+
+    parser = subparsers.add_parser(name, add_help=False)
+    parser.add_argument("rest", nargs=argparse.REMAINDER)
+    parser.set_defaults(run=explain)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    args = build_parser().parse_args(argv)
+    verbose: int = getattr(args, "verbose", 0)
+    logging.basicConfig(level=max(logging.DEBUG, logging.WARNING - 10 * verbose),
+                        format="%(levelname)s %(name)s: %(message)s")
+    if not verbose:
+        warnings.simplefilter("ignore")  # of libraries; what matters to the user is an error
+    try:
+        return args.run(args) or 0
+    except UnimicError as error:
+        return _fail(str(error), verbose)
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # whoever read our output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:  # a traceback would not help the user
+        return _fail(f"unexpected {type(error).__name__}: {error}", verbose)
+
+
+def _fail(message: str, verbose: int) -> int:
+    if verbose > 1:
+        traceback.print_exc()
+    print(f"unimic: error: {' '.join(message.split())}", file=sys.stderr)
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,287 @@
+"""``unimic encode``, ``decode`` and ``info``: pictures and texts in ``.umc`` files."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+from PIL import Image
+
+from unimic.codec import umc
+from unimic.codec.errors import InvalidInput, LimitExceeded, UnimicError
+from unimic.codec.limits import Limits
+from unimic.codec.packets import Packed, for_file, pack_image, pack_text
+from unimic.codec.store import TEXT_TOKENIZER, ModelStore
+from unimic.codec.text import TextTokenizer
+from unimic.codec.tokens import Codes, TokenGrid
+from unimic.edge.console import (
+    PIPE,
+    check_output,
+    common_options,
+    picture_bytes,
+    picture_format,
+    progress,
+    read_input,
+    report,
+    write_output,
+)
+from unimic.edge.images import MAX_PIXELS, load_image
+from unimic.v1 import packet_pb2 as pb
+
+if TYPE_CHECKING:
+    from unimic.codec.coder import Coder
+
+# A file on one's own disk may be larger than what a service takes from strangers.
+LIMITS = Limits(max_tokens=MAX_PIXELS // 256)
+
+ENCODE_EXAMPLES = """\
+examples:
+  unimic encode photo.jpg photo.umc
+  unimic encode photo.jpg photo.umc --prompt "two dogs on a beach"   the prompt helps, and is kept
+  unimic encode notes.txt notes.umc
+  curl -s https://example.org/photo.jpg | unimic encode - - | unimic decode - photo.png
+"""
+DECODE_EXAMPLES = """\
+examples:
+  unimic decode photo.umc photo.png
+  unimic decode photo.umc prompt.txt      the text in the file
+  unimic decode notes.umc -               to standard output (pictures as PNG)
+"""
+
+
+def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the three commands."""
+    raw_text = argparse.RawDescriptionHelpFormatter
+    parser = subparsers.add_parser(
+        "encode", help="code a picture or a text into a .umc file", epilog=ENCODE_EXAMPLES,
+        formatter_class=raw_text, parents=[common_options(overwrite=True)],
+        description="Code a picture (JPEG, PNG, WebP, AVIF, …) or a UTF-8 text into a .umc file.")
+    parser.add_argument("input", metavar="IN", help="picture or text; - is standard input")
+    parser.add_argument("output", metavar="OUT", help=".umc file; - is standard output")
+    parser.add_argument("--prompt", metavar="TEXT",
+                        help="a description of the picture, coded first and used to code it")
+    parser.add_argument("--text", action="store_true",
+                        help="IN is text even if it looks like a picture")
+    parser.add_argument("--raw", action="store_true",
+                        help="write fixed-length tokens instead of entropy coding")
+    parser.set_defaults(run=encode)
+
+    parser = subparsers.add_parser(
+        "decode", help="turn a .umc file back into a picture or a text", epilog=DECODE_EXAMPLES,
+        formatter_class=raw_text, parents=[common_options(overwrite=True)],
+        description="Turn a .umc file back. A picture is written in the format of OUT's "
+        "extension, a text as UTF-8.")
+    parser.add_argument("input", metavar="IN", help=".umc file; - is standard input")
+    parser.add_argument("output", metavar="OUT", help="picture or text; - is standard output")
+    parser.set_defaults(run=decode)
+
+    parser = subparsers.add_parser(
+        "info", help="say what is in a .umc file", parents=[common_options()],
+        description="Say what is in a .umc file: packets, models, sizes, bits. Nothing is "
+        "decoded, so the models need not be here.")
+    parser.add_argument("input", metavar="IN", help=".umc file; - is standard input")
+    parser.set_defaults(run=info)
+
+
+def encode(args: argparse.Namespace) -> None:
+    """Code a picture or a text."""
+    from unimic.codec.coder import load_coder
+
+    check_output(args.output, args.force)
+    began = time.perf_counter()
+    content = _load(args)
+    store = ModelStore.default()
+    coder = load_coder(store)
+    if isinstance(content, str):
+        if args.prompt is not None:
+            raise InvalidInput("--prompt", "belongs to a picture, but IN is a text", "leave it out")
+        parts = [_pack_text(coder, _encode_text(store, content), args.raw)]
+    else:
+        parts = _pack_picture(coder, store, content, args.prompt, args.raw)
+    file = io.BytesIO()
+    size = umc.write(file, [packed.packet for packed in parts])
+    write_output(args.output, file.getvalue(), args.force)
+    facts = {
+        "input": args.input, "output": args.output, "file_bytes": size,
+        "ideal_bits": sum(packed.sizes.ideal_bits for packed in parts),
+        "payload_bytes": sum(packed.sizes.payload_bytes for packed in parts),
+        "seconds": round(time.perf_counter() - began, 3),
+    }
+    if isinstance(content, Image.Image):
+        facts |= {"kind": "image", "width": content.width, "height": content.height}
+        what = f"{content.width}×{content.height} pixels"
+    else:
+        facts |= {"kind": "text", "characters": len(content)}
+        what = f"{len(content):,} characters"
+    report(args, facts, details=f"{what} in {size:,} bytes (payload {facts['payload_bytes']:,}, "
+           f"ideal {facts['ideal_bits'] / 8:,.1f}), {facts['seconds']:.1f} s")
+
+
+def _load(args: argparse.Namespace) -> Image.Image | str:
+    data = read_input(args.input)
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError:
+        text = None
+    if not args.text:
+        try:
+            return load_image(data)
+        except InvalidInput as error:
+            if text is None or "\0" in text:
+                raise InvalidInput(args.input, error.message, error.remedy) from error
+    if text is None:
+        raise InvalidInput(args.input, "is not UTF-8 text", "convert it to UTF-8")
+    return text
+
+
+def _pack_picture(
+    coder: Coder, store: ModelStore, image: Image.Image, prompt: str | None, raw: bool
+) -> list[Packed]:
+    from unimic.edge.image_tokenizer import ImageTokenizer
+
+    rows, columns = coder.space.grid_shape(image.width, image.height)
+    if rows * columns > LIMITS.max_tokens:
+        raise LimitExceeded("picture", f"{image.width}×{image.height} pixels are "
+                            f"{rows * columns:,} tokens, more than {LIMITS.max_tokens:,}",
+                            "scale it down")
+    parts, ids = [], None
+    if prompt is not None:
+        ids = _encode_text(store, prompt)
+        parts.append(_pack_text(coder, ids, raw))
+    with progress("encode") as show:
+        grid = ImageTokenizer(store).encode(image, show)
+    packed = pack_image(coder, grid, prompt=ids, raw=raw)
+    conditioned = packed.packet.scenario == pb.SCENARIO_TEXT_CONDITIONED
+    references = [0] if conditioned else []
+    parts.append(Packed(for_file(packed.packet, coder, references), packed.sizes))
+    return parts
+
+
+def _pack_text(coder: Coder, ids: Codes, raw: bool) -> Packed:
+    packed = pack_text(coder, ids, raw=raw)
+    return Packed(for_file(packed.packet, coder), packed.sizes)
+
+
+def _encode_text(store: ModelStore, text: str) -> Codes:
+    ids = _text_tokenizer(store).encode(text)
+    if len(ids) > LIMITS.max_text_tokens:
+        raise LimitExceeded("text", f"{len(ids):,} tokens are more than "
+                            f"{LIMITS.max_text_tokens:,}", "split it")
+    return ids
+
+
+def _text_tokenizer(store: ModelStore) -> TextTokenizer:
+    return TextTokenizer(store.path(TEXT_TOKENIZER, "tokenizer.json"))
+
+
+def decode(args: argparse.Namespace) -> None:
+    """Turn a file back into a picture or a text."""
+    from unimic.codec.coder import load_coder
+
+    check_output(args.output, args.force)
+    began = time.perf_counter()
+    kind = picture_format(args.output)
+    packets = umc.read(io.BytesIO(read_input(args.input)), LIMITS)
+    store = ModelStore.default()
+    contents = umc.decode(load_coder(store), packets, limits=LIMITS)
+    content = _choose(args.output, kind, packets, contents)
+    if isinstance(content, TokenGrid):
+        from unimic.edge.image_tokenizer import ImageTokenizer
+
+        with progress("decode") as show:
+            image = ImageTokenizer(store).decode(content, show)
+        data, what = picture_bytes(image, kind or "PNG"), f"{image.width}×{image.height} pixels"
+    else:
+        text = _text_tokenizer(store).decode(cast(Codes, content))
+        data, what = text.encode("utf-8"), f"{len(text):,} characters"
+    write_output(args.output, data, args.force)
+    seconds = round(time.perf_counter() - began, 3)
+    report(args, {"input": args.input, "output": args.output, "bytes": len(data),
+                  "seconds": seconds}, details=f"{what}, {seconds:.1f} s")
+
+
+def _choose(
+    output: str, kind: str | None, packets: Sequence[pb.Packet], contents: Sequence[umc.Content]
+) -> umc.Content:
+    """The last content that ``output`` can hold."""
+    wanted = {pb.KIND_IMAGE} if kind else {pb.KIND_TEXT}
+    if output == PIPE:
+        wanted |= {pb.KIND_TEXT}
+    for packet, content in zip(reversed(packets), reversed(contents), strict=True):
+        if packet.kind in wanted:
+            return content
+    held, use = ("no picture", "a .txt file") if kind else ("no text", "a picture's extension")
+    raise InvalidInput(output, f"the file holds {held} to write there", f"use {use} for OUT")
+
+
+def info(args: argparse.Namespace) -> None:
+    """Say what is in a file."""
+    data = read_input(args.input)
+    packets = umc.read(io.BytesIO(data), LIMITS)
+    try:
+        store = ModelStore.default()
+    except UnimicError:
+        store = None
+    rows = [_describe(packet, packets, store) for packet in packets]
+    packed = sum(row["header_bytes"] + row["payload_bytes"] for row in rows)
+    spaces = sorted({row["space"] for row in rows})
+    facts = {"file": args.input, "bytes": len(data), "container_bytes": len(data) - packed,
+             "spaces": spaces, "packets": rows}
+    lines = [f"{args.input}: {len(data):,} bytes, {len(rows)} "
+             f"{'packet' if len(rows) == 1 else 'packets'}, token space {', '.join(spaces)}"]
+    for position, row in enumerate(rows):
+        size = f"{row['width']}×{row['height']}, " if "width" in row else ""
+        bits = f" ({row['bits_per_token']:.2f} bits/token)" if row["bits_per_token"] else ""
+        after = f", needs {', '.join(map(str, row['references']))}" if row["references"] else ""
+        tokens = f"{row['tokens']:,} tokens" if row["tokens"] is not None else "tokens of a mask"
+        lines.append(
+            f"  {position}: {row['kind']}, {row['scenario']}{after}, {size}{tokens}, "
+            f"{row['coding']} {row['model'] or ''}".rstrip())
+        lines.append(f"     header {row['header_bytes']:,} bytes, payload "
+                     f"{row['payload_bytes']:,} bytes{bits}")
+    lines.append(f"  container {facts['container_bytes']} bytes")
+    report(args, facts, answer="\n".join(lines))
+
+
+def _describe(
+    packet: pb.Packet, packets: Sequence[pb.Packet], store: ModelStore | None
+) -> dict[str, Any]:
+    payload = len(packet.payload)
+    sized = packet
+    while sized.scenario == pb.SCENARIO_MASKED and sized.references:
+        sized = packets[sized.references[0]]  # the image that it changes
+    row: dict[str, Any] = {
+        "kind": _word(pb.Kind, packet.kind), "scenario": _word(pb.Scenario, packet.scenario),
+        "coding": _word(pb.Coding, packet.coding), "space": packet.space.hex(),
+        "model": _model_name(packet, store), "references": list(packet.references),
+        "header_bytes": packet.ByteSize() - payload, "payload_bytes": payload,
+    }
+    tokens: int | None = packet.count
+    if packet.kind != pb.KIND_TEXT:
+        row |= {"width": sized.width, "height": sized.height}
+        tokens = None if packet is not sized else int(np.prod(_shape(packet, store)))
+    return row | {"tokens": tokens, "bits_per_token": payload * 8 / tokens if tokens else None}
+
+
+def _shape(packet: pb.Packet, store: ModelStore | None) -> tuple[int, int]:
+    patch = store.space().patch if store and store.space().id == packet.space else 16
+    return -(-packet.height // patch), -(-packet.width // patch)
+
+
+def _model_name(packet: pb.Packet, store: ModelStore | None) -> str | None:
+    if not packet.model:
+        return None
+    names = [e.name for e in store.entries.values() if e.id == packet.model] if store else []
+    return f"{packet.model.hex()} ({names[0] if names else 'not here'})"
+
+
+def _word(enum: Any, value: int) -> str:
+    """``SCENARIO_TEXT_CONDITIONED`` as ``text-conditioned``."""
+    name = str(enum.Name(value)).partition("_")[2]
+    return name.lower().replace("_", "-")
+
+

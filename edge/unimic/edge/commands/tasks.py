@@ -1,0 +1,212 @@
+"""``unimic ask``, ``inpaint``, ``outpaint`` and ``generate``: work done by a service."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from typing import TYPE_CHECKING, Any
+
+from unimic.codec.errors import InvalidInput
+from unimic.edge.console import (
+    check_output,
+    common_options,
+    picture_bytes,
+    picture_format,
+    progress,
+    read_input,
+    report,
+    write_output,
+)
+from unimic.edge.images import load_image
+
+if TYPE_CHECKING:
+    from unimic.edge.client import Client
+    from unimic.edge.results import Picture, Stats
+
+EXAMPLES = {
+    "ask": """\
+examples:
+  unimic ask kitchen.jpg "what is on the table?"
+  unimic ask kitchen.jpg                            a caption
+""",
+    "inpaint": """\
+examples:
+  unimic inpaint kitchen.jpg edited.png --box 120,80,200,240 --prompt "a red vase"
+  unimic inpaint kitchen.jpg edited.png --mask bright-where-new.png
+""",
+    "outpaint": """\
+examples:
+  unimic outpaint kitchen.jpg wide.png --left 64 --right 64
+""",
+    "generate": """\
+examples:
+  unimic generate "two dogs run on a beach" dogs.png --seed 7
+""",
+}
+
+
+def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the four commands."""
+    service, sampling = _service_options(), _sampling_options()
+    common, writing = common_options(), common_options(overwrite=True)
+
+    def command(name: str, help_: str, *parents: argparse.ArgumentParser
+                ) -> argparse.ArgumentParser:
+        return subparsers.add_parser(
+            name, help=help_, description=help_[0].upper() + help_[1:] + ".", parents=parents,
+            epilog=EXAMPLES[name], formatter_class=argparse.RawDescriptionHelpFormatter)
+
+    parser = command("ask", "answer a question about a picture", common, service)
+    parser.add_argument("input", metavar="IN", help="picture; - is standard input")
+    parser.add_argument("question", metavar="QUESTION", nargs="?", default="",
+                        help="without one, the answer is a caption")
+    parser.set_defaults(run=ask)
+
+    parser = command("inpaint", "make a region of a picture anew", writing, service, sampling)
+    _add_in_out(parser)
+    where = parser.add_mutually_exclusive_group(required=True)
+    where.add_argument("--box", type=_box, metavar="LEFT,TOP,RIGHT,BOTTOM",
+                       help="the region in pixels")
+    where.add_argument("--mask", metavar="FILE",
+                       help="a picture of the same size, bright where the region is")
+    parser.add_argument("--prompt", default="", metavar="TEXT", help="what shall be there")
+    parser.set_defaults(run=inpaint)
+
+    parser = command("outpaint", "extend a picture beyond its borders", writing, service, sampling)
+    _add_in_out(parser)
+    for side in ("left", "top", "right", "bottom"):
+        parser.add_argument(f"--{side}", type=int, default=0, metavar="PIXELS",
+                            help=f"to add at the {side}")
+    parser.add_argument("--prompt", default="", metavar="TEXT", help="what shall be there")
+    parser.set_defaults(run=outpaint)
+
+    parser = command("generate", "make a picture from a description", writing, service, sampling)
+    parser.add_argument("prompt", metavar="PROMPT", help="what the picture shall show")
+    parser.add_argument("output", metavar="OUT", help="picture; - is standard output (PNG)")
+    parser.add_argument("--size", type=_size, default=(256, 256), metavar="WIDTHxHEIGHT",
+                        help="in pixels (default: 256x256)")
+    parser.set_defaults(run=generate)
+
+
+def _add_in_out(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("input", metavar="IN", help="picture; - is standard input")
+    parser.add_argument("output", metavar="OUT", help="picture; - is standard output (PNG)")
+
+
+def _service_options() -> argparse.ArgumentParser:
+    parent = argparse.ArgumentParser(add_help=False)
+    group = parent.add_argument_group("service")
+    group.add_argument("--server", metavar="HOST:PORT",
+                       default=os.environ.get("UNIMIC_SERVER", "localhost:50051"),
+                       help="default: $UNIMIC_SERVER or localhost:50051")
+    group.add_argument("--timeout", type=float, metavar="SECONDS", help="give up after so long")
+    group.add_argument("--tls", action="store_true",
+                       help="encrypt; implied by the following options")
+    group.add_argument("--tls-ca", metavar="FILE",
+                       help="authority that signed the server's certificate, if not a public one")
+    group.add_argument("--tls-cert", metavar="FILE", help="own certificate, for a service that "
+                       "asks for one")
+    group.add_argument("--tls-key", metavar="FILE", help="its private key")
+    return parent
+
+
+def _sampling_options() -> argparse.ArgumentParser:
+    parent = argparse.ArgumentParser(add_help=False)
+    group = parent.add_argument_group("sampling", "defaults are the service's")
+    group.add_argument("--seed", type=int, help="equal seeds make equal pictures")
+    group.add_argument("--steps", type=int, help="more take longer and look better")
+    group.add_argument("--temperature", type=float, help="0 draws what is likeliest")
+    group.add_argument("--guidance", type=float, help="how closely to follow the prompt")
+    return parent
+
+
+def _numbers(text: str, separator: str, count: int) -> tuple[int, ...]:
+    parts = text.split(separator)
+    if len(parts) != count or not all(part.strip().isdecimal() for part in parts):
+        raise argparse.ArgumentTypeError(f"{text!r} is not {count} numbers with {separator!r}")
+    return tuple(map(int, parts))
+
+
+def _box(text: str) -> tuple[int, ...]:
+    return _numbers(text, ",", 4)
+
+
+def _size(text: str) -> tuple[int, ...]:
+    return _numbers(text.lower(), "x", 2)
+
+
+def connect(args: argparse.Namespace) -> Client:
+    """The client that the service options describe; use it in a ``with``."""
+    from unimic.edge.client import Client
+    from unimic.edge.connection import Tls
+
+    encrypted = args.tls or args.tls_ca or args.tls_cert or args.tls_key
+    tls = Tls(args.tls_ca, args.tls_cert, args.tls_key) if encrypted else None
+    return Client(args.server, tls=tls, timeout=args.timeout)
+
+
+def ask(args: argparse.Namespace) -> None:
+    """Answer a question, or caption."""
+    image = load_image(read_input(args.input))
+    with connect(args) as cloud:
+        photo = cloud.share(image)
+        answer = cloud.ask(photo, args.question) if args.question else cloud.caption(photo)
+        facts = {"answer": answer.text, "confidence": round(answer.confidence, 4)}
+        _report(args, facts, {"share": photo.stats, "task": answer.stats}, answer=answer.text)
+
+
+def inpaint(args: argparse.Namespace) -> None:
+    """Make a region anew."""
+    kind = _check_picture(args)
+    image = load_image(read_input(args.input))
+    region = args.box or load_image(args.mask)
+    with connect(args) as cloud, progress("inpaint") as show:
+        photo = cloud.share(image)
+        result = cloud.inpaint(photo, region, args.prompt, on_progress=show, **_sampling(args))
+        _write(args, kind, result, {"share": photo.stats, "task": result.stats})
+
+
+def outpaint(args: argparse.Namespace) -> None:
+    """Extend a picture."""
+    kind = _check_picture(args)
+    image = load_image(read_input(args.input))
+    margins = {side: getattr(args, side) for side in ("left", "top", "right", "bottom")}
+    with connect(args) as cloud, progress("outpaint") as show:
+        photo = cloud.share(image)
+        result = cloud.outpaint(photo, **margins, prompt=args.prompt, on_progress=show,
+                                **_sampling(args))
+        _write(args, kind, result, {"share": photo.stats, "task": result.stats})
+
+
+def generate(args: argparse.Namespace) -> None:
+    """Make a picture."""
+    kind = _check_picture(args)
+    with connect(args) as cloud, progress("generate") as show:
+        result = cloud.generate(args.prompt, *args.size, on_progress=show, **_sampling(args))
+        _write(args, kind, result, {"task": result.stats})
+
+
+def _check_picture(args: argparse.Namespace) -> str:
+    check_output(args.output, args.force)
+    kind = picture_format(args.output)
+    if kind is None:
+        raise InvalidInput(args.output, "its extension is not that of a picture",
+                           "use .png, .jpg, .webp or another")
+    return kind
+
+
+def _sampling(args: argparse.Namespace) -> dict[str, Any]:
+    return {name: getattr(args, name) for name in ("seed", "steps", "temperature", "guidance")}
+
+
+def _write(args: argparse.Namespace, kind: str, result: Picture, stats: dict[str, Stats]) -> None:
+    write_output(args.output, picture_bytes(result.image, kind), args.force)
+    facts = {"output": args.output, "width": result.width, "height": result.height}
+    _report(args, facts, stats)
+
+
+def _report(args: argparse.Namespace, facts: dict[str, Any], stats: dict[str, Stats],
+            answer: str | None = None) -> None:
+    costs = {turn: cost.as_dict() for turn, cost in stats.items()}
+    report(args, {**facts, **costs}, answer=answer,
+           details="\n".join(f"{turn}: {cost}" for turn, cost in stats.items()))

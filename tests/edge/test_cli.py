@@ -1,0 +1,220 @@
+"""The command line: files, pipes, reports, errors and exit codes."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from unimic.codec import store as store_module
+from unimic.codec.store import add_model
+from unimic.edge.cli import main
+
+TEXTS = ["", "Two dogs run on a beach.", "naïve 漢字 🏖️\r\n\ttabs\n", "é" * 1000]
+
+
+@pytest.fixture(scope="session")
+def raw_store(tiny_store: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store of tokenizers without entropy models: tokens can only be coded raw."""
+    folder = tmp_path_factory.mktemp("models")
+    shutil.copytree(tiny_store.folder, folder / "image-tokenizer")
+    shipped = Path(store_module.__file__).parent / "models" / "text-tokenizer"
+    shutil.copytree(shipped, folder / "text-tokenizer")
+    for name in ("image-tokenizer", "text-tokenizer"):
+        add_model(folder, name, name, licence="none", data="none", command="none", figures={})
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def here(raw_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("UNIMIC_MODELS", str(raw_store))
+    monkeypatch.chdir(tmp_path)
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (37, 50, 3), dtype=np.uint8)).save(
+        "photo.png")
+    return tmp_path
+
+
+def run(*arguments: str) -> int:
+    return main(arguments)
+
+
+def test_picture_there_and_back(here: Path) -> None:
+    assert run("encode", "photo.png", "p.umc", "--raw") == 0
+    assert run("decode", "p.umc", "back.png") == 0
+    assert Image.open("back.png").size == (50, 37)
+    assert run("decode", "p.umc", "back.jpg") == 0
+    assert Image.open("back.jpg").format == "JPEG"
+    assert not [path for path in here.iterdir() if "part" in path.name]
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_text_there_and_back(text: str) -> None:
+    Path("notes.txt").write_bytes(text.encode())
+    assert run("encode", "notes.txt", "p.umc", "--raw") == 0
+    assert run("decode", "p.umc", "back.txt") == 0
+    assert Path("back.txt").read_bytes() == text.encode()
+
+
+def test_text_that_looks_like_a_picture() -> None:
+    Path("p1.txt").write_text("P1 1 1 0")
+    assert run("encode", "p1.txt", "p.umc", "--raw", "--text") == 0
+    assert run("decode", "p.umc", "back.txt") == 0
+    assert Path("back.txt").read_text() == "P1 1 1 0"
+
+
+def test_prompt_is_kept(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("encode", "photo.png", "p.umc", "--raw", "--prompt", "noise") == 0
+    assert run("decode", "p.umc", "prompt.txt") == 0
+    assert Path("prompt.txt").read_text() == "noise"
+    assert run("decode", "p.umc", "back.png") == 0
+    assert run("info", "--json", "p.umc") == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert [packet["kind"] for packet in facts["packets"]] == ["text", "image"]
+
+
+def test_info(capsys: pytest.CaptureFixture[str]) -> None:
+    run("encode", "photo.png", "p.umc", "--raw")
+    assert run("info", "p.umc") == 0
+    out = capsys.readouterr().out
+    assert "image, generic, 50×37, 12 tokens, raw" in out
+    assert run("info", "p.umc", "--json") == 0
+    facts = json.loads(capsys.readouterr().out)
+    (packet,) = facts["packets"]
+    assert facts["bytes"] == Path("p.umc").stat().st_size == (
+        facts["container_bytes"] + packet["header_bytes"] + packet["payload_bytes"])
+    assert packet["payload_bytes"] == -(-12 * 13 // 8)
+
+
+def test_reports(capsys: pytest.CaptureFixture[str]) -> None:
+    run("encode", "photo.png", "p.umc", "--raw")
+    assert capsys.readouterr() == ("", "")
+    run("encode", "photo.png", "p.umc", "--raw", "-f", "-v")
+    out, err = capsys.readouterr()
+    assert not out
+    assert "50×37 pixels in" in err
+    run("encode", "photo.png", "p.umc", "--raw", "-f", "--json")
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["file_bytes"] == Path("p.umc").stat().st_size
+    assert facts["ideal_bits"] == 12 * 13
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [(["encode", "missing.jpg", "x.umc"], "missing.jpg: cannot be read (No such file"),
+     (["encode", "photo.png", "photo.png"], "photo.png: exists; use -f"),
+     (["encode", "photo.png", "no/where.umc"], "folder does not exist"),
+     (["encode", "photo.png", "."], "is a folder"),
+     (["encode", "broken", "x.umc"], "broken: is not a picture"),
+     (["encode", "cut.png", "x.umc"], "cut.png: the picture is damaged"),
+     (["encode", "broken", "x.umc", "--text"], "is not UTF-8 text"),
+     (["encode", "photo.png", "x.umc"], "no image entropy model"),
+     (["encode", "notes.txt", "x.umc", "--prompt", "words"], "--prompt: belongs to a picture"),
+     (["decode", "photo.png", "x.png"], "magic: this is no .umc file"),
+     (["decode", "p.umc", "x.txt"], "holds no text"),
+     (["decode", "t.umc", "x.png"], "holds no picture"),
+     (["info", "notes.txt"], "magic"),
+     (["inpaint", "photo.png", "x.txt", "--box", "0,0,9,9"], "not that of a picture")])
+def test_errors_are_one_line(arguments: list[str], words: str,
+                             capsys: pytest.CaptureFixture[str]) -> None:
+    Path("broken").write_bytes(b"\xff\xfe\x00 neither")
+    Path("cut.png").write_bytes(Path("photo.png").read_bytes()[:2000])
+    Path("notes.txt").write_text("words")
+    run("encode", "photo.png", "p.umc", "--raw")
+    run("encode", "notes.txt", "t.umc", "--raw")
+    capsys.readouterr()
+    assert run(*arguments) == 1
+    out, err = capsys.readouterr()
+    assert not out
+    assert err.startswith("unimic: error: ")
+    assert err.count("\n") == 1
+    assert words in err
+    assert not list(Path().glob("x.*"))
+
+
+@pytest.mark.parametrize("arguments", [[], ["nonsense"], ["encode", "photo.png"],
+                                       ["inpaint", "photo.png", "x.png"],
+                                       ["inpaint", "photo.png", "x.png", "--box", "1,2"],
+                                       ["generate", "dogs", "x.png", "--size", "big"]])
+def test_wrong_usage(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        run(*arguments)
+    assert stop.value.code == 2
+    assert "usage:" in capsys.readouterr().err
+
+
+def test_a_damaged_file_never_decodes_to_something_else() -> None:
+    run("encode", "photo.png", "p.umc", "--raw")
+    run("decode", "p.umc", "original.png")
+    data = Path("p.umc").read_bytes()
+    random = np.random.default_rng(3)
+    for index in range(len(data)):
+        damaged = bytearray(data)
+        damaged[index] ^= 1 << int(random.integers(8))
+        Path("d.umc").write_bytes(damaged)
+        code = run("decode", "d.umc", "d.png", "-f")
+        assert code == 1 or Path("d.png").read_bytes() == Path("original.png").read_bytes()
+
+
+def test_interrupt(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("unimic.edge.commands.files.read_input", interrupt)
+    assert run("info", "p.umc") == 130
+
+
+def test_unexpected_errors_are_one_line(monkeypatch: pytest.MonkeyPatch,
+                                        capsys: pytest.CaptureFixture[str]) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("first\nsecond")
+
+    monkeypatch.setattr("unimic.edge.commands.files.read_input", fail)
+    assert run("info", "p.umc") == 1
+    assert capsys.readouterr().err == "unimic: error: unexpected RuntimeError: first second\n"
+
+
+def test_models(capsys: pytest.CaptureFixture[str], raw_store: Path,
+                monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert run("models", "list", "--json") == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert {model["name"] for model in facts["models"]} == {"image-tokenizer", "text-tokenizer"}
+    assert run("models", "verify") == 0
+    damaged = tmp_path / "damaged"
+    shutil.copytree(raw_store, damaged)
+    with (damaged / "image-tokenizer" / "encoder.onnx").open("ab") as file:
+        file.write(b"\0")
+    monkeypatch.setenv("UNIMIC_MODELS", str(damaged))
+    assert run("models", "verify") == 1
+    assert "FAILED  image-tokenizer" in capsys.readouterr().out
+
+
+def command(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "unimic.edge.cli", *arguments]
+
+
+def test_pipes() -> None:
+    data = Path("photo.png").read_bytes()
+    coded = subprocess.run(command("encode", "-", "-", "--raw", "--json"), input=data,
+                           capture_output=True, check=True)
+    assert json.loads(coded.stderr)["width"] == 50
+    back = subprocess.run(command("decode", "-", "-"), input=coded.stdout, capture_output=True,
+                          check=True)
+    assert not back.stderr  # no progress bar in a pipe
+    Path("back.png").write_bytes(back.stdout)
+    assert Image.open("back.png").size == (50, 37)
+
+
+def test_reader_that_goes_away() -> None:
+    run("encode", "photo.png", "p.umc", "--raw")
+    with subprocess.Popen(command("decode", "p.umc", "-"), stdout=subprocess.PIPE,
+                          stderr=subprocess.PIPE) as process:
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 1
