@@ -1,0 +1,111 @@
+"""Requests from many sessions become batches for the backend."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+from unimic.cloud.backends.base import (
+    AnswerRequest,
+    Backend,
+    Cancelled,
+    FillRequest,
+    GenerateRequest,
+    Request,
+)
+
+Progress = Callable[[int, int], None]
+
+LINGER_SECONDS = 0.005
+"""An idle worker waits this long for company: requests that were sent together arrive together."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Job:
+    request: Request
+    progress: Progress | None
+    done: asyncio.Future[Any]
+
+
+_Batch = list[_Job]
+
+
+class Batcher:
+    """Runs a backend in worker threads, for callers on one event loop.
+
+    A batch takes in every like request that comes while it waits for a free worker, so batches
+    grow exactly as the load does, and nobody waits for a batch to fill.
+    """
+
+    def __init__(self, backend: Backend, workers: int = 1) -> None:
+        self._methods: dict[type, Callable[..., Sequence[Any]]] = {
+            GenerateRequest: backend.generate,
+            FillRequest: backend.fill,
+            AnswerRequest: backend.answer,
+        }
+        self._max_batch = backend.max_batch
+        self._threads = ThreadPoolExecutor(workers, thread_name_prefix="backend")
+        self._free = asyncio.Semaphore(workers)
+        self._open: dict[tuple[object, ...], _Batch] = {}
+        self._running: set[asyncio.Task[None]] = set()
+
+    async def run(self, request: Request, progress: Progress | None = None) -> Any:
+        """The backend's result for one request; cancel the call to stop the computation.
+
+        Args:
+            progress: called on the event loop as ``progress(step, steps)``.
+        """
+        job = _Job(request, progress, asyncio.get_running_loop().create_future())
+        key = (type(request), request.shape, request.sampling.steps)
+        batch = self._open.get(key)
+        if batch is None or len(batch) >= self._max_batch:
+            batch = self._open[key] = []
+            worker = asyncio.create_task(self._work(key, batch))
+            self._running.add(worker)
+            worker.add_done_callback(self._running.discard)
+        batch.append(job)
+        return await job.done
+
+    def close(self) -> None:
+        """Stop taking requests; what runs ends at its next step if nobody waits for it."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    async def _work(self, key: tuple[object, ...], batch: _Batch) -> None:
+        async with self._free:
+            await asyncio.sleep(LINGER_SECONDS)
+            if self._open.get(key) is batch:
+                del self._open[key]  # closed: late comers start the next one
+            await self._compute([job for job in batch if not job.done.done()])
+
+    async def _compute(self, jobs: _Batch) -> None:
+        if not jobs:
+            return
+        loop = asyncio.get_running_loop()
+
+        def watch(step: int, steps: int) -> None:
+            waiting = [job for job in jobs if not job.done.done()]
+            if not waiting:
+                raise Cancelled
+            for job in waiting:
+                if job.progress:
+                    loop.call_soon_threadsafe(job.progress, step, steps)
+
+        method = self._methods[type(jobs[0].request)]
+        try:
+            results = await loop.run_in_executor(
+                self._threads, method, [job.request for job in jobs], watch)
+            for job, result in zip(jobs, results, strict=True):
+                if not job.done.done():
+                    job.done.set_result(result)
+        except Cancelled:
+            return
+        except Exception as error:
+            if len(jobs) == 1:
+                if not jobs[0].done.done():
+                    jobs[0].done.set_exception(error)
+                return
+            for job in jobs:  # one of them is to blame: the others shall not suffer
+                await self._compute([job] if not job.done.done() else [])

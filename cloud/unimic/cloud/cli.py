@@ -1,0 +1,85 @@
+"""``unimic serve``."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+from pathlib import Path
+
+from unimic.cloud.backends.base import backend_names, load_backend
+from unimic.cloud.server import Server, ServerOptions, ServerTls
+from unimic.codec.coder import load_coder
+from unimic.codec.errors import InvalidInput
+from unimic.codec.limits import Limits
+from unimic.codec.store import ModelStore
+from unimic.codec.text import TextTokenizer
+
+
+def add_serve(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the ``serve`` command; its ``run`` takes the parsed options, returns the exit code."""
+    defaults = ServerOptions()
+    parser = subparsers.add_parser(
+        "serve", help="run the cloud service",
+        description="Run the cloud service until SIGTERM or SIGINT. Prints one line, "
+        "'listening on HOST:PORT', when it is ready.")
+    parser.add_argument("--backend", default="compact", metavar="NAME",
+                        help=f"the model: {', '.join(backend_names()) or 'none is installed'} "
+                        "(default: %(default)s)")
+    parser.add_argument("--weights", metavar="PATH",
+                        help="the backend's weights, if not those that ship with it")
+    parser.add_argument("--device", default="cpu",
+                        help="where the backend computes: cpu, cuda, cuda:1 … "
+                        "(default: %(default)s)")
+    parser.add_argument("--host", default=defaults.host,
+                        help="address to listen on; 0.0.0.0 or :: for all (default: %(default)s)")
+    parser.add_argument("--port", type=int, default=defaults.port,
+                        help="0 takes a free one (default: %(default)s)")
+    parser.add_argument("--workers", type=int, default=defaults.workers, metavar="N",
+                        help="batches computed at a time (default: %(default)s)")
+    parser.add_argument("--sessions", type=int, default=defaults.sessions, metavar="N",
+                        help="sessions served at a time (default: %(default)s)")
+    parser.add_argument("--grace", type=float, default=defaults.grace, metavar="SECONDS",
+                        help="time to finish running work at the end (default: %(default)g)")
+    tls = parser.add_argument_group("TLS", "PEM files; without them the service speaks plain text")
+    tls.add_argument("--tls-cert", type=Path, metavar="FILE", help="the server's certificate chain")
+    tls.add_argument("--tls-key", type=Path, metavar="FILE", help="its private key")
+    tls.add_argument("--tls-client-ca", type=Path, metavar="FILE",
+                     help="let in only clients with a certificate signed by this authority")
+    parser.add_argument("-v", "--verbose", action="count", default=0,
+                        help="log sessions; twice: everything")
+    parser.set_defaults(run=serve)
+
+
+def serve(options: argparse.Namespace) -> int:
+    """Run the server that the options describe; the exit code.
+
+    Raises:
+        UnimicError: an option is wrong, or a model is not here.
+    """
+    chosen = _server_options(options)
+    store = ModelStore.default()
+    backend = load_backend(options.backend, store, options.device, options.weights)
+    coder = load_coder(store)
+    text = TextTokenizer(store.path("text-tokenizer", "tokenizer.json"))
+
+    async def run() -> None:
+        server = Server(backend, coder, text, Limits(), chosen)
+        await server.run_until_signal(lambda address: print(f"listening on {address}", flush=True))
+
+    asyncio.run(run())
+    return 0
+
+
+def _server_options(options: argparse.Namespace) -> ServerOptions:
+    for name, least, most in (("port", 0, 65535), ("workers", 1, 1024), ("sessions", 1, 1 << 20),
+                              ("grace", 0, 86400)):
+        if not least <= getattr(options, name) <= most:
+            raise InvalidInput(f"--{name}", f"{getattr(options, name)} is out of range",
+                               f"use {least} to {most}")
+    cert, key, client_ca = options.tls_cert, options.tls_key, options.tls_client_ca
+    if bool(cert) != bool(key) or (client_ca and not cert):
+        raise InvalidInput("--tls-cert", "TLS needs a certificate and its key",
+                           "give both --tls-cert and --tls-key")
+    tls = ServerTls(cert, key, client_ca) if cert else None
+    return ServerOptions(options.host, options.port, tls, options.workers, options.sessions,
+                         options.grace)

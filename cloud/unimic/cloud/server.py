@@ -1,0 +1,148 @@
+"""The server process: sockets, TLS, health, and an end that loses nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from unimic.cloud.backends.base import Backend
+from unimic.cloud.batching import Batcher
+from unimic.cloud.service import Service
+from unimic.cloud.session import Engine
+from unimic.codec.coder import Coder
+from unimic.codec.errors import InvalidInput
+from unimic.codec.limits import Limits
+from unimic.codec.text import TextTokenizer
+from unimic.codec.wire import channel_options
+from unimic.v1 import service_pb2, service_pb2_grpc
+
+log = logging.getLogger(__name__)
+
+SERVICE = service_pb2.DESCRIPTOR.services_by_name["Multimodal"].full_name
+
+
+@dataclass(frozen=True)
+class ServerTls:
+    """PEM files. With ``client_ca``, only clients with a certificate signed by it may come in."""
+
+    cert: Path
+    key: Path
+    client_ca: Path | None = None
+
+    def credentials(self) -> grpc.ServerCredentials:
+        """Read the files.
+
+        Raises:
+            InvalidInput: one cannot be read.
+        """
+        ca = _pem("--tls-client-ca", self.client_ca) if self.client_ca else None
+        return grpc.ssl_server_credentials(
+            [(_pem("--tls-key", self.key), _pem("--tls-cert", self.cert))],
+            root_certificates=ca, require_client_auth=ca is not None)
+
+
+@dataclass(frozen=True)
+class ServerOptions:
+    """How a server listens and ends.
+
+    Attributes:
+        port: 0 takes a free one.
+        workers: batches that the backend computes at a time.
+        sessions: streams served at a time; more are refused with RESOURCE_EXHAUSTED.
+        grace: seconds that running work gets when the server is asked to end.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 50051
+    tls: ServerTls | None = None
+    workers: int = 1
+    sessions: int = 1000
+    grace: float = 30.0
+
+
+class Server:
+    """A server on the running event loop: ``start``, then ``stop`` or ``run_until_signal``."""
+
+    def __init__(self, backend: Backend, coder: Coder, text: TextTokenizer,
+                 limits: Limits, options: ServerOptions) -> None:
+        self._options = options
+        self._coding = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="coding")
+        self._engine = Engine(backend, coder, text, limits, Batcher(backend, options.workers),
+                              self._coding)
+        self._health = health.aio.HealthServicer()
+        self._server = grpc.aio.server(
+            maximum_concurrent_rpcs=options.sessions,
+            # Two servers on one port would share its clients at random.
+            options=[*channel_options(limits.max_message_bytes), ("grpc.so_reuseport", 0)])
+        service_pb2_grpc.add_MultimodalServicer_to_server(Service(self._engine), self._server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        reflection.enable_server_reflection(
+            (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server)
+
+    async def start(self) -> str:
+        """Begin to serve; the address with the real port.
+
+        Raises:
+            InvalidInput: the address cannot be listened on, or a TLS file is wrong.
+        """
+        host, tls = self._options.host, self._options.tls
+        address = f"[{host}]" if ":" in host else host
+        wanted = f"{address}:{self._options.port}"
+        try:
+            port = (self._server.add_secure_port(wanted, tls.credentials()) if tls
+                    else self._server.add_insecure_port(wanted))
+        except RuntimeError:
+            port = 0
+        if not port:
+            raise InvalidInput("--port", f"cannot listen on {wanted}"
+                               f"{' with these TLS files' if tls else ''}",
+                               "use a free port of an address of this machine")
+        await self._server.start()
+        for name in ("", SERVICE):
+            await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
+        return f"{address}:{port}"
+
+    async def stop(self, grace: float) -> None:
+        """Finish what has begun within ``grace`` seconds, take nothing new, and end."""
+        await self._health.enter_graceful_shutdown()
+        self._engine.draining.set()
+        await self._server.stop(grace)
+        self._engine.batcher.close()
+        self._coding.shutdown(wait=False, cancel_futures=True)
+
+    async def run_until_signal(self, ready: Callable[[str], None]) -> None:
+        """Start, tell ``ready`` the address, serve until SIGTERM or SIGINT, and stop.
+
+        A second signal ends the grace at once.
+        """
+        loop = asyncio.get_running_loop()
+        signals: asyncio.Queue[signal.Signals] = asyncio.Queue()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, signals.put_nowait, number)
+        ready(await self.start())
+        log.info("%s: finishing what has begun", (await signals.get()).name)
+        stopping = asyncio.create_task(self.stop(self._options.grace))
+        impatient = asyncio.create_task(signals.get())
+        await asyncio.wait((stopping, impatient), return_when=asyncio.FIRST_COMPLETED)
+        if not stopping.done():
+            await self._server.stop(0)
+        await stopping
+        impatient.cancel()
+
+
+def _pem(option: str, path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise InvalidInput(option, f"{path}: {error.strerror}",
+                           "give a readable PEM file") from error

@@ -1,0 +1,43 @@
+"""The gRPC service: what ``service.proto`` promises, on top of sessions."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from unimic.cloud.session import Engine, Rejected, Session
+from unimic.codec.version import __version__
+from unimic.v1 import service_pb2 as pb
+from unimic.v1 import service_pb2_grpc
+
+log = logging.getLogger(__name__)
+
+TASKS = (pb.TASK_KIND_GENERATE, pb.TASK_KIND_INPAINT, pb.TASK_KIND_OUTPAINT, pb.TASK_KIND_ANSWER,
+         pb.TASK_KIND_CAPTION)
+
+
+class Service(service_pb2_grpc.MultimodalServicer):
+    """Serves any number of sessions with one engine."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    async def GetCapabilities(self, request: pb.GetCapabilitiesRequest,
+                              context: Any) -> pb.GetCapabilitiesResponse:
+        """What the server can do; needs no session."""
+        return pb.GetCapabilitiesResponse(
+            version=__version__, backend=self._engine.backend.name, tasks=TASKS,
+            space=self._engine.coder.space.id, models=self._engine.coder.models,
+            limits=self._engine.wire_limits())
+
+    async def Session(self, messages: Any, context: Any) -> None:
+        """One session for each stream."""
+        peer = context.peer()
+        log.info("%s: session begins", peer)
+        try:
+            await Session(self._engine).serve(context.read, context.write)
+        except Rejected as reason:
+            log.info("%s: %s", peer, reason)
+            await context.abort(reason.status, str(reason))
+        finally:
+            log.info("%s: session ends", peer)

@@ -1,0 +1,355 @@
+"""One session: the images that both sides hold, and the requests that make them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from concurrent.futures import Executor
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, TypeVar
+
+import grpc
+import numpy as np
+
+from unimic.cloud.backends.base import (
+    Answer,
+    AnswerRequest,
+    Backend,
+    FillRequest,
+    GenerateRequest,
+    Sampling,
+)
+from unimic.cloud.batching import Batcher
+from unimic.codec.canvas import Margins, enlarge
+from unimic.codec.coder import Coder
+from unimic.codec.errors import InvalidInput, LimitExceeded, UnimicError, UnknownModel
+from unimic.codec.limits import Limits
+from unimic.codec.packets import pack_image, pack_text, unpack_image, unpack_mask, unpack_text
+from unimic.codec.text import TextTokenizer
+from unimic.codec.tokens import Codes, Mask, TokenGrid
+from unimic.codec.version import __version__
+from unimic.codec.wire import UnknownObject, to_failure
+from unimic.v1 import packet_pb2
+from unimic.v1 import service_pb2 as pb
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+Read = Callable[[], Awaitable[Any]]
+Write = Callable[[pb.ServerMessage], Awaitable[None]]
+
+OPEN_SECONDS = 10
+"""A client that has not said open by then has gone astray."""
+MAX_STEPS = 1000
+
+
+@dataclass(frozen=True)
+class Engine:
+    """What all sessions of a server share.
+
+    Attributes:
+        coding: threads for entropy coding.
+        draining: set when the server wants to end; sessions finish what they have begun.
+    """
+
+    backend: Backend
+    coder: Coder
+    text: TextTokenizer
+    limits: Limits
+    batcher: Batcher
+    coding: Executor
+    draining: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def __post_init__(self) -> None:
+        if self.coder.space.id != self.backend.space.id:
+            raise UnknownModel(
+                "backend", f"{self.backend.name} works in the token space "
+                f"{self.backend.space.name}, the entropy models in {self.coder.space.name}",
+                "take models of the backend's space")
+
+    def wire_limits(self) -> pb.Limits:
+        """The limits as a client is told them."""
+        return pb.Limits(
+            max_message_bytes=self.limits.max_message_bytes, max_tokens=self.limits.max_tokens,
+            max_text_tokens=self.limits.max_text_tokens, max_objects=self.limits.max_objects,
+            max_pending_tasks=self.limits.max_pending_tasks,
+            max_task_tokens=self.backend.max_tokens)
+
+
+class Rejected(Exception):
+    """The client breaks the protocol: the session ends with a status."""
+
+    def __init__(self, status: grpc.StatusCode, reason: str) -> None:
+        super().__init__(reason)
+        self.status = status
+
+
+class Session:
+    """Serves one stream; see ``service.proto`` for the messages.
+
+    Requests run side by side and may name objects whose making has not ended: they wait for it.
+    The next message is read when there is room for another request, so a client that sends too
+    much is slowed down by gRPC's flow control, and one that reads too slowly holds up only its own
+    requests. Clients that keep to ``max_pending_tasks`` are always heard, also when they cancel.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._models: set[bytes] = set()
+        self._objects: dict[int, asyncio.Task[TokenGrid | None]] = {}
+        self._pending: set[asyncio.Task[TokenGrid | None]] = set()
+        self._room = asyncio.Semaphore(engine.limits.max_pending_tasks)
+        self._outbox: asyncio.Queue[pb.ServerMessage | None] = asyncio.Queue(
+            2 * engine.limits.max_pending_tasks)
+
+    async def serve(self, read: Read, write: Write) -> None:
+        """Serve until the client has said everything and been answered, or the server drains.
+
+        Raises:
+            Rejected: the client broke the protocol, or the server drains.
+        """
+        reading = asyncio.create_task(self._read(read))
+        writing = asyncio.create_task(self._write(write))
+        draining = asyncio.create_task(self._engine.draining.wait())
+        try:
+            await asyncio.wait((reading, writing, draining), return_when=asyncio.FIRST_COMPLETED)
+            if reading.done():
+                reading.result()
+            else:
+                reading.cancel()
+            if not writing.done():
+                await asyncio.gather(*self._pending, return_exceptions=True)
+                await self._outbox.put(None)
+            await writing
+            if draining.done():
+                raise Rejected(grpc.StatusCode.UNAVAILABLE,
+                               "the server is shutting down; connect again")
+        finally:
+            for task in (reading, writing, draining, *self._pending):
+                task.cancel()
+
+    # ── messages ──────────────────────────────────────────────────────────────────────────────
+
+    async def _read(self, read: Read) -> None:
+        await self._open(read)
+        while isinstance(message := await read(), pb.ClientMessage):  # EOF is not one
+            kind = message.WhichOneof("message")
+            if kind == "share":
+                await self._start(message.share)
+            elif kind == "task":
+                await self._start(message.task)
+            elif kind == "cancel":
+                if self._drop(message.cancel.id):
+                    await self._outbox.put(pb.ServerMessage(failure=pb.Failure(
+                        id=message.cancel.id, code=pb.Failure.CODE_CANCELLED,
+                        field="cancel", message="the client cancelled the request")))
+            elif kind == "release":
+                self._drop(message.release.id)
+            elif kind == "open":
+                raise Rejected(grpc.StatusCode.FAILED_PRECONDITION, "the session is already open")
+            else:
+                await self._fail(0, InvalidInput("message", "is empty or of an unknown kind",
+                                                 "send share, task, cancel or release"))
+
+    async def _open(self, read: Read) -> None:
+        try:
+            first = await asyncio.wait_for(read(), OPEN_SECONDS)
+        except asyncio.TimeoutError:
+            raise Rejected(grpc.StatusCode.DEADLINE_EXCEEDED,
+                           f"no open message within {OPEN_SECONDS} s") from None
+        if not isinstance(first, pb.ClientMessage) or not first.HasField("open"):
+            raise Rejected(grpc.StatusCode.FAILED_PRECONDITION,
+                           "the first message of a session must be open")
+        coder = self._engine.coder
+        if first.open.space != coder.space.id:
+            raise Rejected(
+                grpc.StatusCode.FAILED_PRECONDITION,
+                f"open.space: the client's token space {first.open.space.hex() or '(none)'} is not "
+                f"{coder.space.id.hex()}, which the server works in; use the same tokenizers")
+        self._models = set(first.open.models) & set(coder.models)
+        await self._outbox.put(pb.ServerMessage(opened=pb.Opened(
+            version=__version__, space=coder.space.id,
+            models=[model for model in coder.models if model in self._models],
+            limits=self._engine.wire_limits())))
+
+    async def _write(self, write: Write) -> None:
+        while (message := await self._outbox.get()) is not None:
+            await write(message)
+
+    async def _fail(self, request: int, error: UnimicError) -> None:
+        await self._outbox.put(pb.ServerMessage(failure=to_failure(request, error)))
+
+    def _report(self, request: int, step: int, steps: int) -> None:
+        """Progress is dropped where it would crowd out results."""
+        if self._outbox.qsize() < self._outbox.maxsize // 2:
+            self._outbox.put_nowait(pb.ServerMessage(
+                progress=pb.Progress(id=request, step=step, steps=steps)))
+
+    # ── requests ──────────────────────────────────────────────────────────────────────────────
+
+    async def _start(self, request: pb.Share | pb.Task) -> None:
+        limit = self._engine.limits.max_objects
+        if not request.id or request.id in self._objects:
+            await self._fail(request.id, InvalidInput(
+                "id", f"{request.id} is 0 or in use", "number requests from 1, each once"))
+            return
+        if len(self._objects) >= limit:
+            await self._fail(request.id, LimitExceeded(
+                "id", f"the session holds {limit} objects", "release some"))
+            return
+        await self._room.acquire()
+        source = self._objects.get(request.object) if isinstance(request, pb.Task) else None
+        task = asyncio.create_task(self._answer(request, source))
+        self._objects[request.id] = task
+        self._pending.add(task)
+        task.add_done_callback(partial(self._settle, request.id))
+
+    def _settle(self, request: int, task: asyncio.Task[TokenGrid | None]) -> None:
+        self._room.release()
+        self._pending.discard(task)
+        made = not task.cancelled() and task.result() is not None
+        if not made and self._objects.get(request) is task:
+            del self._objects[request]
+
+    def _drop(self, request: int) -> bool:
+        """Forget an object, or stop the request that makes it; whether there was one."""
+        task = self._objects.pop(request, None)
+        if task:
+            task.cancel()
+        return task is not None
+
+    async def _answer(self, request: pb.Share | pb.Task,
+                      source: asyncio.Task[TokenGrid | None] | None) -> TokenGrid | None:
+        """Do a request, send its result or failure, and return the image that it made, if any."""
+        began = time.perf_counter()
+        try:
+            if isinstance(request, pb.Share):
+                made: TokenGrid | None = await self._code(
+                    unpack_image, self._engine.coder, request.packet, limits=self._engine.limits)
+                result = pb.Result()
+            else:
+                made, result = await self._perform(request, source)
+        except UnimicError as error:
+            await self._fail(request.id, error)
+            return None
+        except Exception:
+            log.exception("request %d failed", request.id)
+            await self._fail(request.id, UnimicError(
+                "server", "an internal error", "ask its operator to look at its log"))
+            return None
+        result.id = request.id
+        result.seconds = time.perf_counter() - began
+        await self._outbox.put(pb.ServerMessage(result=result))
+        return made
+
+    # ── tasks, in the order in which their data flows ─────────────────────────────────────────
+
+    async def _perform(self, task: pb.Task, source: asyncio.Task[TokenGrid | None] | None
+                       ) -> tuple[TokenGrid | None, pb.Result]:
+        sampling = self._sampling(task.sampling)
+        prompt, text = await self._code(self._unpack_prompt, task)
+        progress = partial(self._report, task.id) if task.progress else None
+        run = self._engine.batcher.run
+
+        if task.kind == pb.TASK_KIND_GENERATE:
+            if not task.width or not task.height:
+                raise InvalidInput("task.width", f"{task.width}×{task.height} pixels is empty",
+                                   "ask for at least 1×1")
+            rows, columns = self._engine.coder.space.grid_shape(task.width, task.height)
+            self._check_size(rows * columns)
+            codes = await run(GenerateRequest(text, rows, columns, sampling), progress)
+            return await self._pack(TokenGrid(codes, task.width, task.height), None, prompt)
+
+        base = await self._image(task.object, source)
+        if task.kind in (pb.TASK_KIND_ANSWER, pb.TASK_KIND_CAPTION):
+            self._check_size(base.codes.size)
+            question = text if task.kind == pb.TASK_KIND_ANSWER else ""
+            answer: Answer = await run(AnswerRequest(base.codes, question, sampling), progress)
+            packet = await self._code(self._pack_answer, answer.text)
+            return None, pb.Result(packet=packet, confidence=answer.confidence)
+
+        if task.kind == pb.TASK_KIND_INPAINT:
+            mask = await self._code(self._unpack_mask, task.mask, base)
+        elif task.kind == pb.TASK_KIND_OUTPAINT:
+            base, mask = self._enlarge(base, task.margins)
+        else:
+            raise InvalidInput("task.kind", f"{task.kind} is unknown", "see TaskKind")
+        self._check_size(base.codes.size)
+        codes = await run(FillRequest(base.codes, mask, text, sampling), progress)
+        grid = TokenGrid(np.where(mask, codes, base.codes).astype(np.int32),
+                         base.width, base.height)
+        return await self._pack(grid, mask, prompt)
+
+    def _sampling(self, wanted: pb.Sampling) -> Sampling:
+        defaults = self._engine.backend.defaults
+        temperature = wanted.temperature if wanted.HasField("temperature") else defaults.temperature
+        guidance = wanted.guidance if wanted.HasField("guidance") else defaults.guidance
+        for name, value in (("temperature", temperature), ("guidance", guidance)):
+            if not 0 <= value < 1000:  # NaN fails too
+                raise InvalidInput(f"sampling.{name}", f"{value} is out of range",
+                                   "use 0 or more, below 1000")
+        if wanted.steps > MAX_STEPS:
+            raise InvalidInput("sampling.steps", f"{wanted.steps} is out of range",
+                               f"use at most {MAX_STEPS}")
+        return Sampling(wanted.seed or defaults.seed, wanted.steps or defaults.steps,
+                        temperature, guidance)
+
+    def _unpack_prompt(self, task: pb.Task) -> tuple[Codes, str]:
+        if not task.HasField("text"):
+            return np.zeros(0, np.int32), ""
+        ids = unpack_text(self._engine.coder, task.text, limits=self._engine.limits)
+        return ids, self._engine.text.decode(ids)
+
+    def _pack_answer(self, answer: str) -> packet_pb2.Packet:
+        ids = self._engine.text.encode(answer)
+        return pack_text(self._engine.coder, ids,
+                         raw=self._raw(self._engine.coder.text_model)).packet
+
+    async def _image(self, name: int, source: asyncio.Task[TokenGrid | None] | None) -> TokenGrid:
+        if source is not None:
+            await asyncio.wait((source,))
+            if not source.cancelled() and (grid := source.result()) is not None:
+                return grid
+        raise UnknownObject("task.object", f"the session holds no image {name}",
+                            "share it first, and do not release it")
+
+    def _unpack_mask(self, packet: packet_pb2.Packet, base: TokenGrid) -> Mask:
+        if (packet.width, packet.height) != (base.width, base.height):
+            raise InvalidInput("task.mask", f"is for {packet.width}×{packet.height} pixels, the "
+                               f"image has {base.width}×{base.height}", "make one for the image")
+        mask = unpack_mask(packet, limits=self._engine.limits, space=self._engine.coder.space)
+        if not mask.any():
+            raise InvalidInput("task.mask", "covers nothing", "set at least one token")
+        return mask
+
+    def _enlarge(self, base: TokenGrid, margins: pb.Margins) -> tuple[TokenGrid, Mask]:
+        rows, columns = self._engine.coder.space.grid_shape(
+            base.width + margins.left + margins.right, base.height + margins.top + margins.bottom)
+        self._check_size(rows * columns)
+        return enlarge(base, Margins(margins.left, margins.top, margins.right, margins.bottom),
+                       self._engine.coder.space)
+
+    def _check_size(self, tokens: int) -> None:
+        if tokens > self._engine.backend.max_tokens:
+            raise LimitExceeded(
+                "task", f"an image of {tokens} tokens is over the {self._engine.backend.max_tokens}"
+                f" that the backend {self._engine.backend.name} works on", "use a smaller image")
+
+    async def _pack(self, grid: TokenGrid, mask: Mask | None, prompt: Codes
+                    ) -> tuple[TokenGrid, pb.Result]:
+        """An empty prompt is no context: both sides take it as none."""
+        packed = await self._code(
+            pack_image, self._engine.coder, grid, mask=mask, prompt=prompt if prompt.size else None,
+            raw=self._raw(self._engine.coder.image_model))
+        return grid, pb.Result(packet=packed.packet)
+
+    def _raw(self, model: bytes | None) -> bool:
+        return model not in self._models
+
+    async def _code(self, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+        """Entropy coding is work for a processor: never on the event loop."""
+        return await asyncio.get_running_loop().run_in_executor(
+            self._engine.coding, partial(function, *args, **kwargs))
+

@@ -1,0 +1,58 @@
+"""What both ends of a connection must agree on, besides the messages themselves."""
+
+from __future__ import annotations
+
+from unimic.codec.errors import (
+    CorruptData,
+    InvalidInput,
+    LimitExceeded,
+    UnimicError,
+    UnknownModel,
+)
+from unimic.v1 import service_pb2 as pb
+
+KEEPALIVE_SECONDS = 20
+"""A silent peer is asked for a sign of life this often; both sides allow it that often."""
+KEEPALIVE_TIMEOUT_SECONDS = 5
+
+
+class UnknownObject(UnimicError):
+    """A request names an object that the session does not hold."""
+
+
+_CODES: dict[type[UnimicError], pb.Failure.Code] = {
+    InvalidInput: pb.Failure.CODE_INVALID_ARGUMENT,
+    UnknownObject: pb.Failure.CODE_NOT_FOUND,
+    CorruptData: pb.Failure.CODE_CORRUPT_DATA,
+    LimitExceeded: pb.Failure.CODE_RESOURCE_EXHAUSTED,
+    UnknownModel: pb.Failure.CODE_UNSUPPORTED,
+}
+
+
+def channel_options(max_message_bytes: int) -> list[tuple[str, int]]:
+    """gRPC options of either side."""
+    return [
+        ("grpc.max_send_message_length", max_message_bytes),
+        ("grpc.max_receive_message_length", max_message_bytes),
+        ("grpc.keepalive_time_ms", 1000 * KEEPALIVE_SECONDS),
+        ("grpc.keepalive_timeout_ms", 1000 * KEEPALIVE_TIMEOUT_SECONDS),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.max_pings_without_data", 0),
+        ("grpc.http2.min_ping_interval_without_data_ms", 500 * KEEPALIVE_SECONDS),
+        ("grpc.http2.min_recv_ping_interval_without_data_ms", 500 * KEEPALIVE_SECONDS),
+    ]
+
+
+def to_failure(request: int, error: UnimicError) -> pb.Failure:
+    """The message that carries ``error`` to the other side."""
+    code = next((code for kind, code in _CODES.items() if isinstance(error, kind)),
+                pb.Failure.CODE_INTERNAL)
+    return pb.Failure(id=request, code=code, field=error.field,
+                      message=f"{error.message}; {error.remedy}")
+
+
+def from_failure(failure: pb.Failure) -> UnimicError:
+    """The error that a failure carries; `UnimicError` itself where no class fits better."""
+    kind = next((kind for kind, code in _CODES.items() if code == failure.code), UnimicError)
+    message, _, remedy = failure.message.rpartition("; ")
+    return kind(failure.field, message, remedy)

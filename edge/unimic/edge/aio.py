@@ -1,0 +1,390 @@
+"""The asynchronous client: photos and prompts in, pictures and answers out."""
+
+from __future__ import annotations
+
+import asyncio
+import weakref
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from functools import partial
+from time import perf_counter
+from types import TracebackType
+from typing import Any, TypeVar
+
+import numpy as np
+from PIL import Image
+
+from unimic.codec.canvas import Margins, enlarge
+from unimic.codec.coder import Coder, load_coder
+from unimic.codec.errors import InvalidInput, LimitExceeded, UnimicError
+from unimic.codec.limits import Limits
+from unimic.codec.packets import (
+    Packed,
+    Sizes,
+    pack_image,
+    pack_mask,
+    pack_text,
+    unpack_image,
+    unpack_text,
+)
+from unimic.codec.store import ModelStore
+from unimic.codec.text import TextTokenizer
+from unimic.codec.tokens import Codes, Mask, TokenGrid
+from unimic.edge.connection import Connection, Progress, Reply, Tls
+from unimic.edge.image_tokenizer import ImageTokenizer
+from unimic.edge.images import ImageSource, load_image
+from unimic.edge.regions import MaskSource, View, find_region, grow
+from unimic.edge.results import Answer, Canvas, Edit, Picture, Pixels, Stats
+from unimic.v1 import packet_pb2
+from unimic.v1 import service_pb2 as pb
+
+T = TypeVar("T")
+
+
+class DeadlineExceeded(UnimicError, TimeoutError):
+    """A call took longer than its ``timeout``; the server has been told to stop."""
+
+
+@dataclass(frozen=True)
+class Models:
+    """What an edge device codes with."""
+
+    images: ImageTokenizer
+    text: TextTokenizer
+    coder: Coder
+
+    @classmethod
+    def load(cls, store: ModelStore | None = None, threads: int | None = None) -> Models:
+        """The models of a store, by default those that the package ships.
+
+        Raises:
+            UnknownModel: one is missing.
+        """
+        store = store or ModelStore.default()
+        return cls(ImageTokenizer(store, threads),
+                   TextTokenizer(store.path("text-tokenizer", "tokenizer.json")),
+                   load_coder(store, threads=threads))
+
+
+class AsyncClient:
+    """A session with the cloud service, for one event loop.
+
+    ::
+
+        async with AsyncClient("localhost:50051") as cloud:
+            photo = await cloud.share("kitchen.jpg")
+            answer = await cloud.ask(photo, "what is on the table?")
+
+    Calls may run side by side (``asyncio.gather``); the server batches them. To cancel one, cancel
+    its task, or raise in its ``on_progress``: the server stops computing at its next step.
+    Pictures belong to their session, and the server forgets each when nobody here refers to it any
+    more. All calls raise `UnimicError`: `InvalidInput` and `LimitExceeded` for arguments,
+    `DeadlineExceeded` after ``timeout``, `ServiceError` when the session has ended.
+
+    Args:
+        address: ``host:port``.
+        tls: encrypt; see `Tls`.
+        models: those that the package ships, unless given; load them once for many clients.
+        timeout: seconds for a call that does not say its own; None waits for ever.
+        connect_timeout: seconds for opening the session.
+    """
+
+    def __init__(self, address: str, *, tls: Tls | None = None, models: Models | None = None,
+                 timeout: float | None = None, connect_timeout: float | None = 10.0) -> None:
+        self._address = address
+        self._tls = tls
+        self._models = models or Models.load()
+        self._timeout = timeout
+        self._connect_timeout = connect_timeout
+        self._limits = Limits()
+        self._connection: Connection | None = None
+
+    async def __aenter__(self) -> AsyncClient:
+        await self.connect()
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None,
+                        trace: TracebackType | None) -> None:
+        await self.close()
+
+    async def connect(self) -> None:
+        """Open the session; ``async with`` does it.
+
+        Raises:
+            ServiceError: the service cannot be reached or works in another token space.
+        """
+        connection = Connection(self._address, self._tls, self._limits.max_message_bytes)
+        coder = self._models.coder
+        try:
+            await connection.open(coder.space.id, coder.models, self._connect_timeout)
+        except BaseException:
+            await connection.close()
+            raise
+        self._connection = connection
+
+    async def close(self) -> None:
+        """End the session; calls that still run fail."""
+        if self._connection:
+            await self._connection.close()
+
+    # ── calls ─────────────────────────────────────────────────────────────────────────────────
+
+    async def share(self, image: ImageSource, *, timeout: float | None = None) -> Picture:
+        """Send a photo up, once, as tokens.
+
+        Args:
+            image: a path, the bytes of a file, an open binary file, or a Pillow image.
+        """
+        return await self._within(timeout, self._share(image))
+
+    async def ask(self, photo: Picture, question: str, *, timeout: float | None = None,
+                  on_progress: Progress | None = None) -> Answer:
+        """An answer to a question about a picture.
+
+        Args:
+            photo: a picture of this session.
+            question: any text that is not blank; for none see `caption`.
+            on_progress: called as ``on_progress(step, steps)``.
+        """
+        if not question.strip():
+            raise InvalidInput("question", "is empty", "ask something, or use caption")
+        task = pb.Task(kind=pb.TASK_KIND_ANSWER)
+        return await self._within(timeout, self._answer(task, photo, question, on_progress))
+
+    async def caption(self, photo: Picture, *, timeout: float | None = None,
+                      on_progress: Progress | None = None) -> Answer:
+        """What a picture shows."""
+        task = pb.Task(kind=pb.TASK_KIND_CAPTION)
+        return await self._within(timeout, self._answer(task, photo, "", on_progress))
+
+    async def inpaint(self, photo: Picture, mask: MaskSource, prompt: str = "", *,
+                      seed: int | None = None, steps: int | None = None,
+                      temperature: float | None = None, guidance: float | None = None,
+                      timeout: float | None = None, on_progress: Progress | None = None) -> Picture:
+        """Make part of a picture anew; everything else keeps its very pixels.
+
+        Args:
+            photo: a picture of this session.
+            mask: what to make anew: a bool array in pixels or tokens, a Pillow image, or a box of
+                pixels (left, top, right, bottom); widened to whole tokens for the model.
+            prompt: what shall be there; may be empty.
+            seed: the same one gives the same picture. None here and in the next three leaves it to
+                the server, and so does seed 0.
+            steps: of the sampler, 1 to 1000.
+            temperature: from 0, which takes the likeliest.
+            guidance: from 0; how closely to follow the prompt.
+            on_progress: called as ``on_progress(step, steps)``.
+        """
+        task = pb.Task(kind=pb.TASK_KIND_INPAINT,
+                       sampling=_sampling(seed, steps, temperature, guidance))
+        return await self._within(timeout, self._inpaint(task, photo, mask, prompt, on_progress))
+
+    async def outpaint(self, photo: Picture, *, left: int = 0, top: int = 0, right: int = 0,
+                       bottom: int = 0, prompt: str = "", seed: int | None = None,
+                       steps: int | None = None, temperature: float | None = None,
+                       guidance: float | None = None, timeout: float | None = None,
+                       on_progress: Progress | None = None) -> Picture:
+        """Extend a picture by any number of pixels on each side; it keeps its very pixels.
+
+        Tokens cannot move by part of a token, so ``left`` and ``top`` are rounded up to whole
+        tokens for the model, and the result shows the part that was asked for. The other arguments
+        are those of `inpaint`.
+        """
+        task = pb.Task(kind=pb.TASK_KIND_OUTPAINT,
+                       sampling=_sampling(seed, steps, temperature, guidance))
+        return await self._within(timeout, self._outpaint(
+            task, photo, Margins(left, top, right, bottom), prompt, on_progress))
+
+    async def generate(self, prompt: str, width: int = 256, height: int = 256, *,
+                       seed: int | None = None, steps: int | None = None,
+                       temperature: float | None = None, guidance: float | None = None,
+                       timeout: float | None = None, on_progress: Progress | None = None
+                       ) -> Picture:
+        """A new picture of ``width`` × ``height`` pixels; the other arguments as in `inpaint`."""
+        if width < 1 or height < 1:
+            raise InvalidInput("size", f"{width}×{height} pixels is empty", "use at least 1×1")
+        task = pb.Task(kind=pb.TASK_KIND_GENERATE, width=width, height=height,
+                       sampling=_sampling(seed, steps, temperature, guidance))
+        return await self._within(timeout, self._generate(task, prompt, on_progress))
+
+    async def _within(self, timeout: float | None, call: Coroutine[Any, Any, T]) -> T:
+        seconds = self._timeout if timeout is None else timeout
+        try:
+            return await asyncio.wait_for(call, seconds)
+        except asyncio.TimeoutError:
+            raise DeadlineExceeded("timeout", f"no result within {seconds:g} s",
+                                   "allow more time or ask for less") from None
+
+    # ── how data flows: pixels, tokens, packets, the wire, and back ───────────────────────────
+
+    async def _share(self, image: ImageSource) -> Picture:
+        connection = self._session
+        began = perf_counter()
+        photo, grid, packed = await asyncio.to_thread(self._encode_photo, image)
+        encode_seconds = perf_counter() - began
+        reply = await connection.request(pb.ClientMessage(share=pb.Share(packet=packed.packet)))
+        stats = _stats(reply, [packed], encode_seconds, 0.0, None)
+        view = View(0, 0, grid.width, grid.height)
+        return self._hold(connection, reply, grid, view, stats, np.asarray(photo))
+
+    async def _answer(self, task: pb.Task, photo: Picture, question: str,
+                      on_progress: Progress | None) -> Answer:
+        connection = self._session
+        sent = await self._send(connection, task, photo, question, None, on_progress)
+        began = perf_counter()
+        ids, text = await asyncio.to_thread(self._decode_text, sent.reply.result.packet)
+        stats = _stats(sent.reply, sent.packed, sent.encode_seconds, perf_counter() - began,
+                       partial(self._pack_text, ids))
+        return Answer(text, sent.reply.result.confidence, stats)
+
+    async def _inpaint(self, task: pb.Task, photo: Picture, mask: MaskSource, prompt: str,
+                       on_progress: Progress | None) -> Picture:
+        base = self._own(photo).grid
+        region = find_region(mask, photo.view, base, self._models.coder.space.patch)
+        packed = pack_mask(region.tokens, base.width, base.height)
+        return await self._image(task, photo, prompt, packed, base, region.tokens, photo.view,
+                                 Edit(photo.canvas, 0, 0, region.pixels, soft=True), on_progress)
+
+    async def _outpaint(self, task: pb.Task, photo: Picture, wanted: Margins, prompt: str,
+                        on_progress: Progress | None) -> Picture:
+        margins, view = grow(self._own(photo).view, wanted, self._models.coder.space.patch)
+        task.margins.CopyFrom(pb.Margins(**vars(margins)))
+        height = margins.top + photo.grid.height + margins.bottom
+        width = margins.left + photo.grid.width + margins.right
+        self._check_size(width, height, self._session.opened.limits.max_task_tokens)
+        base, mask = enlarge(photo.grid, margins, self._models.coder.space)
+        region = np.ones((height, width), bool)
+        region[margins.top : margins.top + photo.grid.height,
+               margins.left : margins.left + photo.grid.width] = False
+        return await self._image(task, photo, prompt, None, base, mask, view,
+                                 Edit(photo.canvas, margins.left, margins.top, region, soft=False),
+                                 on_progress)
+
+    async def _generate(self, task: pb.Task, prompt: str, on_progress: Progress | None) -> Picture:
+        self._check_size(task.width, task.height, self._session.opened.limits.max_task_tokens)
+        view = View(0, 0, task.width, task.height)
+        return await self._image(task, None, prompt, None, None, None, view, None, on_progress)
+
+    async def _image(self, task: pb.Task, photo: Picture | None, prompt: str,
+                     packed_mask: Packed | None, base: TokenGrid | None, mask: Mask | None,
+                     view: View, edit: Edit | None, on_progress: Progress | None) -> Picture:
+        """Tasks that make a picture: ``mask`` of ``base`` comes down, or all of a new one."""
+        connection = self._session
+        sent = await self._send(connection, task, photo, prompt, packed_mask, on_progress)
+        began = perf_counter()
+        try:
+            grid = await asyncio.to_thread(
+                unpack_image, self._models.coder, sent.reply.result.packet, limits=self._limits,
+                base=base, mask=mask, prompt=sent.prompt)
+        except BaseException:  # the server holds what is lost here
+            connection.release(sent.reply.result.id)
+            raise
+        stats = _stats(sent.reply, sent.packed, sent.encode_seconds, perf_counter() - began,
+                       partial(self._pack_image, grid, mask, sent.prompt))
+        return self._hold(connection, sent.reply, grid, view, stats, edit)
+
+    async def _send(self, connection: Connection, task: pb.Task, photo: Picture | None, text: str,
+                    mask: Packed | None, on_progress: Progress | None) -> _Sent:
+        began = perf_counter()
+        packed = []
+        if photo is not None:
+            task.object = self._own(photo).id
+        if mask:
+            task.mask.CopyFrom(mask.packet)
+            packed.append(mask)
+        prompt = None
+        if text:  # an empty prompt is no prompt: neither side takes it as context
+            prompt, packed_text = await asyncio.to_thread(self._encode_text, text)
+            task.text.CopyFrom(packed_text.packet)
+            packed.append(packed_text)
+        task.progress = on_progress is not None
+        encode_seconds = perf_counter() - began
+        reply = await connection.request(pb.ClientMessage(task=task), on_progress)
+        return _Sent(reply, prompt, packed, encode_seconds)
+
+    def _encode_photo(self, image: ImageSource) -> tuple[Image.Image, TokenGrid, Packed]:
+        photo = load_image(image)
+        self._check_size(photo.width, photo.height, self._session.opened.limits.max_tokens)
+        grid = self._models.images.encode(photo)
+        return photo, grid, self._pack_image(grid, None, None)
+
+    def _encode_text(self, text: str) -> tuple[Codes, Packed]:
+        ids = self._models.text.encode(text)
+        most = min(self._limits.max_text_tokens, self._session.opened.limits.max_text_tokens)
+        if ids.size > most:
+            raise LimitExceeded("text", f"{ids.size} tokens are over {most}", "shorten it")
+        return ids, self._pack_text(ids)
+
+    def _decode_text(self, packet: packet_pb2.Packet) -> tuple[Codes, str]:
+        ids = unpack_text(self._models.coder, packet, limits=self._limits)
+        return ids, self._models.text.decode(ids)
+
+    def _pack_image(self, grid: TokenGrid, mask: Mask | None, prompt: Codes | None) -> Packed:
+        coder = self._models.coder
+        return pack_image(coder, grid, mask=mask, prompt=prompt, raw=self._raw(coder.image_model))
+
+    def _pack_text(self, ids: Codes) -> Packed:
+        coder = self._models.coder
+        return pack_text(coder, ids, raw=self._raw(coder.text_model))
+
+    def _raw(self, model: bytes | None) -> bool:
+        """Fixed-length tokens where the two sides share no model."""
+        return model not in self._session.opened.models
+
+    def _check_size(self, width: int, height: int, most: int) -> None:
+        rows, columns = self._models.coder.space.grid_shape(width, height)
+        if rows * columns > most:
+            raise LimitExceeded("size", f"{width}×{height} pixels are {rows * columns} tokens, the "
+                                f"server takes {most}", "use a smaller picture")
+
+    @property
+    def _session(self) -> Connection:
+        if self._connection is None:
+            raise InvalidInput("client", "is not connected", "use it in a with statement")
+        return self._connection
+
+    def _own(self, photo: Picture) -> Picture:
+        if not isinstance(photo, Picture):
+            raise InvalidInput("photo", f"is a {type(photo).__name__}", "share it first")
+        if photo.session is not self._session:
+            raise InvalidInput("photo", "belongs to another session", "share it in this one")
+        return photo
+
+    def _hold(self, connection: Connection, reply: Reply, grid: TokenGrid, view: View, stats: Stats,
+              origin: Pixels | Edit | None) -> Picture:
+        """A picture whose end, here, is its end in the server too."""
+        canvas = Canvas(grid, self._models.images, origin)
+        picture = Picture(connection, reply.result.id, canvas, view, stats)
+        weakref.finalize(picture, connection.release_soon, picture.id).atexit = False
+        return picture
+
+
+@dataclass(frozen=True)
+class _Sent:
+    """A task that went up and came back."""
+
+    reply: Reply
+    prompt: Codes | None
+    packed: list[Packed]
+    encode_seconds: float
+
+
+def _stats(reply: Reply, packed: list[Packed], encode_seconds: float, decode_seconds: float,
+           repack: Callable[[], Packed] | None) -> Stats:
+    def down() -> Sizes:
+        ideal_bits = repack().sizes.ideal_bits if repack else 0.0
+        return Sizes(ideal_bits, len(reply.result.packet.payload), reply.down_bytes)
+
+    up = Sizes(sum(part.sizes.ideal_bits for part in packed),
+               sum(part.sizes.payload_bytes for part in packed), reply.up_bytes)
+    return Stats(up, down, encode_seconds, reply.seconds, reply.result.seconds, decode_seconds)
+
+
+def _sampling(seed: int | None, steps: int | None, temperature: float | None,
+              guidance: float | None) -> pb.Sampling:
+    for name, value, least, most in (
+            ("seed", seed, 0, (1 << 64) - 1), ("steps", steps, 1, 1000),
+            ("temperature", temperature, 0, 999), ("guidance", guidance, 0, 999)):
+        if value is not None and not least <= value <= most:  # NaN fails too
+            raise InvalidInput(name, f"{value} is out of range", f"use {least} to {most}")
+    return pb.Sampling(seed=seed, steps=steps, temperature=temperature, guidance=guidance)

@@ -1,0 +1,115 @@
+"""The client for ordinary programs: the asynchronous one, run by a thread of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Coroutine
+from types import TracebackType
+from typing import Any, TypeVar
+
+from unimic.edge.aio import AsyncClient, Models
+from unimic.edge.connection import Progress, Tls
+from unimic.edge.images import ImageSource
+from unimic.edge.regions import MaskSource
+from unimic.edge.results import Answer, Picture
+
+T = TypeVar("T")
+
+
+class Client:
+    """A session with the cloud service.
+
+    ::
+
+        with Client("localhost:50051") as cloud:
+            photo = cloud.share("kitchen.jpg")
+            answer = cloud.ask(photo, "what is on the table?")
+            edited = cloud.inpaint(photo, (64, 64, 160, 160), "a red vase")
+            edited.image.save("edited.png")
+
+    Connects when it is made. Arguments, calls and errors are those of `AsyncClient`. May be used
+    from several threads. An interrupt (Ctrl-C), or an error raised in ``on_progress``, which is
+    called from the client's own thread, cancels a call: the server stops computing.
+    """
+
+    def __init__(self, address: str, *, tls: Tls | None = None, models: Models | None = None,
+                 timeout: float | None = None, connect_timeout: float | None = 10.0) -> None:
+        self._client = AsyncClient(address, tls=tls, models=models, timeout=timeout,
+                                   connect_timeout=connect_timeout)
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="unimic-client",
+                                        daemon=True)
+        self._thread.start()
+        try:
+            self._run(self._client.connect())
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
+                 trace: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the session; calls that still run, in other threads, fail."""
+        if not self._loop.is_closed():
+            self._run(self._client.close())
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join()
+            self._loop.close()
+
+    def share(self, image: ImageSource, *, timeout: float | None = None) -> Picture:
+        """See `AsyncClient.share`."""
+        return self._run(self._client.share(image, timeout=timeout))
+
+    def ask(self, photo: Picture, question: str, *, timeout: float | None = None,
+            on_progress: Progress | None = None) -> Answer:
+        """See `AsyncClient.ask`."""
+        return self._run(self._client.ask(photo, question, timeout=timeout,
+                                          on_progress=on_progress))
+
+    def caption(self, photo: Picture, *, timeout: float | None = None,
+                on_progress: Progress | None = None) -> Answer:
+        """See `AsyncClient.caption`."""
+        return self._run(self._client.caption(photo, timeout=timeout, on_progress=on_progress))
+
+    def inpaint(self, photo: Picture, mask: MaskSource, prompt: str = "", *,
+                seed: int | None = None, steps: int | None = None,
+                temperature: float | None = None, guidance: float | None = None,
+                timeout: float | None = None, on_progress: Progress | None = None) -> Picture:
+        """See `AsyncClient.inpaint`."""
+        return self._run(self._client.inpaint(
+            photo, mask, prompt, seed=seed, steps=steps, temperature=temperature,
+            guidance=guidance, timeout=timeout, on_progress=on_progress))
+
+    def outpaint(self, photo: Picture, *, left: int = 0, top: int = 0, right: int = 0,
+                 bottom: int = 0, prompt: str = "", seed: int | None = None,
+                 steps: int | None = None, temperature: float | None = None,
+                 guidance: float | None = None, timeout: float | None = None,
+                 on_progress: Progress | None = None) -> Picture:
+        """See `AsyncClient.outpaint`."""
+        return self._run(self._client.outpaint(
+            photo, left=left, top=top, right=right, bottom=bottom, prompt=prompt, seed=seed,
+            steps=steps, temperature=temperature, guidance=guidance, timeout=timeout,
+            on_progress=on_progress))
+
+    def generate(self, prompt: str, width: int = 256, height: int = 256, *,
+                 seed: int | None = None, steps: int | None = None,
+                 temperature: float | None = None, guidance: float | None = None,
+                 timeout: float | None = None, on_progress: Progress | None = None) -> Picture:
+        """See `AsyncClient.generate`."""
+        return self._run(self._client.generate(
+            prompt, width, height, seed=seed, steps=steps, temperature=temperature,
+            guidance=guidance, timeout=timeout, on_progress=on_progress))
+
+    def _run(self, call: Coroutine[Any, Any, T]) -> T:
+        future = asyncio.run_coroutine_threadsafe(call, self._loop)
+        try:
+            return future.result()
+        except BaseException:
+            future.cancel()
+            raise

@@ -1,0 +1,253 @@
+"""One session's stream: requests go out, each gets its own answer or error."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import grpc
+
+from unimic.codec.errors import InvalidInput, LimitExceeded, UnimicError
+from unimic.codec.version import __version__
+from unimic.codec.wire import channel_options, from_failure
+from unimic.v1 import service_pb2 as pb
+from unimic.v1 import service_pb2_grpc
+
+Progress = Callable[[int, int], None]
+
+
+class ServiceError(UnimicError):
+    """The service cannot be reached, or ended the session.
+
+    Attributes:
+        status: the gRPC status of the session.
+    """
+
+    def __init__(self, address: str, status: grpc.StatusCode, details: str) -> None:
+        super().__init__(address, f"{status.name}: {details or 'no details'}",
+                         _REMEDIES.get(status, "connect again"))
+        self.status = status
+
+
+_REMEDIES = {
+    grpc.StatusCode.UNAVAILABLE: "check that the service runs there, and its TLS, and connect "
+                                 "again",
+    grpc.StatusCode.FAILED_PRECONDITION: "use the same version on both sides",
+    grpc.StatusCode.RESOURCE_EXHAUSTED: "try again later",
+    grpc.StatusCode.UNIMPLEMENTED: "check that the address is that of a unimic service",
+}
+
+
+@dataclass(frozen=True)
+class Tls:
+    """PEM files for an encrypted connection.
+
+    Attributes:
+        ca: of the authority that signed the server's certificate; the usual ones by default.
+        cert: the client's own certificate chain, for servers that ask for one.
+        key: its private key.
+    """
+
+    ca: str | PathLike[str] | None = None
+    cert: str | PathLike[str] | None = None
+    key: str | PathLike[str] | None = None
+
+    def credentials(self) -> grpc.ChannelCredentials:
+        """Read the files; `InvalidInput` if one cannot be read."""
+        if (self.cert is None) != (self.key is None):
+            raise InvalidInput("tls", "a certificate needs its key and the other way round",
+                               "give both")
+        return grpc.ssl_channel_credentials(_pem(self.ca), _pem(self.key), _pem(self.cert))
+
+
+def _pem(path: str | PathLike[str] | None) -> bytes | None:
+    if path is None:
+        return None
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise InvalidInput("tls", f"{path}: {error.strerror}",
+                           "give a readable PEM file") from error
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What a request brought.
+
+    Attributes:
+        up_bytes: size of its messages on the wire, without gRPC's own framing.
+        down_bytes: of its progress and its result.
+        seconds: from handing it to gRPC to its result.
+    """
+
+    result: pb.Result
+    up_bytes: int
+    down_bytes: int
+    seconds: float
+
+
+@dataclass(eq=False)
+class _Pending:
+    message: pb.ClientMessage
+    on_progress: Progress | None
+    answer: asyncio.Future[Reply]
+    began: float = field(default_factory=time.perf_counter)
+    down_bytes: int = 0
+
+
+class Connection:
+    """A channel with one session on it; made by `connect`, on the running event loop.
+
+    Attributes:
+        opened: the server's answer to open.
+    """
+
+    opened: pb.Opened
+
+    def __init__(self, address: str, tls: Tls | None, max_message_bytes: int) -> None:
+        self.address = address
+        self._max_message_bytes = max_message_bytes
+        options = channel_options(max_message_bytes)
+        self._channel = (
+            grpc.aio.secure_channel(address, tls.credentials(), options) if tls
+            else grpc.aio.insecure_channel(address, options))
+        self._stream: Any = service_pb2_grpc.MultimodalStub(self._channel).Session()
+        self._ids = itertools.count(1)
+        self._pending: dict[int, _Pending] = {}
+        # Bounded by max_pending_tasks: a request keeps its place until the server has answered it.
+        self._outbox: asyncio.Queue[pb.ClientMessage] = asyncio.Queue()
+        self._lost: ServiceError | None = None
+        self._loop = asyncio.get_running_loop()
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def open(self, space: bytes, models: tuple[bytes, ...], timeout: float | None) -> None:
+        """Open the session.
+
+        Raises:
+            ServiceError: nobody listens there, the server refuses, or does not answer in time.
+        """
+        try:
+            self.opened = await asyncio.wait_for(self._open(space, models), timeout)
+        except asyncio.TimeoutError:
+            raise ServiceError(self.address, grpc.StatusCode.DEADLINE_EXCEEDED,
+                               f"no answer within {timeout:g} s") from None
+        except grpc.aio.AioRpcError as error:
+            raise ServiceError(self.address, error.code(), error.details() or "") from None
+        self._room = asyncio.Semaphore(max(1, self.opened.limits.max_pending_tasks))
+        self._tasks = [asyncio.create_task(self._read()), asyncio.create_task(self._write())]
+
+    async def _open(self, space: bytes, models: tuple[bytes, ...]) -> pb.Opened:
+        await self._stream.write(pb.ClientMessage(
+            open=pb.Open(version=__version__, space=space, models=models)))
+        message = await self._stream.read()
+        if not isinstance(message, pb.ServerMessage) or not message.HasField("opened"):
+            raise ServiceError(self.address, grpc.StatusCode.INTERNAL,
+                               "the server did not answer open with opened")
+        return message.opened
+
+    async def request(self, message: pb.ClientMessage, on_progress: Progress | None = None
+                      ) -> Reply:
+        """Send a share or a task and wait for its result; cancel the call to cancel the request.
+
+        Raises:
+            UnimicError: as the server reports it.
+            ServiceError: the session has ended.
+        """
+        request = message.task if message.HasField("task") else message.share
+        request.id = next(self._ids)
+        if message.ByteSize() > self._max_message_bytes:
+            raise LimitExceeded("message", f"{message.ByteSize()} bytes are over "
+                                f"{self._max_message_bytes}", "send less at once")
+        await self._room.acquire()
+        if self._lost:
+            self._room.release()  # wakes the next one, who learns it too
+            raise self._lost
+        pending = _Pending(message, on_progress, asyncio.get_running_loop().create_future())
+        self._pending[request.id] = pending
+        self._outbox.put_nowait(message)
+        try:
+            return await pending.answer
+        except asyncio.CancelledError:
+            self._outbox.put_nowait(pb.ClientMessage(cancel=pb.Cancel(id=request.id)))
+            raise
+
+    def release(self, name: int) -> None:
+        """Let the server forget an object."""
+        if not self._lost:
+            self._outbox.put_nowait(pb.ClientMessage(release=pb.Release(id=name)))
+
+    def release_soon(self, name: int) -> None:
+        """`release` for any thread, at any time."""
+        with contextlib.suppress(RuntimeError):  # the loop is closed: so is the session
+            self._loop.call_soon_threadsafe(self.release, name)
+
+    async def close(self) -> None:
+        """End the session; requests that wait fail."""
+        self._lose(ServiceError(self.address, grpc.StatusCode.CANCELLED, "the client was closed"))
+        for task in self._tasks:
+            task.cancel()
+        self._stream.cancel()
+        await self._channel.close(None)
+
+    # A write must not be cancelled: gRPC would cancel the whole stream. So requests only wait for
+    # their answers, and these two tasks talk to the stream.
+
+    async def _write(self) -> None:
+        try:
+            while True:
+                await self._stream.write(await self._outbox.get())
+        except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
+            pass  # the reader tells why the stream has ended
+
+    async def _read(self) -> None:
+        try:
+            while isinstance(message := await self._stream.read(), pb.ServerMessage):
+                self._receive(message)
+            self._lose(ServiceError(self.address, await self._stream.code(),
+                                    "the server ended the session"))
+        except grpc.aio.AioRpcError as error:
+            self._lose(ServiceError(self.address, error.code(), error.details() or ""))
+        except Exception as error:  # whatever it is, nobody may wait for ever
+            self._lose(ServiceError(self.address, grpc.StatusCode.INTERNAL, repr(error)))
+
+    def _receive(self, message: pb.ServerMessage) -> None:
+        kind = message.WhichOneof("message")
+        if kind is None:
+            return
+        pending = self._pending.get(getattr(message, kind).id)
+        if pending is None:
+            return
+        pending.down_bytes += message.ByteSize()
+        waiting = not pending.answer.done()
+        if kind == "progress":
+            if waiting and pending.on_progress:
+                try:
+                    pending.on_progress(message.progress.step, message.progress.steps)
+                except Exception as error:  # the caller's own way to say that it is enough
+                    pending.answer.set_exception(error)
+                    self._outbox.put_nowait(pb.ClientMessage(
+                        cancel=pb.Cancel(id=message.progress.id)))
+            return
+        del self._pending[getattr(message, kind).id]
+        self._room.release()
+        if waiting and kind == "result":
+            pending.answer.set_result(Reply(
+                message.result, pending.message.ByteSize(), pending.down_bytes,
+                time.perf_counter() - pending.began))
+        elif waiting:
+            pending.answer.set_exception(from_failure(message.failure))
+
+    def _lose(self, error: ServiceError) -> None:
+        self._lost = self._lost or error
+        while self._pending:
+            _, pending = self._pending.popitem()
+            self._room.release()
+            if not pending.answer.done():
+                pending.answer.set_exception(self._lost)

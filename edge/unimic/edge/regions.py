@@ -1,0 +1,149 @@
+"""Parts of a picture: as users name them, in pixels, and in whole tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageFilter
+
+from unimic.codec.canvas import Margins
+from unimic.codec.errors import InvalidInput
+from unimic.codec.tokens import Mask, TokenGrid
+
+Box = tuple[int, int, int, int]
+MaskSource = Mask | Image.Image | Sequence[int]
+"""Where to make an image anew: a bool array ``(height, width)`` in the picture's pixels or
+``(rows, columns)`` in the tokens of its grid, a Pillow image of the picture's size (bright pixels
+count), or a box of pixels (left, top, right, bottom)."""
+
+SEAM = 3
+
+
+@dataclass(frozen=True)
+class View:
+    """The part of a canvas, in pixels, that is the picture; see `Picture`."""
+
+    left: int
+    top: int
+    width: int
+    height: int
+
+    @property
+    def window(self) -> tuple[slice, slice]:
+        """Indices of the part in an array of the canvas."""
+        return (slice(self.top, self.top + self.height), slice(self.left, self.left + self.width))
+
+
+@dataclass(frozen=True)
+class Region:
+    """Part of a canvas, never empty.
+
+    Attributes:
+        pixels: bool ``(height, width)``, as the user drew it.
+        tokens: bool ``(rows, columns)``, every token that it touches.
+    """
+
+    pixels: Mask
+    tokens: Mask
+
+
+def find_region(mask: MaskSource, view: View, grid: TokenGrid, patch: int) -> Region:
+    """The region that a mask means.
+
+    Args:
+        mask: see `MaskSource`.
+        view: where the picture is in its canvas.
+        grid: the canvas's tokens.
+        patch: pixels on each side of a token.
+
+    Raises:
+        InvalidInput: the mask has another type or size, or covers nothing of the picture.
+    """
+    picture, canvas = (view.height, view.width), (grid.height, grid.width)
+    shown = np.zeros(picture, bool)
+    if isinstance(mask, Image.Image):
+        if mask.size != picture[::-1]:
+            raise InvalidInput("mask", f"the mask has {mask.width}×{mask.height} pixels, the "
+                               f"picture {view.width}×{view.height}", "make them equal")
+        shown = np.asarray(mask.convert("L")) >= 128
+    elif isinstance(mask, np.ndarray):
+        if mask.dtype != np.bool_:
+            raise InvalidInput("mask", f"dtype {mask.dtype}", "pass a bool array")
+        if mask.shape == picture:
+            shown = mask
+        elif mask.shape == grid.codes.shape:
+            full = mask.repeat(patch, 0).repeat(patch, 1)[: canvas[0], : canvas[1]]
+            shown = full[view.window]
+        else:
+            raise InvalidInput("mask", f"shape {mask.shape}",
+                               f"pass {picture} for pixels or {grid.codes.shape} for tokens")
+    else:
+        left, top, right, bottom = _box(mask)
+        if not (0 <= left < right <= view.width and 0 <= top < bottom <= view.height):
+            raise InvalidInput("mask", f"the box {(left, top, right, bottom)} is empty or leaves "
+                               f"the picture", f"stay within 0 … {view.width}, 0 … {view.height}")
+        shown[top:bottom, left:right] = True
+    if not shown.any():
+        raise InvalidInput("mask", "covers nothing", "set at least one pixel or token")
+    pixels = np.zeros(canvas, bool)
+    pixels[view.window] = shown
+    return Region(pixels, widen(pixels, grid.codes.shape, patch))
+
+
+def grow(view: View, wanted: Margins, patch: int) -> tuple[Margins, View]:
+    """How a canvas grows so that its picture gains ``wanted``, and where the picture then is.
+
+    Raises:
+        InvalidInput: the margins add nothing or take something away.
+    """
+    if min(vars(wanted).values()) < 0 or not any(vars(wanted).values()):
+        raise InvalidInput("margins", f"{vars(wanted)}", "extend at least one side, shrink none")
+    left, top = (
+        -(-max(1, more - hidden) // patch) * patch if more else 0
+        for more, hidden in ((wanted.left, view.left), (wanted.top, view.top)))
+    return Margins(left, top, wanted.right, wanted.bottom), View(
+        left + view.left - wanted.left, top + view.top - wanted.top,
+        wanted.left + view.width + wanted.right, wanted.top + view.height + wanted.bottom)
+
+
+def widen(pixels: Mask, grid: tuple[int, ...], patch: int) -> Mask:
+    """The tokens ``(rows, columns)`` that a pixel mask ``(height, width)`` touches."""
+    rows, columns = grid
+    whole = np.zeros((rows * patch, columns * patch), bool)
+    whole[: pixels.shape[0], : pixels.shape[1]] = pixels
+    touched: Mask = np.any(whole.reshape(rows, patch, columns, patch), axis=(1, 3))
+    return touched
+
+
+def seam_weights(pixels: Mask, window: tuple[slice, slice]) -> NDArray[np.float32]:
+    """How much of the new shows: 0 outside a mask, rising to 1 within a few pixels inside it.
+
+    Parts too thin to have an inside are wholly new; the canvas's border is no border of the mask.
+
+    Args:
+        pixels: bool ``(height, width)`` of the canvas.
+        window: the part of the canvas to compute.
+    """
+    grown = tuple(slice(max(0, cut.start - SEAM), cut.stop + SEAM) for cut in window)
+    part = pixels[grown]
+    mask = Image.fromarray(part.astype(np.uint8))
+    inner = [mask.filter(ImageFilter.MinFilter(2 * depth + 1)) for depth in range(1, SEAM + 1)]
+    thick = np.asarray(inner[-1].filter(ImageFilter.MaxFilter(2 * SEAM + 1))) > 0
+    layers = np.stack([np.asarray(layer) for layer in (mask, *inner)])
+    weights: NDArray[np.float32] = layers.mean(0, dtype=np.float32)
+    weights[part & ~thick] = 1
+    inside = tuple(slice(cut.start - more.start, cut.stop - more.start)
+                   for cut, more in zip(window, grown, strict=True))
+    return weights[inside]
+
+
+def _box(mask: object) -> Box:
+    try:
+        left, top, right, bottom = (int(edge) for edge in mask)  # type: ignore[attr-defined]
+    except (TypeError, ValueError):
+        raise InvalidInput("mask", f"{type(mask).__name__} is not a mask",
+                           "pass a bool array, a picture or a box of four numbers") from None
+    return left, top, right, bottom

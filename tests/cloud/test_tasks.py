@@ -1,0 +1,156 @@
+"""Every task over a real connection."""
+
+from __future__ import annotations
+
+import asyncio
+
+import numpy as np
+import pytest
+from fake_backend import EchoBackend, FakeCoder, draw, fake_models, reply
+from PIL import Image
+
+from unimic.edge import AsyncClient, Client
+
+
+def photo(width: int = 70, height: int = 50) -> Image.Image:
+    pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    return Image.fromarray(pixels)
+
+
+async def test_ask_and_caption(connect):
+    async with connect() as cloud:
+        shared = await cloud.share(photo())
+        answer = await cloud.ask(shared, "what is it?")
+        assert answer.text == reply("what is it?", shared.grid.codes)
+        assert answer.confidence == 0.5
+        assert (await cloud.caption(shared)).text == reply("", shared.grid.codes)
+
+
+async def test_generate(connect):
+    async with connect() as cloud:
+        picture = await cloud.generate("dogs", width=100, height=40, seed=7)
+        assert (picture.grid.codes == draw("dogs", 7, (3, 7))).all()
+        assert picture.image.size == (100, 40)
+        plain = await cloud.generate("", 32, 32)
+        assert (plain.grid.codes == draw("", EchoBackend.defaults.seed, (2, 2))).all()
+
+
+async def test_inpaint_keeps_every_pixel_outside_the_mask(connect):
+    async with connect() as cloud:
+        shared = await cloud.share(photo())
+        mask = np.zeros((50, 70), bool)
+        mask[10:20, 30:40] = True
+        edited = await cloud.inpaint(shared, mask, "a vase", seed=3)
+        tokens = np.zeros((4, 5), bool)
+        tokens[0:2, 1:3] = True
+        assert (edited.grid.codes[~tokens] == shared.grid.codes[~tokens]).all()
+        assert (edited.grid.codes[tokens] == draw("a vase", 3, (4, 5))[tokens]).all()
+        before, after = np.asarray(photo()), np.asarray(edited.image)
+        assert (before[~mask] == after[~mask]).all()
+        inside = np.asarray(cloud._models.images.decode(edited.grid))
+        assert (after[13:17, 33:37] == inside[13:17, 33:37]).all()
+
+
+async def test_outpaint_keeps_every_pixel(connect):
+    async with connect() as cloud:
+        shared = await cloud.share(photo())
+        wide = await cloud.outpaint(shared, left=5, top=16, right=20, bottom=1, prompt="a wall")
+        assert wide.image.size == (95, 67)
+        assert (wide.grid.height, wide.grid.width) == (67, 106)
+        assert (np.asarray(wide.image)[16:66, 5:75] == np.asarray(photo())).all()
+        # Whole old tokens stay as they are; the partly padded last column and row do not.
+        assert (wide.grid.codes[1:4, 1:5] == shared.grid.codes[:3, :4]).all()
+        new = draw("a wall", EchoBackend.defaults.seed, wide.grid.codes.shape)
+        assert (wide.grid.codes[0] == new[0]).all()
+        assert (wide.grid.codes[1:, 5] == new[1:, 5]).all()
+
+
+async def test_edits_follow_each_other(connect):
+    async with connect() as cloud:
+        first = await cloud.share(photo())
+        second = await cloud.inpaint(first, (0, 0, 20, 20), "a")
+        third = await cloud.outpaint(second, left=7, top=3)
+        fourth = await cloud.inpaint(third, (0, 0, 10, 10), "b")
+        fifth = await cloud.outpaint(fourth, left=2)
+        answer = await cloud.ask(fifth, "what?")
+        assert answer.text == reply("what?", fifth.grid.codes)  # both sides hold the same tokens
+        assert fifth.image.size == (79, 53)
+        pixels = np.asarray(fifth.image)
+        original = np.asarray(photo())
+        assert (pixels[23:, 29:] == original[20:, 20:]).all()
+        kept = np.asarray(fourth.image)
+        assert (pixels[:, 2:] == kept).all()
+        assert (kept[10:, 10:] == np.asarray(third.image)[10:, 10:]).all()
+
+
+async def test_many_edits_before_anyone_looks(connect):
+    async with connect() as cloud:
+        picture = await cloud.share(photo(32, 32))
+        for turn in range(120):
+            picture = await cloud.inpaint(picture, (0, 0, 16, 16), str(turn))
+        assert (np.asarray(picture.image)[16:] == np.asarray(photo(32, 32))[16:]).all()
+
+
+@pytest.mark.parametrize("server_coder", [
+    FakeCoder(None, None), FakeCoder(image_model=None), FakeCoder(text_model=b"another-")])
+async def test_without_shared_models_tokens_travel_raw(serve, server_coder):
+    async with serve(coder=server_coder) as address, AsyncClient(
+            address, models=fake_models()) as cloud:
+        shared = await cloud.share(photo())
+        edited = await cloud.inpaint(shared, (0, 0, 30, 30), "a vase")
+        fresh = await cloud.generate("dogs", 64, 64)
+        assert (fresh.grid.codes == draw("dogs", 1, (4, 4))).all()
+        answer = await cloud.ask(edited, "what?")
+        assert answer.text == reply("what?", edited.grid.codes)
+
+
+async def test_stats(connect):
+    async with connect() as cloud:
+        shared = await cloud.share(photo())
+        assert shared.stats.up.payload_bytes < shared.stats.up.wire_bytes
+        assert shared.stats.up.wire_bytes - shared.stats.up.payload_bytes <= 30
+        assert shared.stats.down.payload_bytes == 0 < shared.stats.down.wire_bytes
+        edited = await cloud.inpaint(shared, (0, 0, 20, 20), "a vase")
+        assert edited.stats.up.wire_bytes < shared.stats.up.wire_bytes
+        assert edited.stats.down.ideal_bits == 8 * edited.stats.down.payload_bytes > 0
+        assert edited.stats.round_trip_seconds >= edited.stats.server_seconds > 0
+        before = edited.stats.decode_seconds
+        assert edited.image
+        assert edited.stats.decode_seconds > before
+        line = str(edited.stats)
+        assert "\n" not in line
+        assert f"{edited.stats.up.wire_bytes} wire" in line
+        assert edited.stats.as_dict()["down_wire_bytes"] == edited.stats.down.wire_bytes
+
+
+async def test_progress_is_sent_only_to_those_who_want_it(connect):
+    async with connect() as cloud:
+        seen = []
+        quiet = await cloud.generate("dogs", 32, 32)
+        told = await cloud.generate("dogs", 32, 32, on_progress=lambda *step: seen.append(step))
+        assert seen == [(1, 4), (2, 4), (3, 4), (4, 4)]
+        assert quiet.stats.down.wire_bytes < told.stats.down.wire_bytes
+
+
+async def test_a_forgotten_picture_is_released(serve):
+    from unimic.codec.limits import Limits
+
+    async with serve(limits=Limits(max_objects=4)) as address, AsyncClient(
+            address, models=fake_models()) as cloud:
+        for _ in range(10):
+            await cloud.share(photo(16, 16))
+            await asyncio.sleep(0)
+
+
+def test_the_synchronous_client(server_process):
+    with server_process() as (address, _), Client(address, models=fake_models()) as cloud:
+        shared = cloud.share(photo())
+        assert cloud.ask(shared, "what?").text == reply("what?", shared.grid.codes)
+        assert cloud.caption(shared).text == reply("", shared.grid.codes)
+        edited = cloud.inpaint(shared, photo().convert("L"), "a vase")
+        wide = cloud.outpaint(edited, left=64, right=64)
+        assert wide.image.size == (198, 50)
+        seen = []
+        fresh = cloud.generate("dogs", seed=7, on_progress=lambda *step: seen.append(step))
+        assert fresh.image.size == (256, 256)
+        assert len(seen) == 4
