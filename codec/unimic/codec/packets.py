@@ -3,8 +3,8 @@
 What a packet depends on is the caller's to know (in a session) or is told by ``references`` (in a
 file, see `umc`). Inside a session a header takes at most 16 bytes.
 
-The CRC of a packet is that of its decoded tokens. An image's and a mask's begin with width and
-height as two further integers, so that no part of a header can be damaged unseen. A masked image
+The CRC of a packet is that of its size (width and height, or the count of text tokens) and of its
+decoded tokens, all as integers, so that no part of a header can be damaged unseen. A masked image
 packet has no size of its own: it is that of the image it changes; and its CRC is over all tokens
 of the changed image, so that it also finds two sides that hold different ones.
 """
@@ -113,7 +113,7 @@ def pack_image(
         coding=_coding(raw),
         width=0 if mask is not None else grid.width,
         height=0 if mask is not None else grid.height,
-        crc=_sized_checksum(grid.codes, grid.width, grid.height),
+        crc=_checksum((grid.width, grid.height), grid.codes),
         payload=payload,
     )
     return _packed(packet, bits)
@@ -169,7 +169,7 @@ def unpack_image(
         codes[places] = unpack_bits(packet.payload, int(places.sum()), coder.space.image_codes)
     else:
         codes = coder.decode_image(packet.payload, codes, mask=mask, prompt=prompt)
-    _check_crc(packet, _sized_checksum(codes, width, height))
+    _check_crc(packet, _checksum((width, height), codes))
     return TokenGrid(codes, width, height)
 
 
@@ -185,7 +185,7 @@ def pack_text(coder: Coder, ids: Codes, *, raw: bool = False) -> Packed:
         kind=pb.KIND_TEXT,
         coding=_coding(raw),
         count=len(ids),
-        crc=checksum(ids),
+        crc=_checksum((len(ids),), ids),
         payload=payload,
     )
     return _packed(packet, bits)
@@ -201,7 +201,7 @@ def unpack_text(coder: Coder, packet: pb.Packet, *, limits: Limits) -> Codes:
         ids = unpack_bits(packet.payload, packet.count, coder.space.text_codes)
     else:
         ids = coder.decode_text(packet.payload, packet.count)
-    _check_crc(packet, checksum(ids))
+    _check_crc(packet, _checksum((packet.count,), ids))
     return ids
 
 
@@ -219,7 +219,7 @@ def pack_mask(mask: Mask, width: int, height: int) -> Packed:
         coding=_coding(is_raw),
         width=width,
         height=height,
-        crc=_sized_checksum(mask, width, height),
+        crc=_checksum((width, height), mask),
         payload=payload,
     )
     return _packed(packet, bits)
@@ -235,7 +235,7 @@ def unpack_mask(packet: pb.Packet, *, limits: Limits, space: TokenSpace) -> Mask
         mask = cells.reshape(rows, columns).astype(np.bool_)
     else:
         mask = decode_mask(packet.payload, rows, columns)
-    _check_crc(packet, _sized_checksum(mask, packet.width, packet.height))
+    _check_crc(packet, _checksum((packet.width, packet.height), mask))
     return mask
 
 
@@ -277,8 +277,8 @@ def _packed(packet: pb.Packet, bits: float) -> Packed:
     return Packed(packet, Sizes(bits, len(packet.payload), packet.ByteSize()))
 
 
-def _sized_checksum(tokens: Codes | Mask, width: int, height: int) -> int:
-    return checksum(np.concatenate([[width, height], tokens.reshape(-1)]))
+def _checksum(size: tuple[int, ...], tokens: Codes | Mask) -> int:
+    return checksum(np.concatenate([size, tokens.reshape(-1)]))
 
 
 def _check_mask(mask: Mask | None, grid: TokenGrid) -> None:

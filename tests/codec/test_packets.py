@@ -1,0 +1,306 @@
+"""Packets: round trip in every scenario, header size, limits, damage."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pytest
+from google.protobuf.message import DecodeError
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from unimic.codec.errors import (
+    CorruptData,
+    InvalidInput,
+    LimitExceeded,
+    UnimicError,
+    UnknownModel,
+)
+from unimic.codec.limits import Limits
+from unimic.codec.packets import (
+    Coder,
+    Packed,
+    for_file,
+    pack_image,
+    pack_mask,
+    pack_text,
+    unpack_image,
+    unpack_mask,
+    unpack_text,
+)
+from unimic.codec.tokens import Codes, Mask, TokenGrid
+from unimic.v1 import packet_pb2 as pb
+
+LIMITS = Limits()
+
+
+@dataclass(frozen=True)
+class Case:
+    """An image with what the receiver holds of it."""
+
+    grid: TokenGrid
+    mask: Mask | None
+    prompt: Codes | None
+    base: TokenGrid | None
+    raw: bool
+
+
+@st.composite
+def cases(draw: st.DrawFn) -> Case:
+    width, height = draw(st.integers(1, 150)), draw(st.integers(1, 150))
+    random = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    shape = (-(-height // 16), -(-width // 16))
+    grid = TokenGrid(random.integers(0, 64, shape).astype(np.int32), width, height)
+    mask = base = None
+    if draw(st.booleans()):
+        mask = random.random(shape) < draw(st.sampled_from([0, 0.3, 1]))
+        other = random.integers(0, 64, shape).astype(np.int32)
+        base = TokenGrid(np.where(mask, other, grid.codes), width, height)
+    prompt = random.integers(1, 4096, 5).astype(np.int32) if draw(st.booleans()) else None
+    return Case(grid, mask, prompt, base, draw(st.booleans()))
+
+
+def pack(coder: Coder, case: Case) -> Packed:
+    return pack_image(coder, case.grid, mask=case.mask, prompt=case.prompt, raw=case.raw)
+
+
+def unpack(coder: Coder, packet: pb.Packet, case: Case, limits: Limits = LIMITS) -> TokenGrid:
+    return unpack_image(
+        coder, packet, limits=limits, base=case.base, mask=case.mask, prompt=case.prompt
+    )
+
+
+def same(one: TokenGrid, other: TokenGrid) -> bool:
+    return (one.width, one.height) == (other.width, other.height) and np.array_equal(
+        one.codes, other.codes
+    )
+
+
+def header_bytes(packet: pb.Packet) -> int:
+    header = pb.Packet()
+    header.CopyFrom(packet)
+    header.ClearField("payload")
+    return header.ByteSize()
+
+
+def damaged(data: bytes) -> Iterator[bytes]:
+    """``data`` with one byte flipped, missing or added, at every place."""
+    for place in range(len(data)):
+        for change in (0x01, 0x08, 0x80, 0xFF):
+            yield data[:place] + bytes([data[place] ^ change]) + data[place + 1 :]
+        yield data[:place] + data[place + 1 :]
+    for place in range(len(data) + 1):
+        for more in (b"\x00", b"\x01", b"\x7f", b"\xff"):
+            yield data[:place] + more + data[place:]
+
+
+def check_damage(packet: pb.Packet, same_after: Callable[[pb.Packet], bool]) -> int:
+    """How often the receiver raised an error; anything else must be the original."""
+    fields = []
+    for changed in damaged(packet.SerializeToString()):
+        received = pb.Packet()
+        try:
+            received.ParseFromString(changed)
+        except DecodeError:
+            continue
+        try:
+            original = same_after(received)
+        except UnimicError as error:
+            fields.append(error.field)
+        else:
+            assert original, changed.hex()
+    assert set(fields) <= {*pb.Packet.DESCRIPTOR.fields_by_name}
+    return len(fields)
+
+
+@given(cases())
+def test_images_come_back(coder: Coder, case: Case) -> None:
+    packed = pack(coder, case)
+    assert same(unpack(coder, packed.packet, case), case.grid)
+    assert packed.sizes.payload_bytes == len(packed.packet.payload)
+    assert packed.sizes.wire_bytes == packed.packet.ByteSize()
+    assert packed.sizes.payload_bytes <= packed.sizes.ideal_bits / 8 + 2
+    assert header_bytes(packed.packet) <= 16
+    expected = pb.SCENARIO_GENERIC
+    if case.mask is not None:
+        expected = pb.SCENARIO_MASKED
+    elif case.prompt is not None and not case.raw:
+        expected = pb.SCENARIO_TEXT_CONDITIONED
+    assert packed.packet.scenario == expected
+
+
+@given(st.lists(st.integers(0, 4095), max_size=30), st.booleans())
+def test_texts_come_back(coder: Coder, ids: list[int], raw: bool) -> None:
+    text = np.array(ids, dtype=np.int32)
+    packed = pack_text(coder, text, raw=raw)
+    assert unpack_text(coder, packed.packet, limits=LIMITS).tolist() == ids
+    assert packed.sizes.payload_bytes <= packed.sizes.ideal_bits / 8 + 2
+    assert header_bytes(packed.packet) <= 16
+
+
+@given(cases())
+def test_masks_come_back(coder: Coder, case: Case) -> None:
+    random = np.random.default_rng(int(case.grid.codes.sum()))
+    scattered = random.random(case.grid.codes.shape) < 0.5
+    for mask in (scattered, np.zeros_like(scattered)):
+        packed = pack_mask(mask, case.grid.width, case.grid.height)
+        back = unpack_mask(packed.packet, limits=LIMITS, space=coder.space)
+        assert np.array_equal(back, mask)
+        assert packed.sizes.payload_bytes <= -(-mask.size // 8)
+        assert header_bytes(packed.packet) <= 16
+
+
+def test_the_header_of_the_largest_image_fits(coder: Coder) -> None:
+    for rows, columns in (47, 1000), (1, 65536), (65536, 1), (188, 250):
+        codes = np.zeros((rows, columns), dtype=np.int32)
+        packet = pack_image(coder, TokenGrid(codes, columns * 16, rows * 16), raw=True).packet
+        packet.scenario = pb.SCENARIO_TEXT_CONDITIONED
+        packet.coding = pb.CODING_ENTROPY
+        assert header_bytes(packet) <= 16
+
+
+def small_case(mask: bool, prompt: bool, raw: bool) -> Case:
+    random = np.random.default_rng(4)
+    grid = TokenGrid(random.integers(0, 64, (2, 3)).astype(np.int32), 40, 30)
+    where = np.array([[0, 1, 1], [0, 0, 1]], dtype=np.bool_) if mask else None
+    text = np.array([5, 6], dtype=np.int32) if prompt else None
+    return Case(grid, where, text, grid if mask else None, raw)
+
+
+@pytest.mark.parametrize("raw", [False, True])
+@pytest.mark.parametrize("mask", [False, True])
+@pytest.mark.parametrize("prompt", [False, True])
+def test_a_damaged_image_is_never_another_one(
+    coder: Coder, mask: bool, prompt: bool, raw: bool
+) -> None:
+    case = small_case(mask, prompt, raw)
+    packet = pack(coder, case).packet
+    assert check_damage(packet, lambda p: same(unpack(coder, p, case), case.grid)) > 40
+
+
+@pytest.mark.parametrize("raw", [False, True])
+def test_a_damaged_text_is_never_another_one(coder: Coder, raw: bool) -> None:
+    def check(ids: list[int]) -> int:
+        packet = pack_text(coder, np.array(ids, dtype=np.int32), raw=raw).packet
+        return check_damage(packet, lambda p: unpack_text(coder, p, limits=LIMITS).tolist() == ids)
+
+    assert check([]) > 10
+    assert check([7]) > 20
+    assert check([7, 8, 9]) > 20
+
+
+def test_a_damaged_mask_is_never_another_one(coder: Coder) -> None:
+    limits = Limits(max_tokens=64)
+
+    def check(mask: Mask) -> int:
+        packet = pack_mask(mask, 70, 64).packet
+        return check_damage(packet, lambda p: np.array_equal(
+            unpack_mask(p, limits=limits, space=coder.space), mask))
+
+    scattered = np.random.default_rng(0).random((4, 5)) < 0.5
+    assert check(scattered) > 20
+    assert check(np.zeros_like(scattered)) > 20
+
+
+@settings(max_examples=300)
+@given(st.builds(
+    pb.Packet,
+    kind=st.integers(0, 4), scenario=st.integers(0, 4), coding=st.integers(0, 3),
+    width=st.integers(0, 2**32 - 1) | st.integers(0, 99),
+    height=st.integers(0, 2**32 - 1) | st.integers(0, 99),
+    count=st.integers(0, 2**32 - 1) | st.integers(0, 9),
+    crc=st.integers(0, 2**32 - 1), payload=st.binary(max_size=20),
+))
+def test_forged_packets_are_refused(coder: Coder, packet: pb.Packet) -> None:
+    limits = Limits(max_tokens=100, max_text_tokens=20)
+    for case in (small_case(False, True, False), small_case(True, False, False)):
+        with pytest.raises(UnimicError):
+            unpack(coder, packet, case, limits)
+    with pytest.raises(UnimicError):
+        unpack_text(coder, packet, limits=limits)
+    with pytest.raises(UnimicError):
+        unpack_mask(packet, limits=limits, space=coder.space)
+
+
+class NoCoder:
+    """Fails as soon as anything is decoded."""
+
+    def __init__(self, coder: Coder) -> None:
+        self.space, self.image_model, self.text_model = coder.space, None, None
+
+    def __getattr__(self, name: str) -> Any:
+        raise AssertionError(f"{name} was used")
+
+
+@pytest.mark.parametrize(("width", "height"), [(2**32 - 1, 2**32 - 1), (2**32 - 1, 1), (17, 16)])
+def test_a_forged_size_takes_neither_memory_nor_time(
+    coder: Coder, width: int, height: int
+) -> None:
+    limits = Limits(max_tokens=1)
+    image = pb.Packet(kind=pb.KIND_IMAGE, width=width, height=height)
+    with pytest.raises(LimitExceeded, match="width"):
+        unpack_image(NoCoder(coder), image, limits=limits)
+    mask = pb.Packet(kind=pb.KIND_MASK, width=width, height=height)
+    with pytest.raises(LimitExceeded, match="width"):
+        unpack_mask(mask, limits=limits, space=coder.space)
+
+
+def test_other_limits(coder: Coder) -> None:
+    with pytest.raises(LimitExceeded, match="count"):
+        unpack_text(NoCoder(coder), pb.Packet(kind=pb.KIND_TEXT, count=2**32 - 1), limits=LIMITS)
+    long = pb.Packet(kind=pb.KIND_TEXT, count=1, payload=bytes(9))
+    with pytest.raises(LimitExceeded, match="payload"):
+        unpack_text(NoCoder(coder), long, limits=Limits(max_message_bytes=8))
+
+
+def test_what_does_not_belong_together_is_found(coder: Coder) -> None:
+    case = small_case(True, True, False)
+    packet = pack(coder, case).packet
+    assert case.mask is not None
+    assert case.prompt is not None
+    other_mask, other_base = case.mask.copy(), case.grid.codes.copy()
+    other_mask[0, 0] ^= True
+    other_base[0, 0] ^= 1
+    base = TokenGrid(other_base, case.grid.width, case.grid.height)
+    for other in (
+        replace(case, mask=other_mask), replace(case, base=base), replace(case, prompt=None),
+        replace(case, prompt=case.prompt[:1]), replace(case, mask=None),
+    ):
+        with pytest.raises(CorruptData):
+            unpack(coder, packet, other)
+    with pytest.raises(InvalidInput, match="base"):
+        unpack_image(coder, packet, limits=LIMITS, mask=case.mask, prompt=case.prompt)
+    with pytest.raises(InvalidInput, match="mask"):
+        unpack_image(coder, packet, limits=LIMITS, base=case.base, mask=np.ones((9, 9), np.bool_))
+
+
+def test_another_model_or_space_is_named(coder: Coder) -> None:
+    case = small_case(False, False, False)
+    packet = for_file(pack(coder, case).packet, coder)
+    assert same(unpack(coder, packet, case), case.grid)
+    other = pb.Packet()
+    other.CopyFrom(packet)
+    other.space = b"elsewhere"[:8]
+    with pytest.raises(UnknownModel, match="space"):
+        unpack(coder, other, case)
+    other.CopyFrom(packet)
+    other.model = b"elsewhere"[:8]
+    with pytest.raises(UnknownModel, match="model"):
+        unpack(coder, other, case)
+
+
+def test_input_that_does_not_fit_is_refused(coder: Coder) -> None:
+    codes = np.zeros((2, 3), dtype=np.int32)
+    with pytest.raises(InvalidInput, match="codes"):
+        pack_image(coder, TokenGrid(codes, 16, 16))
+    with pytest.raises(InvalidInput, match="codes"):
+        pack_image(coder, TokenGrid(codes + 64, 40, 30))
+    with pytest.raises(InvalidInput, match="mask"):
+        pack_image(coder, TokenGrid(codes, 40, 30), mask=codes)  # type: ignore[arg-type]
+    with pytest.raises(InvalidInput, match="ids"):
+        pack_text(coder, np.array([4096], dtype=np.int32))
+    with pytest.raises(InvalidInput, match="mask"):
+        pack_mask(np.zeros((0, 3), dtype=np.bool_), 40, 30)
