@@ -1,0 +1,350 @@
+"""Integer arithmetic that is exact on any device, and its trainable twin.
+
+Every network that gives probabilities to the range coder is written once, over the operations of
+this module, and runs in three ways:
+
+* *float*: ordinary training; nothing is rounded, attention is the fused kernel;
+* *quantised*: quantisation-aware training; the same roundings as below, with straight-through
+  gradients (Jacob et al., arXiv 1712.05877);
+* *exact*: what is shipped. Every tensor holds integers in float32 and every sum is bounded below
+  2²⁴, so float additions are exact in any order, with or without fused multiply-add. Between sums
+  there are only single correctly rounded operations (× ÷ √), each followed at once by a rounding.
+
+Values are carried multiplied by a scale in all three ways: a normalised activation of 1.0 is 32, a
+residual of 1.0 is 32, a query or key of 1.0 is 16, a logit of 1 nat is 32.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from enum import Enum
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+EXACT_LIMIT = 2**24
+ACTIVATION_SCALE, ACTIVATION_MAX = 32.0, 127
+RESIDUAL_SCALE, RESIDUAL_MAX = 32.0, 1023
+HEAD_SCALE, HEAD_MAX = 16.0, 127
+HIDDEN_SCALE, HIDDEN_MAX = 64.0, 255  # before squaring
+SQUARED_SCALE, SQUARED_MAX = 16.0, 254  # after squaring and dividing by 256
+LOGIT_SCALE = 32.0
+ROTATION_ONE = 127.0  # cosines and sines are integers over this
+NORM_BLOCK = 16  # squares are summed 16 at a time: 16 × 1023² < 2²⁴
+KERNEL_NATS = 8.0  # attention weight is (1 - x/8)⁸ for a logit x nats below the largest
+WEIGHT_ONE = 65535.0  # attention weights of a row sum to about this
+HIDDEN_KEY = 2.0**20  # subtracted from the logits of keys that may not be seen
+
+
+def over(numerator: float, x: Tensor) -> Tensor:
+    """One correctly rounded division; ``numerator / x`` would be a reciprocal and a product."""
+    return torch.div(torch.full((), numerator, device=x.device), x)
+
+
+class Mode(Enum):
+    """How a network computes; see the module's description."""
+
+    FLOAT = "float"
+    QUANTISED = "quantised"
+    EXACT = "exact"
+
+
+class _StraightThrough(torch.autograd.Function):
+    """Half-even rounding with the gradient of the identity."""
+
+    @staticmethod
+    def forward(ctx: object, x: Tensor) -> Tensor:
+        return torch.round(x)
+
+    @staticmethod
+    def backward(ctx: object, *gradients: Tensor) -> Tensor:
+        return gradients[0]
+
+
+class Arithmetic(nn.Module):
+    """Base of every module whose roundings follow the mode."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mode = Mode.FLOAT
+
+    def round(self, x: Tensor) -> Tensor:
+        if self.mode is Mode.FLOAT:
+            return x
+        if self.mode is Mode.EXACT:
+            return torch.round(x)
+        out: Tensor = _StraightThrough.apply(x)
+        return out
+
+
+def set_mode(network: nn.Module, mode: Mode) -> None:
+    """Switch every part of ``network`` to ``mode``."""
+    for module in network.modules():
+        if isinstance(module, Arithmetic):
+            module.mode = mode
+
+
+@dataclass(frozen=True)
+class Bound:
+    """Proof that one layer cannot reach 2²⁴: the largest possible magnitude of any partial sum."""
+
+    layer: str
+    largest: int
+
+    @property
+    def holds(self) -> bool:
+        return self.largest < EXACT_LIMIT
+
+
+class Linear(Arithmetic):
+    """Matrix product and rescaling: ``round((x @ weight.T + bias) * multiplier)``.
+
+    Args:
+        inputs: width of the input.
+        outputs: width of the output.
+        in_scale: scale of the input; ``in_max`` bounds its magnitude.
+        out_scale: scale of the output.
+        bias: whether there is a bias, in units of the accumulator.
+    """
+
+    def __init__(self, inputs: int, outputs: int, *, in_scale: float, in_max: int,
+                 out_scale: float, bias: bool = False, gain: float = 1.0) -> None:
+        super().__init__()
+        self.in_scale, self.in_max, self.out_scale = in_scale, in_max, out_scale
+        self.weight = nn.Parameter(torch.randn(outputs, inputs) * gain / math.sqrt(inputs))
+        self.bias = nn.Parameter(torch.zeros(outputs)) if bias else None
+
+    def row_scale(self) -> Tensor:
+        """Real value of one integer step of each output's weights, ``(outputs, 1)``.
+
+        Large enough for 8-bit weights and for the bound on sums, whatever the weights are.
+        """
+        weight = self.weight.detach()
+        to_fit = weight.abs().amax(1, keepdim=True) / 127
+        to_bound = weight.abs().sum(1, keepdim=True) * (self.in_max / (0.9 * EXACT_LIMIT))
+        return torch.maximum(to_fit, to_bound).clamp_min(1e-8)
+
+    def integers(self) -> dict[str, Tensor]:
+        """The integers and the multipliers of the exact layer."""
+        scale = self.row_scale()
+        out = {"weight": torch.round(self.weight.detach() / scale).to(torch.int8),
+               "multiplier": (scale.squeeze(1) * (self.out_scale / self.in_scale)).float()}
+        if self.bias is not None:
+            out["bias"] = torch.round(self.bias.detach() / scale.squeeze(1) * self.in_scale).int()
+        return out
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = self.weight
+        if self.mode is Mode.QUANTISED:
+            scale = self.row_scale()
+            weight = self.round(weight / scale) * scale
+        out = F.linear(x, weight)
+        if self.bias is not None:
+            out = out + self.bias * self.in_scale
+        return self.round(out.float() * (self.out_scale / self.in_scale))
+
+
+class ExactLinear(nn.Module):
+    """The shipped form of `Linear`: int8 weights, int32 bias, float32 multipliers."""
+
+    weight: Tensor
+    multiplier: Tensor
+    bias: Tensor | None
+
+    def __init__(self, inputs: int, outputs: int, in_max: int, bias: bool) -> None:
+        super().__init__()
+        self.in_max = in_max
+        self.register_buffer("weight", torch.zeros(outputs, inputs, dtype=torch.int8))
+        self.register_buffer("multiplier", torch.ones(outputs))
+        self.register_buffer("bias", torch.zeros(outputs, dtype=torch.int32) if bias else None)
+
+    def bound(self) -> int:
+        """Σ|w|·max|x| + |b| of the worst output."""
+        total = self.weight.long().abs().sum(1) * self.in_max
+        if self.bias is not None:
+            total = total + self.bias.long().abs()
+        return int(total.max())
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = torch.matmul(x, self.weight.to(torch.float32).t())
+        if self.bias is not None:
+            out = out + self.bias.to(torch.float32)
+        return torch.round(out * self.multiplier)
+
+
+class Embedding(Arithmetic):
+    """A table of vectors at the residual scale; 8-bit when exact."""
+
+    def __init__(self, rows: int, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(rows, width) * 0.5)
+
+    def integers(self) -> dict[str, Tensor]:
+        scaled = torch.round(self.weight.detach() * RESIDUAL_SCALE)
+        return {"weight": scaled.clamp(-127, 127).to(torch.int8)}
+
+    def forward(self, index: Tensor) -> Tensor:
+        out = F.embedding(index, self.weight) * RESIDUAL_SCALE
+        return self.round(out.clamp(-127, 127))
+
+
+class ExactEmbedding(nn.Module):
+    """The shipped form of `Embedding`."""
+
+    weight: Tensor
+
+    def __init__(self, rows: int, width: int) -> None:
+        super().__init__()
+        self.register_buffer("weight", torch.zeros(rows, width, dtype=torch.int8))
+
+    def forward(self, index: Tensor) -> Tensor:
+        return F.embedding(index, self.weight).to(torch.float32)
+
+
+class Normalise(Arithmetic):
+    """Root-mean-square normalisation (arXiv 1910.07467) to the activation scale, without gain."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        width = x.shape[-1]
+        if self.mode is Mode.FLOAT:
+            mean = x.float().pow(2).mean(-1, keepdim=True)
+            return x * (ACTIVATION_SCALE * torch.rsqrt(mean + 1e-3))
+        blocks = x.unflatten(-1, (width // NORM_BLOCK, NORM_BLOCK)).square().sum(-1)
+        if self.mode is Mode.EXACT:
+            blocks = torch.floor(blocks * (1 / NORM_BLOCK))
+        else:
+            blocks = blocks / NORM_BLOCK
+        total = blocks.sum(-1, keepdim=True) + 1
+        gain = ACTIVATION_SCALE * math.sqrt(width / NORM_BLOCK)
+        out = self.round(x * over(gain, torch.sqrt(total)))
+        return out.clamp(-ACTIVATION_MAX, ACTIVATION_MAX)
+
+
+class Attention(Arithmetic):
+    """Multi-head attention of rows to keys that their group may see.
+
+    In float mode the weights are a softmax; otherwise the integer kernel (1 - x/8)⁸, whose steps
+    are products of integers below 2¹², scaled by powers of two and floored.
+    """
+
+    def __init__(self, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+
+    def _split(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (self.heads, x.shape[-1] // self.heads)).transpose(1, 2)
+
+    def forward(self, query: Tensor, key: Tensor, value: Tensor, visible: Tensor) -> Tensor:
+        """``(B, R, W)``, ``(B, K, W)``, ``(B, K, W)`` and bool ``(B, R, K)`` to ``(B, R, W)``.
+
+        Every row must see at least one key. The output is at the activation scale.
+        """
+        q, k, v = self._split(query), self._split(key), self._split(value)
+        to_nats = 1 / (HEAD_SCALE**2 * math.sqrt(q.shape[-1]))
+        to_activation = ACTIVATION_SCALE / HEAD_SCALE
+        if self.mode is Mode.FLOAT:
+            mixed = F.scaled_dot_product_attention(
+                q, k, v, attn_mask=visible.unsqueeze(1), scale=to_nats)
+            return mixed.transpose(1, 2).flatten(2) * to_activation
+        top = 255.0
+        logits = self.round(torch.matmul(q, k.transpose(-1, -2)).float()
+                            * (to_nats * top / KERNEL_NATS))
+        hidden = (1.0 - visible.unsqueeze(1).to(torch.float32)) * HIDDEN_KEY
+        logits = logits - hidden
+        weight = (logits - logits.amax(-1, keepdim=True).detach() + top).clamp_min(0)
+        if self.mode is Mode.EXACT:
+            weight = torch.floor(weight * weight * 2.0**-4)
+            weight = torch.floor(weight * weight * 2.0**-12)
+            weight = torch.floor(weight * weight * 2.0**-12)
+        else:
+            weight = (weight / top).pow(8) * 4000.0
+        total = weight.sum(-1, keepdim=True)
+        weight = self.round(weight * over(WEIGHT_ONE, total))
+        mixed = torch.matmul(weight, v).float() * (to_activation / WEIGHT_ONE)
+        out = self.round(mixed.transpose(1, 2).flatten(2))
+        return out.clamp(-ACTIVATION_MAX, ACTIVATION_MAX)
+
+
+def rotation_table(positions: int, pairs: int, slowest: float) -> Tensor:
+    """Integer cosines and sines ``(positions, 2, pairs)`` of a rotary embedding.
+
+    Angles per position fall geometrically from 1 to ``slowest`` radians (arXiv 2104.09864).
+    """
+    speeds = torch.tensor([slowest ** (i / max(1, pairs - 1)) for i in range(pairs)],
+                          dtype=torch.float64)
+    angles = torch.arange(positions, dtype=torch.float64)[:, None] * speeds
+    return torch.round(torch.stack([angles.cos(), angles.sin()], 1) * ROTATION_ONE).float()
+
+
+class Rotate(Arithmetic):
+    """Rotary position embedding on the first channels of each head, with integer angles."""
+
+    def __init__(self, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+
+    def forward(self, x: Tensor, angles: Tensor) -> Tensor:
+        """``x`` is ``(B, R, W)``; ``angles`` ``(B, R, 2, pairs)`` from `rotation_table`."""
+        pairs = angles.shape[-1]
+        cos, sin = angles.unsqueeze(2).unbind(3)
+        split = x.unflatten(-1, (self.heads, x.shape[-1] // self.heads))
+        first, second = split[..., :pairs], split[..., pairs:2 * pairs]
+        rotated = torch.cat([first * cos - second * sin, first * sin + second * cos], -1)
+        rotated = self.round(rotated * (1 / ROTATION_ONE))
+        out = torch.cat([rotated, split[..., 2 * pairs:]], -1).flatten(2)
+        return out.clamp(-HEAD_MAX, HEAD_MAX)
+
+
+class Feed(Arithmetic):
+    """Two-layer perceptron with squared rectifier (Primer, arXiv 2109.08668)."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.up = Linear(width, hidden, in_scale=ACTIVATION_SCALE, in_max=ACTIVATION_MAX,
+                         out_scale=HIDDEN_SCALE)
+        self.down = Linear(hidden, width, in_scale=SQUARED_SCALE, in_max=SQUARED_MAX,
+                           out_scale=RESIDUAL_SCALE, gain=0.5)
+        self.square = Square()
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.down(self.square(self.up(x)))
+        return out
+
+
+class Square(Arithmetic):
+    """Squared rectifier from the hidden scale to the squared scale."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.clamp(0, HIDDEN_MAX)
+        return self.round(x * x * (1 / 256))
+
+
+def add_residual(x: Tensor, branch: Tensor) -> Tensor:
+    """Sum on the residual stream, kept within its range."""
+    return (x + branch).clamp(-RESIDUAL_MAX, RESIDUAL_MAX)
+
+
+def to_exact(network: nn.Module) -> nn.Module:
+    """Replace every trained layer of ``network`` by its integers, in place."""
+    for name, child in network.named_children():
+        if isinstance(child, Linear):
+            exact: nn.Module = ExactLinear(child.weight.shape[1], child.weight.shape[0],
+                                           child.in_max, child.bias is not None)
+            exact.load_state_dict(child.integers())
+            setattr(network, name, exact)
+        elif isinstance(child, Embedding):
+            exact = ExactEmbedding(*child.weight.shape)
+            exact.load_state_dict(child.integers())
+            setattr(network, name, exact)
+        else:
+            to_exact(child)
+    set_mode(network, Mode.EXACT)
+    return network
+
+
+def bounds(network: nn.Module) -> list[Bound]:
+    """The bound of every matrix product of an exact network."""
+    return [Bound(name, module.bound()) for name, module in network.named_modules()
+            if isinstance(module, ExactLinear)]

@@ -1,0 +1,104 @@
+"""The exact networks, run by PyTorch on any device: the cloud's executor."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from unimic.cloud.models.arithmetic import ExactEmbedding, ExactLinear, to_exact
+from unimic.cloud.models.image_entropy import ImageEntropyConfig, ImageEntropyNet
+from unimic.cloud.models.text_entropy import TextEntropyConfig, TextEntropyNet
+from unimic.codec.image_rows import Integers, Layout, Rows
+from unimic.codec.networks import (
+    IMAGE_ENTROPY,
+    TEXT_ENTROPY,
+    WEIGHTS,
+    Floats,
+    batch_of_one,
+    configuration,
+)
+from unimic.codec.store import ModelStore
+
+
+def load_image_network(store: ModelStore, device: str) -> TorchImageNetwork:
+    """The store's image entropy model on ``device``."""
+    weights = store.path(IMAGE_ENTROPY, WEIGHTS)
+    network = ImageEntropyNet(ImageEntropyConfig(**configuration(weights)))
+    return TorchImageNetwork(_load(network, weights, device))
+
+
+def load_text_network(store: ModelStore, device: str) -> TorchTextNetwork:
+    """The store's text entropy model on ``device``."""
+    weights = store.path(TEXT_ENTROPY, WEIGHTS)
+    network = TextEntropyNet(TextEntropyConfig(**configuration(weights)))
+    return TorchTextNetwork(_load(network, weights, device))
+
+
+def _load(network: Any, weights: Path, device: str) -> Any:
+    to_exact(network)
+    tensors = load_file(weights)
+    rotations = tensors.pop("rotations")
+    network.load_state_dict(tensors)
+    network.rotations.copy_(rotations)
+    for module in network.modules():
+        if isinstance(module, (ExactLinear, ExactEmbedding)):
+            module.weight = module.weight.float()  # once, not at every call
+    # Matrix units that round their inputs to 10 bits would still be exact for 8-bit integers, but
+    # the proof covers float32 only.
+    torch.backends.cuda.matmul.allow_tf32 = False
+    return network.eval().to(device)
+
+
+class TorchImageNetwork:
+    """`unimic.codec.networks.ImageNetwork` on PyTorch; memories stay on the device."""
+
+    def __init__(self, network: ImageEntropyNet) -> None:
+        c = network.config
+        self.network = network
+        self.layout = Layout(c.upper, c.lower, c.text, c.text_positions, c.groups)
+
+    def _tensors(self, rows: Rows) -> list[Tensor]:
+        device = self.network.rotations.device
+        return [torch.from_numpy(a).to(device) for a in batch_of_one(rows)]
+
+    @torch.no_grad()
+    def read(self, rows: Rows, memory: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor]:
+        old, groups = memory or self.network.empty_memory(1)
+        tensors = self._tensors(rows)
+        new = self.network.content(*tensors, old, groups)
+        return torch.cat([old, new], 3), torch.cat([groups, tensors[-1]], 1)
+
+    @torch.no_grad()
+    def ask(self, rows: Rows, memory: tuple[Tensor, Tensor]) -> tuple[Floats, Tensor]:
+        logits, hidden = self.network.query(*self._tensors(rows), *memory)
+        return logits[0].cpu().numpy(), hidden
+
+    @torch.no_grad()
+    def tail(self, hidden: Tensor, upper: Integers) -> Floats:
+        given = torch.from_numpy(upper[None]).to(hidden.device)
+        out: Floats = self.network.tail(hidden, given)[0].cpu().numpy()
+        return out
+
+
+class TorchTextNetwork:
+    """`unimic.codec.networks.TextNetwork` on PyTorch."""
+
+    def __init__(self, network: TextEntropyNet) -> None:
+        self.network = network
+        self.positions = network.config.positions
+
+    @torch.no_grad()
+    def step(self, ids: Integers, position: int, memory: Tensor | None) -> tuple[Floats, Tensor]:
+        batch, count = ids.shape
+        if memory is None:
+            memory, _ = self.network.empty_memory(batch)
+        memory = memory[:, :batch]
+        places = torch.arange(position + count, device=memory.device).expand(batch, -1)
+        given = torch.from_numpy(ids).to(memory.device)
+        logits, new = self.network.step(given, places[:, position:], memory, places[:, :position])
+        out: Floats = logits.cpu().numpy()
+        return out, torch.cat([memory, new], 3)

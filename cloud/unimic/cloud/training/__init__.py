@@ -1,0 +1,1 @@
+"""Training and export of every model that the project ships."""

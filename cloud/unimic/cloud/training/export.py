@@ -1,0 +1,261 @@
+"""Write trained checkpoints into a model store: integers, graphs, golden vectors, manifest.
+
+    python -m unimic.cloud.training.export image-tokenizer --checkpoint … --store …
+    python -m unimic.cloud.training.export text-entropy --checkpoint … --store …
+    python -m unimic.cloud.training.export image-entropy --checkpoint … --store …
+
+In that order: the entropy models belong to the token space that the tokenizers make up. An exact
+network becomes ``weights.safetensors`` and graphs whose initialisers are those very bytes, so that
+both executors read one file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from unimic.cloud.models.arithmetic import ExactLinear, bounds, to_exact
+from unimic.cloud.models.image_entropy import ImageEntropyConfig, ImageEntropyNet
+from unimic.cloud.models.image_tokenizer import PATCH, ImageTokenizer
+from unimic.cloud.models.text_entropy import TextEntropyConfig, TextEntropyNet
+from unimic.cloud.networks import TorchImageNetwork, TorchTextNetwork
+from unimic.codec.image_rows import FIELDS
+from unimic.codec.networks import (
+    GOLDEN,
+    IMAGE_ENTROPY,
+    TEXT_ENTROPY,
+    WEIGHTS,
+    run_image_golden,
+    run_text_golden,
+)
+from unimic.codec.store import ID_BYTES, IMAGE_TOKENIZER, add_model
+
+OPSET = 18
+ROWS = ["first", "second", "row", "column", "group"]
+
+
+class _Function(nn.Module):
+    """One method of a network as a module that can be exported."""
+
+    def __init__(self, network: nn.Module, method: Callable[..., Any]) -> None:
+        super().__init__()
+        self.network = network
+        self.method = method
+
+    def forward(self, *inputs: Tensor) -> Any:
+        return self.method(*inputs)
+
+
+def export_graph(path: Path, network: nn.Module, method: Callable[..., Any],
+                 inputs: tuple[Tensor, ...], names: list[str], outputs: list[str],
+                 axes: dict[str, dict[int, str]]) -> onnx.ModelProto:
+    """Export one method of ``network``, its sizes along ``axes`` left open."""
+    torch.onnx.export(_Function(network, method).eval(), inputs, str(path), input_names=names,
+                      output_names=outputs, dynamic_axes=axes, opset_version=OPSET, dynamo=False,
+                      do_constant_folding=False)
+    graph = onnx.load(str(path))
+    for node in graph.graph.node:
+        node.ClearField("doc_string")
+    return graph
+
+
+def write_exact(folder: Path, network: nn.Module, config: Any,
+                graphs: dict[str, onnx.ModelProto]) -> None:
+    """Write the integers once, with their proof, and let the graphs refer to them."""
+    for bound in bounds(network):
+        if not bound.holds:
+            raise SystemExit(f"{bound.layer}: a sum may reach {bound.largest}, over 2**24")
+    tensors = {k: v.contiguous() for k, v in network.state_dict().items()}
+    tensors["rotations"] = network.get_buffer("rotations").contiguous()
+    layers = {name: module.in_max for name, module in network.named_modules()
+              if isinstance(module, ExactLinear)}
+    raw = save(tensors, {
+        "config": json.dumps(asdict(config)),
+        "input_bounds": json.dumps(layers),
+        "largest_sums": json.dumps({b.layer: b.largest for b in bounds(network)}),
+    })
+    (folder / WEIGHTS).write_bytes(raw)
+    header = 8 + int.from_bytes(raw[:8], "little")
+    places = json.loads(raw[8:header])
+    for name, graph in graphs.items():
+        for tensor in graph.graph.initializer:
+            key = tensor.name.removeprefix("network.")
+            if key not in places:
+                continue
+            start, end = places[key]["data_offsets"]
+            if raw[header + start:header + end] != tensor.raw_data:
+                raise SystemExit(f"{name}: {key} differs from the weights")
+            tensor.ClearField("raw_data")
+            tensor.data_location = onnx.TensorProto.EXTERNAL
+            del tensor.external_data[:]
+            for field, value in (("location", WEIGHTS), ("offset", header + start),
+                                 ("length", end - start)):
+                tensor.external_data.add(key=field, value=str(value))
+        onnx.save(graph, str(folder / f"{name}.onnx"))
+
+
+def model_id(folder: Path) -> bytes:
+    """Name of an exact model: the hash of its weights file."""
+    return hashlib.sha256((folder / WEIGHTS).read_bytes()).digest()[:ID_BYTES]
+
+
+def export_image_entropy(checkpoint: Path, folder: Path) -> bytes:
+    """Write the image entropy model; returns its id."""
+    network = ImageEntropyNet(ImageEntropyConfig())
+    network.load_state_dict(torch.load(checkpoint, map_location="cpu",
+                                       weights_only=True)["average"])
+    to_exact(network)
+    c = network.config
+    rng = np.random.default_rng(0)
+
+    def rows(count: int, group: int) -> list[Tensor]:
+        limits = (c.upper, c.lower, c.coordinates, c.coordinates)
+        columns = [rng.integers(0, limit, count) for limit in limits]
+        columns[1] += c.upper
+        return [torch.from_numpy(a)[None] for a in (*columns, np.full(count, group))]
+
+    memory, groups = network.empty_memory(1)
+    known = rows(5, 0)
+    memory = network.content(*known, memory, groups)
+    row_axes = {n: {0: "batch", 1: "rows"} for n in ROWS}
+    memory_axes = {"memory": {1: "batch", 3: "keys"}, "memory_group": {0: "batch", 1: "keys"}}
+    names = [*ROWS, "memory", "memory_group"]
+    hidden = torch.zeros(1, 3, c.width)
+    graphs = {
+        "content": export_graph(
+            folder / "content.onnx", network, network.content,
+            (*rows(3, 1), memory, known[4]), names, ["new"],
+            row_axes | memory_axes | {"new": {1: "batch", 3: "rows"}}),
+        "query": export_graph(
+            folder / "query.onnx", network, network.query,
+            (*rows(3, 1), memory, known[4]), names, ["logits", "hidden"],
+            row_axes | memory_axes | {n: {0: "batch", 1: "rows"} for n in ("logits", "hidden")}),
+        "tail": export_graph(
+            folder / "tail.onnx", network, network.tail,
+            (hidden, torch.zeros(1, 3, dtype=torch.long)), ["hidden", "upper"], ["logits"],
+            {n: {0: "batch", 1: "rows"} for n in ("hidden", "upper", "logits")}),
+    }
+    write_exact(folder, network, c, graphs)
+    golden: dict[str, np.ndarray] = {}
+    for part, count, group in (("known", 9, 0), ("coded", 7, 1), ("asked", 11, 2)):
+        for field, value in zip(FIELDS, rows(count, group), strict=True):
+            golden[f"{part}_{field}"] = value[0].numpy().astype(np.int32)
+    golden["given"] = rng.integers(0, c.upper, 11).astype(np.int32)
+    golden |= run_image_golden(TorchImageNetwork(network), golden)
+    np.savez_compressed(folder / GOLDEN, **golden)
+    return model_id(folder)
+
+
+def export_text_entropy(checkpoint: Path, folder: Path) -> bytes:
+    """Write the text entropy model; returns its id."""
+    network = TextEntropyNet(TextEntropyConfig())
+    network.load_state_dict(torch.load(checkpoint, map_location="cpu",
+                                       weights_only=True)["average"])
+    to_exact(network)
+    memory, _ = network.empty_memory(1)
+    ids = torch.tensor([[0, 5, 6]])
+    _, memory = network.step(ids, torch.arange(3)[None], memory, torch.zeros(1, 0).long())
+    batch_rows, batch_keys = {0: "batch", 1: "rows"}, {0: "batch", 1: "keys"}
+    graph = export_graph(
+        folder / "step.onnx", network, network.step,
+        (ids, torch.arange(3, 6)[None], memory, torch.arange(3)[None]),
+        ["ids", "position", "memory", "memory_position"], ["logits", "new"],
+        {"ids": batch_rows, "position": batch_rows, "memory": {1: "batch", 3: "keys"},
+         "memory_position": batch_keys, "logits": batch_rows, "new": {1: "batch", 3: "rows"}})
+    write_exact(folder, network, network.config, {"step": graph})
+    sequence = np.random.default_rng(0).integers(1, network.config.codes, (2, 12))
+    golden: dict[str, np.ndarray] = {"ids": sequence.astype(np.int32)}
+    golden |= run_text_golden(TorchTextNetwork(network), golden)
+    np.savez_compressed(folder / GOLDEN, **golden)
+    return model_id(folder)
+
+
+def export_image_tokenizer(checkpoint: Path, folder: Path) -> None:
+    """Write encoder and decoder as ONNX graphs with 8-bit weights."""
+    model = ImageTokenizer()
+    model.load_state_dict(torch.load(checkpoint, map_location="cpu",
+                                     weights_only=True)["average"])
+    model.eval()
+    pixels, codes = torch.rand(1, 3, 4 * PATCH, 5 * PATCH), torch.zeros(1, 4, 5, dtype=torch.int32)
+    image_axes = {2: "height", 3: "width"}
+    grid_axes = {1: "rows", 2: "columns"}
+
+    def encode(pixels: Tensor) -> Tensor:
+        return model.encode(pixels).to(torch.int32)
+
+    def decode(codes: Tensor) -> Tensor:
+        return model.decode(codes.long())
+
+    graphs = {
+        "encoder": export_graph(folder / "encoder.onnx", model, encode, (pixels,), ["pixels"],
+                                ["codes"], {"pixels": image_axes, "codes": grid_axes}),
+        "decoder": export_graph(folder / "decoder.onnx", model, decode, (codes,), ["codes"],
+                                ["pixels"], {"codes": grid_axes, "pixels": image_axes}),
+    }
+    for name, graph in graphs.items():
+        onnx.save(with_small_weights(graph), str(folder / f"{name}.onnx"))
+
+
+def with_small_weights(graph: onnx.ModelProto) -> onnx.ModelProto:
+    """Keep convolution weights as 8-bit integers with one scale an output, expanded on loading."""
+    graph = copy.deepcopy(graph)
+    expansions = []
+    for tensor in list(graph.graph.initializer):
+        values = onnx.numpy_helper.to_array(tensor)
+        if values.ndim != 4:
+            continue
+        scale = np.abs(values).max((1, 2, 3), keepdims=True) / np.float32(127) + np.float32(1e-12)
+        name = tensor.name
+        tensor.CopyFrom(onnx.numpy_helper.from_array(np.round(values / scale).astype(np.int8),
+                                                     f"{name}_integers"))
+        graph.graph.initializer.append(onnx.numpy_helper.from_array(scale, f"{name}_scale"))
+        expansions += [
+            onnx.helper.make_node("Cast", [f"{name}_integers"], [f"{name}_whole"],
+                                  to=onnx.TensorProto.FLOAT),
+            onnx.helper.make_node("Mul", [f"{name}_whole", f"{name}_scale"], [name]),
+        ]
+    nodes = [*expansions, *graph.graph.node]
+    del graph.graph.node[:]
+    graph.graph.node.extend(nodes)
+    return graph
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", choices=[IMAGE_TOKENIZER, IMAGE_ENTROPY, TEXT_ENTROPY])
+    parser.add_argument("--checkpoint", type=Path, required=True)
+    parser.add_argument("--store", type=Path, required=True, help="folder of the model store")
+    parser.add_argument("--command", required=True, help="that trained the checkpoint")
+    parser.add_argument("--data", required=True, help="that it was trained on")
+    parser.add_argument("--figures", type=json.loads, default={}, help="measured, as JSON")
+    args = parser.parse_args(argv)
+    folder = args.store / args.model
+    folder.mkdir(parents=True, exist_ok=True)
+    identity, sizes = None, None
+    if args.model == IMAGE_TOKENIZER:
+        export_image_tokenizer(args.checkpoint, folder)
+        sizes = {"image_codes": 8192, "patch": PATCH}
+    elif args.model == IMAGE_ENTROPY:
+        identity = export_image_entropy(args.checkpoint, folder)
+    else:
+        identity = export_text_entropy(args.checkpoint, folder)
+    entry = add_model(args.store, args.model, args.model, licence="Apache-2.0", data=args.data,
+                      command=args.command, figures=args.figures, id=identity, sizes=sizes)
+    print(f"{entry.name} {entry.id.hex()} {sum(f.bytes for f in entry.files.values())} bytes")
+
+
+if __name__ == "__main__":
+    main()

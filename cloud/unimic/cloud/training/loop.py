@@ -1,0 +1,110 @@
+"""What every training run shares: time budget, schedule, averaged weights, checkpoints, progress.
+
+Runs are budgeted in minutes, not in steps, so that the same command fits a laptop and a GPU and
+the learning rate reaches its end on both. A run that is stopped resumes from its checkpoint.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+
+def default_device() -> torch.device:
+    """The GPU if there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def autocast(device: torch.device) -> AbstractContextManager[object]:
+    """bfloat16 where it is faster, which is everywhere this project trains."""
+    return torch.autocast(device.type, dtype=torch.bfloat16)
+
+
+class Average:
+    """Exponential moving average of a module's parameters."""
+
+    def __init__(self, module: nn.Module, decay: float) -> None:
+        self.module = copy.deepcopy(module).requires_grad_(False)
+        self.decay = decay
+
+    @torch.no_grad()
+    def update(self, module: nn.Module, step: int) -> None:
+        decay = min(self.decay, (1 + step) / (10 + step))
+        mine, other = list(self.module.parameters()), list(module.parameters())
+        torch._foreach_lerp_(mine, [p.to(m.dtype) for p, m in zip(other, mine, strict=True)],
+                             1 - decay)
+
+
+class Run:
+    """A budget of minutes, divided over as many sittings as it takes.
+
+    ``for fraction in run`` yields the fraction of the budget that is spent; ``log`` prints a line
+    every few seconds; ``save`` writes a checkpoint that ``Run`` picks up again by itself.
+    """
+
+    def __init__(self, folder: Path, minutes: float, peak_rate: float, warmup: int = 200) -> None:
+        self.folder, self.minutes, self.peak, self.warmup = folder, minutes, peak_rate, warmup
+        self.step, self.spent = 0, 0.0
+        self.sums: dict[str, float] = {}
+        self.counted = 0
+        self.last_log = self.last_save = time.monotonic()
+        folder.mkdir(parents=True, exist_ok=True)
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.folder / "checkpoint.pt"
+
+    def restore(self, state: dict[str, nn.Module | torch.optim.Optimizer]) -> bool:
+        """Load the newest checkpoint into ``state``; says whether there was one."""
+        if not self.checkpoint.exists():
+            return False
+        saved = torch.load(self.checkpoint, map_location="cpu", weights_only=True)
+        for name, part in state.items():
+            part.load_state_dict(saved[name])
+        self.step, self.spent = saved["step"], saved["spent"]
+        print(f"resumed at step {self.step}, {self.spent / 60:.1f} of {self.minutes:g} minutes")
+        return True
+
+    def save(self, state: dict[str, nn.Module | torch.optim.Optimizer]) -> None:
+        parts = {name: part.state_dict() for name, part in state.items()}
+        partial = self.checkpoint.with_suffix(".partial")
+        torch.save({**parts, "step": self.step, "spent": self.spent}, partial)
+        partial.replace(self.checkpoint)
+        self.last_save = time.monotonic()
+
+    def due(self, seconds: float = 120) -> bool:
+        """Whether the last checkpoint is older than ``seconds``."""
+        return time.monotonic() - self.last_save > seconds
+
+    def set_rate(self, optimizer: torch.optim.Optimizer, fraction: float) -> None:
+        """Learning rate: linear warm-up, then a cosine down to 2 % of the peak."""
+        cosine = 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * fraction))
+        for group in optimizer.param_groups:
+            group["lr"] = self.peak * min(1.0, (self.step + 1) / self.warmup) * cosine
+
+    def __iter__(self) -> Iterator[float]:
+        budget = self.minutes * 60
+        before = time.monotonic()
+        while self.spent < budget:
+            yield self.spent / budget
+            self.step += 1
+            now = time.monotonic()
+            self.spent += now - before
+            before = now
+
+    def log(self, **values: Tensor | float) -> None:
+        for name, value in values.items():
+            self.sums[name] = self.sums.get(name, 0.0) + float(torch.as_tensor(value).detach())
+        self.counted += 1
+        if time.monotonic() - self.last_log > 15:
+            means = "  ".join(f"{k} {v / self.counted:.4f}" for k, v in self.sums.items())
+            print(f"step {self.step}  {self.spent / 60:.1f}/{self.minutes:g} min  {means}",
+                  flush=True)
+            self.sums, self.counted, self.last_log = {}, 0, time.monotonic()

@@ -1,0 +1,97 @@
+"""Turn the training, development and test images into token grids, once for all later trainings."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from tqdm import tqdm
+
+from unimic.cloud.models.image_tokenizer import PATCH, ImageTokenizer
+from unimic.cloud.training.data import (
+    UNLABELLED,
+    flickr_images,
+    read_questions,
+    read_shards,
+)
+from unimic.cloud.training.grids import save_grids
+from unimic.cloud.training.loop import autocast, default_device
+from unimic.codec.tokens import Codes
+
+BATCH = 16
+Named = tuple[str, np.ndarray]
+
+
+def cropped(image: np.ndarray) -> np.ndarray:
+    """The image without the right and bottom edges that do not fill a patch."""
+    height, width = (side - side % PATCH for side in image.shape[:2])
+    return image[:height, :width]
+
+
+def resized(image: np.ndarray, side: int) -> np.ndarray:
+    return np.asarray(Image.fromarray(image).resize((side, side), Image.Resampling.BICUBIC))
+
+
+def tokenize(model: ImageTokenizer, images: list[Named], fast: bool) -> list[tuple[str, Codes]]:
+    """Grids of images; ``fast`` uses bfloat16, good enough for training data only."""
+    by_shape: dict[tuple[int, ...], list[Named]] = {}
+    for name, image in images:
+        by_shape.setdefault(image.shape, []).append((name, image))
+    batches = [group[i:i + BATCH] for group in by_shape.values()
+               for i in range(0, len(group), BATCH)]
+    device = next(model.parameters()).device
+    grids: list[tuple[str, Codes]] = []
+    for batch in tqdm(batches, disable=None):
+        pixels = torch.from_numpy(np.stack([image for _, image in batch])).to(device)
+        pixels = pixels.permute(0, 3, 1, 2).float() / 255
+        pixels = pixels.contiguous(memory_format=torch.channels_last)
+        if fast:
+            with autocast(device):
+                codes = model.encode(pixels)
+        else:
+            codes = model.encode(pixels)
+        codes_np = codes.to(torch.int32).cpu().numpy()
+        grids += [(name, c) for (name, _), c in zip(batch, codes_np, strict=True)]
+    return grids
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, required=True, help="folder of the tar shards")
+    parser.add_argument("--tokenizer", type=Path, required=True, help="tokenizer checkpoint")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the .npz files")
+    args = parser.parse_args(argv)
+    args.out.mkdir(parents=True, exist_ok=True)
+
+    model = ImageTokenizer()
+    saved = torch.load(args.tokenizer, map_location="cpu", weights_only=True)
+    model.load_state_dict(saved["average"])
+    model = model.eval().to(default_device(), memory_format=torch.channels_last)
+
+    def write(name: str, images: list[Named], fast: bool = False) -> None:
+        save_grids(args.out / f"{name}.npz", tokenize(model, images, fast))
+        print(f"{name}: {len(images)} grids", flush=True)
+
+    flickr = {split: list(flickr_images(args.data, split).items())
+              for split in ("dev", "test", "train", "rest")}
+    evaluated = {q.image for q in read_questions(args.data, "eval")}
+    daquar = [(n, cropped(np.asarray(i))) for n, i in read_shards(args.data, "daquar")]
+    write("flickr-dev", flickr["dev"])
+    write("flickr-test", flickr["test"])
+    write("kodak", [(n, np.asarray(i)) for n, i in read_shards(args.data, "kodak")])
+    train = flickr["train"] + flickr["rest"]
+    write("flickr-train", train, fast=True)
+    write("daquar-train", [(n, i) for n, i in daquar if n not in evaluated], fast=True)
+    write("daquar-eval", [(n, i) for n, i in daquar if n in evaluated])
+    write("flickr-train-flipped", [(n, i[:, ::-1]) for n, i in train], fast=True)
+    others = [(n, cropped(np.asarray(i))) for shard in UNLABELLED
+              for n, i in read_shards(args.data, shard)]
+    write("unlabelled", others, fast=True)
+    write("flickr-train-320", [(n, resized(i, 320)) for n, i in train], fast=True)
+
+
+if __name__ == "__main__":
+    main()

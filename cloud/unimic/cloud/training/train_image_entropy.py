@@ -1,0 +1,204 @@
+"""Train the entropy model of image tokens for its three scenarios at once.
+
+Every batch draws windows of grids as the coder would plan them: alone or with context from
+neighbouring windows, all tokens coded or only those under a random mask, with or without the
+caption as prompt. The last part of the budget is quantisation-aware.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from unimic.cloud.models.arithmetic import LOGIT_SCALE, Mode, set_mode
+from unimic.cloud.models.image_entropy import ImageEntropyConfig, ImageEntropyNet
+from unimic.cloud.training.data import read_captions
+from unimic.cloud.training.grids import load_grids
+from unimic.cloud.training.loop import Average, Run, autocast, default_device
+from unimic.codec.image_rows import FIELDS, Layout, Rows, WindowPlan, join, plan_window
+from unimic.codec.order import CONTEXT, REVEALED, WINDOW, Window, windows
+from unimic.codec.text import TextTokenizer
+from unimic.codec.tokens import Codes, Mask
+
+QUANTISED_FROM = 0.8
+NEVER = 127  # group of padding rows: no row sees them
+TEXT_LIMIT = 32  # tokens of a training prompt
+SOURCES = {  # file: how often it is drawn
+    "flickr-train": 0.35,
+    "flickr-train-flipped": 0.15,
+    "flickr-train-320": 0.2,
+    "unlabelled": 0.25,
+    "daquar-train": 0.05,
+}
+
+
+def layout_of(config: ImageEntropyConfig) -> Layout:
+    return Layout(config.upper, config.lower, config.text, config.text_positions, config.groups)
+
+
+def content_of(layout: Layout, plan: WindowPlan, codes: Codes) -> Rows:
+    """All content rows that some query may see: the last group's never are."""
+    needed = plan.groups < len(REVEALED)
+    row, column = plan.rows[needed], plan.columns[needed]
+    queries = plan.queries.part(needed)
+    coded = layout.tokens(codes[row, column], queries.row, queries.column, plan.groups[needed])
+    return join([plan.known, coded])
+
+
+def pad(rows: list[Rows], empty: int) -> dict[str, Tensor]:
+    """Batch of rows as int64 tensors ``(B, R)``; padding is empty rows of a group never seen."""
+    fill = {"first": empty, "second": empty, "row": 0, "column": 0, "group": NEVER}
+    longest = max(map(len, rows))
+    out = {}
+    for name in FIELDS:
+        array = np.full((len(rows), longest), fill[name], np.int64)
+        for line, item in zip(array, rows, strict=True):
+            line[:len(item)] = getattr(item, name)
+        out[name] = torch.from_numpy(array)
+    return out
+
+
+def batch_bits(network: ImageEntropyNet, layout: Layout, plans: list[WindowPlan],
+               grids: list[Codes]) -> Tensor:
+    """Bits of every coded token, ``(tokens,)``, in the order of the plans."""
+    device = network.rotations.device
+    empty = layout.start_row + 1
+    contents = [content_of(layout, p, g) for p, g in zip(plans, grids, strict=True)]
+    content = {k: v.to(device) for k, v in pad(contents, empty).items()}
+    query = {k: v.to(device) for k, v in pad([p.queries for p in plans], empty).items()}
+    upper = torch.zeros_like(query["group"])
+    lower = torch.zeros_like(upper)
+    for i, (plan, grid) in enumerate(zip(plans, grids, strict=True)):
+        for part, values in zip((upper, lower), layout.split(grid[plan.rows, plan.columns]),
+                                strict=True):
+            part[i, :len(values)] = torch.from_numpy(values)
+    memory, memory_group = network.empty_memory(len(plans))
+    memory = network.content(*content.values(), memory, memory_group)
+    upper_logits, hidden = network.query(*query.values(), memory, content["group"])
+    lower_logits = network.tail(hidden, upper)
+    kept = query["group"] != NEVER
+    nats = sum(F.cross_entropy(logits[kept].float() / LOGIT_SCALE, target[kept], reduction="none")
+               for logits, target in ((upper_logits, upper), (lower_logits, lower)))
+    assert isinstance(nats, Tensor)
+    return nats / math.log(2)
+
+
+def random_mask(rng: np.random.Generator, rows: int, columns: int) -> Mask:
+    """A rectangle, everything but a rectangle, or single tokens: what an edit or a budget sends."""
+    kind = rng.integers(3)
+    if kind == 0:
+        return rng.random((rows, columns)) < rng.uniform(0.1, 0.9)
+    mask = np.zeros((rows, columns), np.bool_)
+    height, width = (int(rng.integers(max(1, n // 4), n + 1)) for n in (rows, columns))
+    top, left = int(rng.integers(rows - height + 1)), int(rng.integers(columns - width + 1))
+    mask[top:top + height, left:left + width] = True
+    return ~mask if kind == 2 and not mask.all() else mask
+
+
+class Sampler:
+    """Random plans of training windows."""
+
+    def __init__(self, layout: Layout, folder: Path, prompts: dict[str, list[Codes]],
+                 seed: int) -> None:
+        self.layout, self.prompts = layout, prompts
+        self.sources = [load_grids(folder / f"{name}.npz") for name in SOURCES]
+        self.odds = np.array(list(SOURCES.values()))
+        self.rng = np.random.default_rng(seed)
+
+    def _window(self, rows: int, columns: int) -> Window:
+        def span(length: int) -> tuple[int, int]:
+            size = min(length, WINDOW)
+            if length <= WINDOW or self.rng.random() < 0.4:
+                return 0, size
+            start = int(self.rng.integers(1, min(CONTEXT, length - size) + 1))
+            return start, start + size
+        (top, bottom), (left, right) = span(rows), span(columns)
+        return Window(top, left, bottom, right)
+
+    def next(self, count: int) -> tuple[list[WindowPlan], list[Codes]]:
+        plans, grids = [], []
+        source = self.sources[self.rng.choice(len(self.sources), p=self.odds)]
+        for _ in range(count):
+            name, codes = source[self.rng.integers(len(source))]
+            window = self._window(*codes.shape)
+            coded = np.ones(codes.shape, np.bool_)
+            if self.rng.random() < 0.25:
+                coded = random_mask(self.rng, *codes.shape)
+                if not coded[window.top:window.bottom, window.left:window.right].any():
+                    coded[:] = True
+            prompts = self.prompts.get(name)
+            prompt = None
+            if prompts and self.rng.random() < 0.5:
+                prompt = prompts[self.rng.integers(len(prompts))]
+            plans.append(plan_window(self.layout, codes, coded, window, prompt))
+            grids.append(codes)
+        return plans, grids
+
+
+@torch.no_grad()
+def bits_per_token(network: ImageEntropyNet, layout: Layout, grids: list[Codes]) -> float:
+    """Mean ideal bits of whole grids, coded without a prompt."""
+    bits = []
+    for codes in grids:
+        coded = np.ones(codes.shape, np.bool_)
+        plans = [plan_window(layout, codes, coded, w, None) for w in windows(*codes.shape)]
+        for plan in plans:
+            bits.append(batch_bits(network, layout, [plan], [codes]).cpu())
+    return float(torch.cat(bits).mean())
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, required=True, help="folder of the data sets")
+    parser.add_argument("--grids", type=Path, required=True, help="folder of tokenize_images")
+    parser.add_argument("--tokenizer", type=Path, required=True, help="tokenizer.json of the text")
+    parser.add_argument("--out", type=Path, required=True, help="folder for checkpoints")
+    parser.add_argument("--minutes", type=float, default=45)
+    parser.add_argument("--batch", type=int, default=24)
+    parser.add_argument("--rate", type=float, default=1.5e-3)
+    parser.add_argument("--seed", type=int, default=1)
+    args = parser.parse_args(argv)
+
+    torch.manual_seed(args.seed)
+    device = default_device()
+    network = ImageEntropyNet(ImageEntropyConfig()).to(device)
+    average = Average(network, 0.998)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=args.rate, betas=(0.9, 0.98),
+                                  weight_decay=0.02, fused=True)
+    run = Run(args.out, args.minutes, args.rate)
+    state = {"model": network, "average": average.module, "optimizer": optimizer}
+    run.restore(state)
+    layout = layout_of(network.config)
+    text = TextTokenizer(args.tokenizer)
+    prompts = {name: [text.encode(t)[:TEXT_LIMIT] for t in c.captions]
+               for name, c in read_captions(args.data).items() if c.split in ("train", "rest")}
+    sampler = Sampler(layout, args.grids, prompts, args.seed + run.step)
+    dev = [codes for _, codes in load_grids(args.grids / "flickr-dev.npz")[:24]]
+
+    for fraction in run:
+        set_mode(network, Mode.QUANTISED if fraction > QUANTISED_FROM else Mode.FLOAT)
+        run.set_rate(optimizer, fraction)
+        plans, grids = sampler.next(args.batch)
+        with autocast(device):
+            loss = batch_bits(network, layout, plans, grids).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+        optimizer.step()
+        average.update(network, run.step)
+        run.log(bits_per_token=loss)
+        if run.due():
+            run.save(state)
+            figure = bits_per_token(average.module, layout, dev)
+            print(f"Flickr8k dev: {figure:.3f} bits a token", flush=True)
+    run.save(state)
+
+
+if __name__ == "__main__":
+    main()

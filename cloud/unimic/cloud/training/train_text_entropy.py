@@ -1,0 +1,137 @@
+"""Train the entropy model of text tokens on captions, questions and general English.
+
+The last part of the budget is quantisation-aware: the network then computes with the same
+roundings as the exact model that `export` writes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import random
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from unimic.cloud.models.arithmetic import LOGIT_SCALE, Mode, set_mode
+from unimic.cloud.models.text_entropy import TextEntropyConfig, TextEntropyNet
+from unimic.cloud.training.data import read_captions, read_questions, read_text
+from unimic.cloud.training.loop import Average, Run, autocast, default_device
+from unimic.codec.text import TextTokenizer
+
+TOKENS = 1536  # in one batch
+QUANTISED_FROM = 0.7
+
+
+def sequences(root: Path, tokenizer: TextTokenizer) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Short sequences (captions, questions, answers) and long ones (reviews)."""
+    captions = [t for c in read_captions(root).values() if c.split in ("train", "rest")
+                for t in c.captions]
+    questions = read_questions(root, "train")
+    short = captions + read_text(root, "multi30k-train") + read_text(root, "coco-captions-val2017")
+    short += [q.question for q in questions] * 3 + [q.answer for q in questions] * 2
+    long = read_text(root, "imdb-reviews-7k")
+    # Lower-cased and unpunctuated prompts are as common as careful ones.
+    short += [t.lower().rstrip(".") for t in random.Random(0).sample(short, len(short) // 4)]
+    return [tokenizer.encode(t) for t in short], [tokenizer.encode(t) for t in long]
+
+
+class Batches:
+    """Random batches of about equally long sequences, each starting with id 0, padded with -1."""
+
+    def __init__(self, short: list[np.ndarray], long: list[np.ndarray], seed: int) -> None:
+        self.short = sorted(short, key=len)
+        self.long = long
+        self.random = random.Random(seed)
+
+    def _long(self, length: int) -> np.ndarray:
+        text = self.random.choice(self.long)
+        start = self.random.randrange(max(1, len(text) - length // 2))
+        return text[start:start + length]
+
+    def next(self, limit: int) -> Tensor:
+        if self.random.random() < 0.75:
+            middle = self.random.randrange(len(self.short))
+            longest = min(limit - 1, len(self.short[min(len(self.short) - 1, middle + 2000)]))
+            count = TOKENS // (longest + 1)
+            nearby = range(max(0, middle - 2000), min(len(self.short), middle + 2000))
+            chosen = [self.short[i] for i in self.random.choices(nearby, k=count)]
+        else:
+            chosen = [self._long(limit - 1) for _ in range(TOKENS // limit)]
+        chosen = [c[:limit - 1] for c in chosen]
+        ids = np.full((len(chosen), max(map(len, chosen)) + 1), -1, np.int64)
+        for row, text in zip(ids, chosen, strict=True):
+            row[0] = 0
+            row[1:len(text) + 1] = text
+        return torch.from_numpy(ids)
+
+
+def bits(network: TextEntropyNet, ids: Tensor) -> tuple[Tensor, Tensor]:
+    """Total bits and number of tokens of a padded batch."""
+    inputs, targets = ids[:, :-1].clamp_min(0), ids[:, 1:]
+    memory, memory_position = network.empty_memory(len(ids))
+    position = torch.arange(inputs.shape[1], device=ids.device).expand(inputs.shape)
+    logits, _ = network.step(inputs, position, memory, memory_position)
+    nats = F.cross_entropy(logits.float().flatten(0, 1) / LOGIT_SCALE, targets.flatten(),
+                           ignore_index=-1, reduction="sum")
+    return nats / math.log(2), (targets >= 0).sum()
+
+
+@torch.no_grad()
+def bits_per_character(network: TextEntropyNet, tokenizer: TextTokenizer,
+                       texts: list[str]) -> float:
+    """Ideal bits a character of ``texts``, each coded by itself."""
+    total = 0.0
+    for text in texts:
+        ids = np.concatenate([[0], tokenizer.encode(text)])[:network.config.positions]
+        total += float(bits(network, torch.from_numpy(ids)[None])[0])
+    return total / sum(map(len, texts))
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, required=True, help="folder of the data sets")
+    parser.add_argument("--tokenizer", type=Path, required=True, help="tokenizer.json")
+    parser.add_argument("--out", type=Path, required=True, help="folder for checkpoints")
+    parser.add_argument("--minutes", type=float, default=30)
+    parser.add_argument("--rate", type=float, default=2e-3)
+    parser.add_argument("--seed", type=int, default=1)
+    args = parser.parse_args(argv)
+
+    torch.manual_seed(args.seed)
+    device = default_device()
+    tokenizer = TextTokenizer(args.tokenizer)
+    network = TextEntropyNet(TextEntropyConfig()).to(device)
+    average = Average(network, 0.998)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=args.rate, betas=(0.9, 0.98),
+                                  weight_decay=0.01, fused=True)
+    run = Run(args.out, args.minutes, args.rate)
+    state = {"model": network, "average": average.module, "optimizer": optimizer}
+    run.restore(state)
+    batches = Batches(*sequences(args.data, tokenizer), seed=args.seed + run.step)
+    dev = [c.captions[0] for c in read_captions(args.data).values() if c.split == "dev"][:200]
+
+    for fraction in run:
+        set_mode(network, Mode.QUANTISED if fraction > QUANTISED_FROM else Mode.FLOAT)
+        run.set_rate(optimizer, fraction)
+        with autocast(device):
+            total, count = bits(network, batches.next(network.config.positions).to(device))
+        loss = total / count
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+        optimizer.step()
+        average.update(network, run.step)
+        run.log(bits_per_token=loss)
+        if run.due():
+            run.save(state)
+            figure = bits_per_character(average.module, tokenizer, dev)
+            print(f"dev captions: {figure:.3f} bits a character", flush=True)
+    run.save(state)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,177 @@
+"""Train the image tokenizer.
+
+First stage: everything, on pixel and perceptual losses. Second stage (``--polish FIRST``): the
+encoder stays as it is, so tokens keep their meaning, and the decoder learns against a patch
+discriminator (Esser et al., "Taming Transformers", arXiv 2012.09841, section 3.1).
+
+The perceptual losses are LPIPS-AlexNet and the first Inception blocks, both under a random
+rescaling and shift that are the same for original and reconstruction; VGG is kept for judging.
+"""
+
+from __future__ import annotations
+
+import argparse
+import queue
+import random
+import threading
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor, nn
+
+from unimic.cloud.models.image_tokenizer import ImageTokenizer
+from unimic.cloud.training.data import training_images
+from unimic.cloud.training.loop import Average, Run, autocast, default_device
+from unimic.cloud.training.perceptual import LPIPS, InceptionDistance
+
+CROP = 128
+
+
+class Crops:
+    """Endless batches of random crops ``(B, 3, 128, 128)`` in [0, 1], prepared by a thread."""
+
+    def __init__(self, images: list[np.ndarray], batch: int, seed: int) -> None:
+        self.images = [Image.fromarray(i) for i in images]
+        self.batch = batch
+        self.random = random.Random(seed)
+        self.ready: queue.Queue[Tensor] = queue.Queue(maxsize=4)
+        threading.Thread(target=self._fill, daemon=True).start()
+
+    def _crop(self) -> np.ndarray:
+        image = self.random.choice(self.images)
+        width, height = image.size
+        side = min(width, height, int(CROP * 2 ** self.random.uniform(-0.6, 0.8)))
+        x = self.random.randint(0, width - side)
+        y = self.random.randint(0, height - side)
+        box = (x, y, x + side, y + side)
+        crop = np.asarray(image.resize((CROP, CROP), Image.Resampling.BICUBIC, box))
+        return crop[:, ::-1] if self.random.random() < 0.5 else crop
+
+    def _fill(self) -> None:
+        while True:
+            batch = np.stack([self._crop() for _ in range(self.batch)])
+            pixels = torch.from_numpy(batch).permute(0, 3, 1, 2).float() / 255
+            self.ready.put(pixels)
+
+    def next(self) -> Tensor:
+        return self.ready.get().contiguous(memory_format=torch.channels_last)
+
+
+def same_warp(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """One random rescaling and shift for both, so that no metric's pixel grid can be gamed."""
+    size = random.randrange(96, 161, 8)
+    x, y = random.randrange(9), random.randrange(9)
+    both = torch.cat([a, b])[:, :, y:, x:]
+    both = F.interpolate(both, (size, size), mode="bilinear", antialias=size < CROP)
+    warped_a, warped_b = both.chunk(2)
+    return warped_a, warped_b
+
+
+def usage_push(latents: Tensor) -> Tensor:
+    """Keeps each latent channel near zero mean and unit variance over the batch.
+
+    The quantiser's sigmoid maps a unit normal to a nearly uniform spread over the levels.
+    """
+    mean = latents.mean((0, 2, 3))
+    deviation = latents.std((0, 2, 3))
+    return (mean.pow(2) + (deviation - 1).pow(2)).sum()
+
+
+class Discriminator(nn.Module):
+    """Patch discriminator: one logit for about every 8×8 pixels."""
+
+    def __init__(self, width: int = 64) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv2d(3, width, 4, 2, 1),
+            nn.LeakyReLU(0.2),
+            nn.utils.parametrizations.spectral_norm(nn.Conv2d(width, 2 * width, 4, 2, 1)),
+            nn.LeakyReLU(0.2),
+            nn.utils.parametrizations.spectral_norm(nn.Conv2d(2 * width, 4 * width, 4, 2, 1)),
+            nn.LeakyReLU(0.2),
+            nn.Conv2d(4 * width, 1, 3, 1, 1),
+        )
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        logits: Tensor = self.layers(pixels * 2 - 1)
+        return logits.float()
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, required=True, help="folder of the tar shards")
+    parser.add_argument("--out", type=Path, required=True, help="folder for checkpoints")
+    parser.add_argument("--minutes", type=float, default=60)
+    parser.add_argument("--batch", type=int, default=24)
+    parser.add_argument("--rate", type=float, default=5e-4)
+    parser.add_argument("--polish", type=Path, help="checkpoint whose encoder is kept")
+    parser.add_argument("--seed", type=int, default=1)
+    args = parser.parse_args(argv)
+
+    torch.manual_seed(args.seed)
+    device = default_device()
+    model = ImageTokenizer().to(device, memory_format=torch.channels_last)
+    if args.polish:
+        saved = torch.load(args.polish, map_location="cpu", weights_only=True)
+        model.load_state_dict(saved["average"])
+        model.encoder.requires_grad_(False)
+    trained = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=args.rate, betas=(0.9, 0.98),
+                                  weight_decay=0.01, fused=True)
+    average = Average(model, 0.999)
+    judge = Discriminator().to(device, memory_format=torch.channels_last)
+    judge_optimizer = torch.optim.AdamW(judge.parameters(), lr=2e-4, betas=(0.5, 0.9), fused=True)
+    run = Run(args.out, args.minutes, args.rate)
+    state = {"model": model, "average": average.module, "optimizer": optimizer,
+             "judge": judge, "judge_optimizer": judge_optimizer}
+    run.restore(state)
+    lpips = LPIPS("alex").to(device)
+    inception = InceptionDistance().to(device)
+    crops = Crops(training_images(args.data), args.batch, args.seed + run.step)
+
+    for fraction in run:
+        run.set_rate(optimizer, fraction)
+        real = crops.next().to(device, non_blocking=True)
+        with autocast(device):
+            latents = model.encoder(real).float()
+            digits = model.quantizer.digits(latents)
+            fake = model.decoder(model.quantizer.normalise(digits))
+        fake = fake.float()
+        pixel = F.l1_loss(fake, real) + 2 * F.mse_loss(fake, real)
+        with autocast(device):
+            warped = same_warp(fake, real)
+            alex = lpips(*warped).mean()
+            few = args.batch // 4
+            deep = inception(warped[0][:few], warped[1][:few]).mean()
+        loss = pixel + alex + 0.25 * deep + 0.1 * usage_push(latents)
+        adversarial = torch.zeros(())
+        if args.polish:
+            with autocast(device):
+                logits = judge(torch.cat([fake.detach(), real]))
+            on_fake, on_real = logits.chunk(2)
+            adversarial = F.relu(1 + on_fake).mean() + F.relu(1 - on_real).mean()
+            judge_optimizer.zero_grad()
+            adversarial.backward()
+            judge_optimizer.step()
+            if run.step >= 200:
+                judge.requires_grad_(False)
+                with autocast(device):
+                    loss = loss - 0.05 * judge(fake).mean()
+                judge.requires_grad_(True)
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(trained, 1.0)
+        optimizer.step()
+        average.update(model, run.step)
+        run.log(pixel=pixel, alex=alex, inception=deep, judge=adversarial,
+                codes=float(model.quantizer.codes(digits).unique().numel()))
+        if run.due():
+            run.save(state)
+    run.save(state)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,222 @@
+"""Tokens to payloads and back: the entropy models and the range coder at work."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from unimic.codec.errors import UnknownModel
+from unimic.codec.frequencies import frequencies
+from unimic.codec.image_rows import Integers, WindowPlan, join, plan_window
+from unimic.codec.networks import (
+    IMAGE_ENTROPY,
+    TEXT_ENTROPY,
+    ImageNetwork,
+    OnnxImageNetwork,
+    OnnxTextNetwork,
+    TextNetwork,
+    check_golden,
+)
+from unimic.codec.order import REVEALED, Window, windows
+from unimic.codec.rangecoder import RangeDecoder, RangeEncoder, ideal_bits
+from unimic.codec.store import ModelStore
+from unimic.codec.tokens import Codes, Mask, TokenSpace
+
+Watch = Callable[[int, int], None]
+CHUNKS = 16  # pieces of a long text that are coded in lockstep
+
+
+@dataclass(frozen=True)
+class Coded:
+    """A payload and the information of its tokens under the model, in bits."""
+
+    payload: bytes
+    ideal_bits: float
+
+
+def _ignore(done: int, total: int) -> None:
+    pass
+
+
+class Coder:
+    """Codes tokens of one token space with the networks it holds.
+
+    Safe to use from several threads. A ``watch`` is called with the tokens done and to do; what it
+    raises ends the work.
+
+    Attributes:
+        space: of the tokens.
+        image_model: 8 bytes that name the image network, or None where there is none.
+        text_model: likewise for text.
+    """
+
+    def __init__(self, space: TokenSpace, image: tuple[bytes, ImageNetwork] | None,
+                 text: tuple[bytes, TextNetwork] | None) -> None:
+        self.space = space
+        self.image_model: bytes | None
+        self.text_model: bytes | None
+        self._image: ImageNetwork | None
+        self._text: TextNetwork | None
+        self.image_model, self._image = image or (None, None)
+        self.text_model, self._text = text or (None, None)
+
+    @property
+    def models(self) -> tuple[bytes, ...]:
+        """Names of the networks it holds."""
+        return tuple(m for m in (self.image_model, self.text_model) if m is not None)
+
+    def encode_image(self, codes: Codes, *, mask: Mask | None = None, prompt: Codes | None = None,
+                     watch: Watch = _ignore) -> Coded:
+        """Code the tokens of a grid where ``mask`` is set (None: all of them).
+
+        Args:
+            codes: int32 ``(rows, columns)``; outside the mask, what the receiver holds too.
+            mask: bool ``(rows, columns)``.
+            prompt: int32 ``(n,)`` text ids that the receiver holds too.
+            watch: see the class.
+        """
+        network = self._need_image()
+        mask = np.ones(codes.shape, np.bool_) if mask is None else mask
+        encoder, bits = RangeEncoder(), 0.0
+        for plan in self._plans(codes, mask, prompt, watch):
+            coded = codes[plan.rows, plan.columns]
+            needed = plan.groups < len(REVEALED)  # nobody sees the last group
+            seen = network.layout.tokens(coded[needed], plan.queries.row[needed],
+                                         plan.queries.column[needed], plan.groups[needed])
+            memory = network.read(join([plan.known, seen]), None)
+            upper, lower = network.layout.split(coded)
+            upper_logits, hidden = network.ask(plan.queries, memory)
+            tables = frequencies(upper_logits), frequencies(network.tail(hidden, upper))
+            for group in _slices(plan.groups):
+                for part, table in zip((upper, lower), tables, strict=True):
+                    symbols = part[group].astype(np.int32)
+                    encoder.encode(symbols, table[group])
+                    bits += ideal_bits(symbols, table[group])
+        return Coded(encoder.finish(), bits)
+
+    def decode_image(self, payload: bytes, codes: Codes, *, mask: Mask | None = None,
+                     prompt: Codes | None = None, watch: Watch = _ignore) -> Codes:
+        """The grid that `encode_image` coded; arguments as there, ``codes`` known outside the mask.
+
+        Raises:
+            CorruptData: the payload is not what any tokens are coded to.
+        """
+        network = self._need_image()
+        codes = codes.copy()
+        mask = np.ones(codes.shape, np.bool_) if mask is None else mask
+        decoder = RangeDecoder(payload)
+        for plan in self._plans(codes, mask, prompt, watch):
+            memory = network.read(plan.known, None)
+            for group in _slices(plan.groups):
+                queries = plan.queries.part(group)
+                upper_logits, hidden = network.ask(queries, memory)
+                upper = decoder.decode(frequencies(upper_logits)).astype(np.int64)
+                lower = decoder.decode(frequencies(network.tail(hidden, upper)))
+                found = (upper * network.layout.lower + lower).astype(np.int32)
+                codes[plan.rows[group], plan.columns[group]] = found
+                if group.stop < len(plan.groups):
+                    memory = network.read(network.layout.tokens(
+                        found, queries.row, queries.column, queries.group), memory)
+        decoder.finish()
+        return codes
+
+    def encode_text(self, ids: Codes, *, watch: Watch = _ignore) -> Coded:
+        """Code text ids, int32 ``(n,)``; see `encode_image`."""
+        network = self._need_text()
+        encoder, bits = RangeEncoder(), 0.0
+        for pieces in self._pieces(ids, network, watch):
+            given = np.zeros((len(pieces), len(pieces[0])), np.int64)
+            for row, piece in zip(given, pieces, strict=True):
+                row[1:len(piece)] = piece[:-1]
+            logits, _ = network.step(given, 0, None)
+            for i in range(len(pieces[0])):
+                symbols = np.array([p[i] for p in pieces if i < len(p)], np.int32)
+                table = frequencies(logits[:len(symbols), i])
+                encoder.encode(symbols, table)
+                bits += ideal_bits(symbols, table)
+        return Coded(encoder.finish(), bits)
+
+    def decode_text(self, payload: bytes, count: int, *, watch: Watch = _ignore) -> Codes:
+        """The ``count`` text ids that `encode_text` coded; raises as `decode_image` does."""
+        network = self._need_text()
+        decoder = RangeDecoder(payload)
+        ids = np.zeros(count, np.int32)
+        for pieces in self._pieces(ids, network, watch):  # views, filled in place
+            given, memory = np.zeros(len(pieces), np.int64), None
+            for i in range(len(pieces[0])):
+                alive = sum(i < len(p) for p in pieces)
+                logits, memory = network.step(given[:alive, None], i, memory)
+                given = decoder.decode(frequencies(logits[:, 0])).astype(np.int64)
+                for piece, found in zip(pieces, given, strict=False):
+                    piece[i] = found
+        decoder.finish()
+        return ids
+
+    def _need_image(self) -> ImageNetwork:
+        if self._image is None:
+            raise _missing("image")
+        return self._image
+
+    def _need_text(self) -> TextNetwork:
+        if self._text is None:
+            raise _missing("text")
+        return self._text
+
+    def _plans(self, codes: Codes, mask: Mask, prompt: Codes | None,
+               watch: Watch) -> Iterator[WindowPlan]:
+        """Plans of the windows that have tokens to code; reads ``codes`` as they fill."""
+        layout, total, done = self._need_image().layout, int(mask.sum()), 0
+        for window in windows(*codes.shape):
+            watch(done, total)
+            if _inside(mask, window).any():
+                plan = plan_window(layout, codes, mask, window, prompt)
+                done += len(plan.groups)
+                yield plan
+        watch(total, total)
+
+    @staticmethod
+    def _pieces(ids: Codes, network: TextNetwork, watch: Watch) -> Iterator[list[Codes]]:
+        """Views of ``ids`` that are coded in lockstep; only the last may be shorter."""
+        cuts = range(0, len(ids), network.positions)
+        pieces = [ids[i:i + network.positions] for i in cuts]
+        for i in range(0, len(pieces), CHUNKS):
+            watch(i * network.positions, len(ids))
+            yield pieces[i:i + CHUNKS]
+        watch(len(ids), len(ids))
+
+
+def _inside(mask: Mask, window: Window) -> Mask:
+    return mask[window.top:window.bottom, window.left:window.right]
+
+
+def _slices(groups: Integers) -> Iterator[slice]:
+    """Runs of equal values of an ascending array."""
+    ends = np.flatnonzero(np.diff(groups, append=groups[-1:] + 1)) + 1
+    for start, end in zip([0, *ends], ends, strict=False):
+        yield slice(int(start), int(end))
+
+
+def _missing(kind: str) -> UnknownModel:
+    return UnknownModel("model", f"there is no {kind} entropy model here",
+                        "install the models or use raw coding")
+
+
+def load_coder(store: ModelStore, *, threads: int | None = None) -> Coder:
+    """The coder of a store's networks on ONNX Runtime, after their golden self-tests.
+
+    Networks that the store lacks are left out; their tokens can then only be coded raw.
+
+    Raises:
+        ExactnessError: ONNX Runtime does not compute a network's integers on this machine.
+    """
+    image: tuple[bytes, ImageNetwork] | None = None
+    text: tuple[bytes, TextNetwork] | None = None
+    if IMAGE_ENTROPY in store.entries:
+        image = store.entry(IMAGE_ENTROPY).id, OnnxImageNetwork(store, threads)
+        check_golden(store, IMAGE_ENTROPY, image[1])
+    if TEXT_ENTROPY in store.entries:
+        text = store.entry(TEXT_ENTROPY).id, OnnxTextNetwork(store, threads)
+        check_golden(store, TEXT_ENTROPY, text[1])
+    return Coder(store.space(), image, text)

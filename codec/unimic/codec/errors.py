@@ -1,0 +1,39 @@
+"""Errors that a user can act on: each names the field that is wrong and the remedy."""
+
+from __future__ import annotations
+
+
+class UnimicError(Exception):
+    """Base of every error that the package raises on purpose.
+
+    Args:
+        field: what is wrong, named as the user knows it (``"crc"``, ``"width"``, ``"--steps"``).
+        message: what is wrong with it.
+        remedy: what to do about it.
+    """
+
+    def __init__(self, field: str, message: str, remedy: str) -> None:
+        super().__init__(f"{field}: {message}; {remedy}")
+        self.field = field
+        self.message = message
+        self.remedy = remedy
+
+
+class InvalidInput(UnimicError):
+    """An argument or an input file is not usable."""
+
+
+class CorruptData(UnimicError):
+    """Coded data was damaged, cut or never valid."""
+
+
+class LimitExceeded(UnimicError):
+    """A size is over a configured limit."""
+
+
+class UnknownModel(UnimicError):
+    """A token space or a model is needed that is not here."""
+
+
+class ExactnessError(UnimicError):
+    """An executor does not compute the model's integers on this machine, so it must not code."""

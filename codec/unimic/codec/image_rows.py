@@ -1,0 +1,129 @@
+"""What the image entropy model reads: integer rows for tokens, for the prompt and for queries.
+
+The same rows feed training and coding, so that they cannot drift apart.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unimic.codec.order import CONTEXT, WINDOW, Window, reveal_groups
+from unimic.codec.tokens import Codes, Mask
+
+Integers = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows of the network's input, each array ``(n,)``.
+
+    ``first`` and ``second`` index the embedding table; ``row`` and ``column`` are coordinates in
+    the window, shifted so that its context starts at 0; ``group`` is when the row is revealed.
+    """
+
+    first: Integers
+    second: Integers
+    row: Integers
+    column: Integers
+    group: Integers
+
+    def __len__(self) -> int:
+        return len(self.first)
+
+    def part(self, which: NDArray[np.bool_] | slice) -> Rows:
+        """The rows that ``which`` picks."""
+        return Rows(*(getattr(self, name)[which] for name in FIELDS))
+
+
+FIELDS = ("first", "second", "row", "column", "group")
+
+
+def join(parts: list[Rows]) -> Rows:
+    """Rows one after the other."""
+    return Rows(*(np.concatenate([getattr(p, name) for p in parts]) for name in FIELDS))
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where things stand in the embedding table; sizes as in the model's configuration."""
+
+    upper: int
+    lower: int
+    text: int
+    text_positions: int
+    groups: int
+
+    @property
+    def start_row(self) -> int:
+        return self.upper + self.lower + self.text + self.text_positions + self.groups
+
+    def split(self, codes: Codes) -> tuple[Integers, Integers]:
+        """Upper and lower parts of codes."""
+        wide = codes.astype(np.int64)
+        return wide // self.lower, wide % self.lower
+
+    def start(self, prompt: Codes | None) -> Rows:
+        """The start row and the prompt's first ``text_positions`` tokens, all of group 0."""
+        ids = np.zeros(0, np.int64) if prompt is None else prompt[:self.text_positions]
+        text = self.upper + self.lower
+        first = np.concatenate([[self.start_row], text + ids.astype(np.int64)])
+        second = np.concatenate([[self.start_row + 1], text + self.text + np.arange(len(ids))])
+        # Text has no place in the picture: all of it stands at the window's first position.
+        place = np.full(len(first), CONTEXT, np.int64)
+        return Rows(first, second, place, place, np.zeros(len(first), np.int64))
+
+    def tokens(self, codes: Codes, row: Integers, column: Integers, group: Integers) -> Rows:
+        """Content rows of known codes."""
+        upper, lower = self.split(codes)
+        return Rows(upper, self.upper + lower, row, column, group)
+
+    def queries(self, row: Integers, column: Integers, group: Integers) -> Rows:
+        """Rows that ask for the token at their position."""
+        first = self.start_row - self.groups + np.minimum(group - 1, self.groups - 1)
+        second = np.full(len(row), self.start_row + 1, np.int64)
+        return Rows(first, second, row, column, group)
+
+
+@dataclass(frozen=True)
+class WindowPlan:
+    """How one window is coded.
+
+    Attributes:
+        known: content rows that both sides hold: start, prompt, context and visible tokens.
+        rows, columns: int64 ``(n,)``: where in the grid the coded tokens are, in coding order.
+        groups: int64 ``(n,)``, ascending: the group of each.
+        queries: their query rows.
+    """
+
+    known: Rows
+    rows: Integers
+    columns: Integers
+    groups: Integers
+    queries: Rows
+
+
+def plan_window(layout: Layout, codes: Codes, mask: Mask, window: Window,
+                prompt: Codes | None) -> WindowPlan:
+    """Plan of one window of a grid ``codes`` whose coded tokens are ``mask``.
+
+    Codes under the mask are not read, except where earlier windows coded them.
+    """
+    row, column = (a.astype(np.int64) for a in np.nonzero(window.visible(mask)))
+    to_local = (CONTEXT - window.top, CONTEXT - window.left)
+    seen = layout.tokens(codes[row, column], row + to_local[0], column + to_local[1],
+                         np.zeros(len(row), np.int64))
+
+    group = reveal_groups(mask[window.top:window.bottom, window.left:window.right])
+    row, column = (a.astype(np.int64) for a in np.nonzero(group))
+    order = np.argsort(group[row, column], kind="stable")
+    row, column = row[order], column[order]
+    groups = group[row, column].astype(np.int64)
+    queries = layout.queries(row + CONTEXT, column + CONTEXT, groups)
+    return WindowPlan(join([layout.start(prompt), seen]), row + window.top, column + window.left,
+                      groups, queries)
+
+
+COORDINATES = WINDOW + 2 * CONTEXT

@@ -1,0 +1,88 @@
+"""Which token is coded when: windows over the grid, groups inside a window.
+
+A grid is cut into windows of at most 16×16 tokens, coded in reading order, so that the cost grows
+linearly with the area. A window sees the tokens up to 4 rows and columns around it that both sides
+hold by then. Inside a window the tokens are revealed in at most 12 groups, ever denser: in
+the order of a Bayer matrix (Bayer 1973, the ordered-dither pattern), whose every prefix is spread
+evenly. The order is part of the format: changing it breaks every stream.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unimic.codec.tokens import Codes, Mask
+
+WINDOW = 16
+CONTEXT = 4
+# Share of a window's tokens, in 64ths, that is revealed after each group.
+REVEALED = (1, 2, 4, 6, 8, 12, 16, 24, 32, 40, 48, 64)
+
+
+def _bayer(size: int) -> NDArray[np.int64]:
+    matrix = np.zeros((1, 1), np.int64)
+    while matrix.shape[0] < size:
+        matrix = np.block([[4 * matrix, 4 * matrix + 2], [4 * matrix + 3, 4 * matrix + 1]])
+    return matrix
+
+
+_RANK = _bayer(WINDOW)
+
+
+def reveal_groups(mask: Mask) -> Codes:
+    """Group of every token of a window: 0 where ``mask`` is off, 1 … 12 in coding order.
+
+    Args:
+        mask: ``(rows, columns)``, at most 16 × 16; True where a token is coded.
+    """
+    rows, columns = mask.shape
+    positions = np.flatnonzero(mask)
+    order = positions[np.argsort(_RANK[:rows, :columns].ravel()[positions], kind="stable")]
+    ends = [-(-positions.size * share // REVEALED[-1]) for share in REVEALED]
+    groups = np.zeros(mask.size, np.int32)
+    groups[order] = np.searchsorted(ends, np.arange(positions.size), side="right") + 1
+    return groups.reshape(mask.shape)
+
+
+@dataclass(frozen=True)
+class Window:
+    """A rectangle of a grid whose tokens are coded together; ``bottom`` and ``right`` excluded."""
+
+    top: int
+    left: int
+    bottom: int
+    right: int
+
+    def visible(self, mask: Mask) -> Mask:
+        """Tokens that both sides hold when the window's turn comes, as far as it may see them.
+
+        Args:
+            mask: ``(rows, columns)`` of the whole grid; True where a token is coded.
+
+        Returns:
+            A mask of the same shape: inside the window and up to `CONTEXT` tokens around it, what
+            is not coded at all and what earlier windows coded.
+        """
+        held = ~mask
+        held[:self.top] = True
+        held[self.top:self.bottom, :self.left] = True
+        near = np.zeros_like(mask)
+        near[max(0, self.top - CONTEXT):self.bottom + CONTEXT,
+             max(0, self.left - CONTEXT):self.right + CONTEXT] = True
+        return held & near
+
+
+def _cuts(length: int) -> list[int]:
+    count = max(1, -(-length // WINDOW))
+    return [length * i // count for i in range(count + 1)]
+
+
+def windows(rows: int, columns: int) -> Iterator[Window]:
+    """Windows of a grid in coding order, as equal in size as can be."""
+    for top, bottom in zip(_cuts(rows), _cuts(rows)[1:], strict=False):
+        for left, right in zip(_cuts(columns), _cuts(columns)[1:], strict=False):
+            yield Window(top, left, bottom, right)
