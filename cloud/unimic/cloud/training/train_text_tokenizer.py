@@ -1,8 +1,9 @@
 """Trains the text tokenizer: a byte-level BPE of 4,096 ids on captions, questions and some prose.
 
-    python -m unimic.cloud.training.train_text_tokenizer --data DATA --out tokenizer.json
+    python -m unimic.cloud.training.train_text_tokenizer --data DATA --store MODELS
 
-takes seconds. The ids are part of the token space: a new tokenizer needs new text entropy models.
+takes seconds; the same data give the same file. The ids are part of the token space: after a change
+of them every other model has to be trained anew.
 """
 
 from __future__ import annotations
@@ -15,11 +16,16 @@ from pathlib import Path
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
 from unimic.cloud.training.data import read_captions, read_questions, read_text
+from unimic.codec.store import TEXT_TOKENIZER, add_model
 from unimic.codec.text import MARKER
 
 VOCABULARY = 4096
 # Prompts and questions are what is coded; reviews only keep other English from falling apart.
 REVIEWS = 1000
+DATA = (
+    "captions of Flickr8k (train and rest), Multi30k (train) and COCO (val2017), DAQUAR training "
+    f"questions and answers, {REVIEWS} IMDB reviews"
+)
 
 
 def training_text(root: Path) -> list[str]:
@@ -66,16 +72,21 @@ def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True, help="folder with the training data")
-    parser.add_argument("--out", type=Path, required=True, help="tokenizer.json to write")
+    parser.add_argument("--store", type=Path, required=True, help="folder of the model store")
     arguments = parser.parse_args()
     texts = training_text(arguments.data)
     definition = train(texts)
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    arguments.out.write_text(definition, encoding="utf-8")
-    tokenizer = Tokenizer.from_str(definition)
-    characters = sum(map(len, texts))
-    ids = sum(len(encoding.ids) for encoding in tokenizer.encode_batch(texts))
-    print(f"{len(texts)} texts, {characters} characters, {characters / ids:.2f} per id")
+    path = arguments.store / TEXT_TOKENIZER / "tokenizer.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(definition, encoding="utf-8")
+    ids = sum(len(e.ids) for e in Tokenizer.from_str(definition).encode_batch_fast(texts))
+    ratio = round(sum(map(len, texts)) / ids, 2)
+    add_model(
+        arguments.store, TEXT_TOKENIZER, TEXT_TOKENIZER, licence="Apache-2.0", data=DATA,
+        command="python -m unimic.cloud.training.train_text_tokenizer --data DATA --store MODELS",
+        figures={"characters_per_id_in_training": ratio}, sizes={"text_codes": VOCABULARY},
+    )
+    print(f"{path}: {len(texts)} texts, {ratio} characters an id")
 
 
 if __name__ == "__main__":

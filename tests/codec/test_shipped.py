@@ -1,0 +1,103 @@
+"""The shipped models in packets and files: any tokens come back, at the ideal length."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from unimic.codec import umc
+from unimic.codec.errors import UnimicError
+from unimic.codec.limits import Limits
+from unimic.codec.packets import (
+    Coder,
+    for_file,
+    pack_image,
+    pack_mask,
+    pack_text,
+    unpack_image,
+    unpack_text,
+)
+from unimic.codec.store import TEXT_TOKENIZER, ModelStore
+from unimic.codec.text import TextTokenizer
+from unimic.codec.tokens import TokenGrid
+
+LIMITS = Limits()
+few = settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+
+
+@pytest.fixture(scope="module")
+def shipped(store: ModelStore) -> Coder:
+    missing = {"image-tokenizer", "image-entropy", "text-entropy"} - store.entries.keys()
+    if missing:
+        pytest.skip(f"not shipped yet: {', '.join(sorted(missing))}")
+    from unimic.codec.coder import load_coder
+
+    return load_coder(store)
+
+
+@few
+@given(st.integers(1, 400), st.integers(1, 400), st.integers(0, 2**32 - 1), st.booleans(),
+       st.booleans())
+def test_images_come_back(
+    shipped: Coder, width: int, height: int, seed: int, masked: bool, prompted: bool
+) -> None:
+    random = np.random.default_rng(seed)
+    shape = shipped.space.grid_shape(width, height)
+    alphabet = shipped.space.image_codes
+    grid = TokenGrid(random.integers(0, alphabet, shape).astype(np.int32), width, height)
+    mask = random.random(shape) < 0.4 if masked else None
+    prompt = random.integers(1, 4096, 7).astype(np.int32) if prompted else None
+    packed = pack_image(shipped, grid, mask=mask, prompt=prompt)
+    back = unpack_image(shipped, packed.packet, limits=LIMITS, mask=mask, prompt=prompt,
+                        base=grid if masked else None)
+    assert np.array_equal(back.codes, grid.codes)
+    assert packed.sizes.payload_bytes <= packed.sizes.ideal_bits / 8 * 1.003 + 2
+
+
+@few
+@given(st.text(st.characters(exclude_categories=["Cs"]), max_size=80))
+def test_texts_come_back(shipped: Coder, store: ModelStore, text: str) -> None:
+    tokenizer = TextTokenizer(store.path(TEXT_TOKENIZER, "tokenizer.json"))
+    packed = pack_text(shipped, tokenizer.encode(text))
+    assert tokenizer.decode(unpack_text(shipped, packed.packet, limits=LIMITS)) == text
+    assert packed.sizes.payload_bytes <= packed.sizes.ideal_bits / 8 * 1.003 + 2
+
+
+def test_a_damaged_payload_is_never_another_image(shipped: Coder) -> None:
+    grid = TokenGrid(np.arange(6, dtype=np.int32).reshape(2, 3) * 1000, 48, 32)
+    packet = pack_image(shipped, grid).packet
+    payload = packet.payload
+    for place in range(len(payload)):
+        packet.payload = payload[:place] + bytes([payload[place] ^ 0x10]) + payload[place + 1 :]
+        with pytest.raises(UnimicError, match=r"payload|crc"):
+            unpack_image(shipped, packet, limits=LIMITS)
+    packet.payload = payload + b"\0"
+    with pytest.raises(UnimicError, match="payload"):
+        unpack_image(shipped, packet, limits=LIMITS)
+
+
+def test_a_file_of_everything_comes_back(shipped: Coder) -> None:
+    random = np.random.default_rng(0)
+    text = np.array([100, 200, 300], dtype=np.int32)
+    image = TokenGrid(random.integers(0, 8192, (5, 4)).astype(np.int32), 60, 80)
+    mask = np.zeros((5, 4), dtype=np.bool_)
+    mask[1:3, 1:] = True
+    changed = TokenGrid(np.where(mask, 77, image.codes).astype(np.int32), 60, 80)
+    packets = [
+        for_file(pack_text(shipped, text).packet, shipped),
+        for_file(pack_image(shipped, image, prompt=text).packet, shipped, [0]),
+        for_file(pack_mask(mask, 60, 80).packet, shipped),
+        for_file(pack_image(shipped, changed, mask=mask, prompt=text).packet, shipped, [1, 2, 0]),
+    ]
+    file = io.BytesIO()
+    umc.write(file, packets)
+    file.seek(0)
+    contents = umc.decode(shipped, umc.read(file, LIMITS), limits=LIMITS)
+    assert isinstance(contents[1], TokenGrid)
+    assert np.array_equal(contents[1].codes, image.codes)
+    assert isinstance(contents[3], TokenGrid)
+    assert np.array_equal(contents[3].codes, changed.codes)
