@@ -31,8 +31,8 @@ Code pictures and texts as tokens, and work on them with a multimodal model in t
 """
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """The parser of all commands that are installed."""
+def build_parser(argv: Sequence[str]) -> argparse.ArgumentParser:
+    """The parser of the commands that are installed; others than ``argv`` asks for may lack."""
     parser = argparse.ArgumentParser(
         prog="unimic", description=DESCRIPTION, epilog="unimic COMMAND --help tells more.",
         formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -40,6 +40,8 @@ def build_parser() -> argparse.ArgumentParser:
     subparsers = parser.add_subparsers(metavar="COMMAND", required=True)
     for module in (files, tasks, models, demo):
         module.add(subparsers)
+    if argv and argv[0] in subparsers.choices:
+        return parser  # without waiting for what other packages import
     for command in sorted(entry_points(group="unimic.commands"), key=lambda entry: entry.name):
         try:
             command.load()(subparsers)
@@ -62,7 +64,8 @@ def _add_missing(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
-    args = build_parser().parse_args(argv)
+    argv = sys.argv[1:] if argv is None else argv
+    args = build_parser(argv).parse_args(argv)
     verbose: int = getattr(args, "verbose", 0)
     logging.basicConfig(level=max(logging.DEBUG, logging.WARNING - 10 * verbose),
                         format="%(levelname)s %(name)s: %(message)s")
