@@ -10,6 +10,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -84,7 +85,8 @@ class Server:
             maximum_concurrent_rpcs=options.sessions,
             # Two servers on one port would share its clients at random.
             options=[*channel_options(limits.max_message_bytes), ("grpc.so_reuseport", 0)])
-        service_pb2_grpc.add_MultimodalServicer_to_server(Service(self._engine), self._server)
+        self._service = Service(self._engine)
+        service_pb2_grpc.add_MultimodalServicer_to_server(self._service, self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         reflection.enable_server_reflection(
             (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server)
@@ -112,11 +114,20 @@ class Server:
             await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
         return f"{address}:{port}"
 
-    async def stop(self, grace: float) -> None:
-        """Finish what has begun within ``grace`` seconds, take nothing new, and end."""
+    async def stop(self, grace: float, hurry: asyncio.Task[Any] | None = None) -> None:
+        """Finish what has begun, take nothing new, and end.
+
+        Args:
+            grace: seconds until what still runs is cancelled.
+            hurry: when it is done, grace is over too.
+        """
         await self._health.enter_graceful_shutdown()
         self._engine.draining.set()
-        await self._server.stop(grace)
+        # Only sessions are waited for: those who watch the health would stay for all the grace.
+        working = asyncio.gather(*self._service.sessions, return_exceptions=True)
+        await asyncio.wait([working, hurry] if hurry else [working], timeout=grace,
+                           return_when=asyncio.FIRST_COMPLETED)
+        await self._server.stop(0)
         self._engine.batcher.close()
         self._coding.shutdown(wait=False, cancel_futures=True)
 
@@ -131,13 +142,9 @@ class Server:
             loop.add_signal_handler(number, signals.put_nowait, number)
         ready(await self.start())
         log.info("%s: finishing what has begun", (await signals.get()).name)
-        stopping = asyncio.create_task(self.stop(self._options.grace))
-        impatient = asyncio.create_task(signals.get())
-        await asyncio.wait((stopping, impatient), return_when=asyncio.FIRST_COMPLETED)
-        if not stopping.done():
-            await self._server.stop(0)
-        await stopping
-        impatient.cancel()
+        second = asyncio.create_task(signals.get())
+        await self.stop(self._options.grace, second)
+        second.cancel()
 
 
 def _pem(option: str, path: Path) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from typing import Any
 
@@ -17,10 +18,15 @@ TASKS = (pb.TASK_KIND_GENERATE, pb.TASK_KIND_INPAINT, pb.TASK_KIND_OUTPAINT, pb.
 
 
 class Service(service_pb2_grpc.MultimodalServicer):
-    """Serves any number of sessions with one engine."""
+    """Serves any number of sessions with one engine.
+
+    Attributes:
+        sessions: that are being served.
+    """
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
+        self.sessions: set[asyncio.Task[Any]] = set()
 
     async def GetCapabilities(self, request: pb.GetCapabilitiesRequest,
                               context: Any) -> pb.GetCapabilitiesResponse:
@@ -32,7 +38,9 @@ class Service(service_pb2_grpc.MultimodalServicer):
 
     async def Session(self, messages: Any, context: Any) -> None:
         """One session for each stream."""
-        peer = context.peer()
+        peer, this = context.peer(), asyncio.current_task()
+        assert this is not None  # gRPC runs each call in a task
+        self.sessions.add(this)
         log.info("%s: session begins", peer)
         try:
             await Session(self._engine).serve(context.read, context.write)
@@ -40,4 +48,5 @@ class Service(service_pb2_grpc.MultimodalServicer):
             log.info("%s: %s", peer, reason)
             await context.abort(reason.status, str(reason))
         finally:
+            self.sessions.discard(this)
             log.info("%s: session ends", peer)

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 import grpc
 import numpy as np
+from google.protobuf.message import DecodeError
 
 from unimic.cloud.backends.base import (
     Answer,
@@ -134,7 +135,13 @@ class Session:
 
     async def _read(self, read: Read) -> None:
         await self._open(read)
-        while isinstance(message := await read(), pb.ClientMessage):  # EOF is not one
+        while True:
+            try:
+                message = await read()
+            except DecodeError:
+                message = pb.ClientMessage()  # as good as an empty one; the next may be whole
+            if not isinstance(message, pb.ClientMessage):  # the end
+                return
             kind = message.WhichOneof("message")
             if kind == "share":
                 await self._start(message.share)
@@ -150,12 +157,15 @@ class Session:
             elif kind == "open":
                 raise Rejected(grpc.StatusCode.FAILED_PRECONDITION, "the session is already open")
             else:
-                await self._fail(0, InvalidInput("message", "is empty or of an unknown kind",
-                                                 "send share, task, cancel or release"))
+                await self._fail(0, InvalidInput(
+                    "message", "is damaged, empty or of an unknown kind",
+                    "send share, task, cancel or release"))
 
     async def _open(self, read: Read) -> None:
         try:
             first = await asyncio.wait_for(read(), OPEN_SECONDS)
+        except DecodeError:
+            first = None
         except asyncio.TimeoutError:
             raise Rejected(grpc.StatusCode.DEADLINE_EXCEEDED,
                            f"no open message within {OPEN_SECONDS} s") from None
@@ -260,7 +270,8 @@ class Session:
             rows, columns = self._engine.coder.space.grid_shape(task.width, task.height)
             self._check_size(rows * columns)
             codes = await run(GenerateRequest(text, rows, columns, sampling), progress)
-            return await self._pack(TokenGrid(codes, task.width, task.height), None, prompt)
+            grid = self._checked(TokenGrid(codes, task.width, task.height))
+            return await self._pack(grid, None, prompt)
 
         base = await self._image(task.object, source)
         if task.kind in (pb.TASK_KIND_ANSWER, pb.TASK_KIND_CAPTION):
@@ -278,8 +289,9 @@ class Session:
             raise InvalidInput("task.kind", f"{task.kind} is unknown", "see TaskKind")
         self._check_size(base.codes.size)
         codes = await run(FillRequest(base.codes, mask, text, sampling), progress)
-        grid = TokenGrid(np.where(mask, codes, base.codes).astype(np.int32),
-                         base.width, base.height)
+        grid = self._checked(TokenGrid(codes, base.width, base.height))
+        # What the client holds stays as it is, whatever the backend did to it.
+        grid = TokenGrid(np.where(mask, grid.codes, base.codes), base.width, base.height)
         return await self._pack(grid, mask, prompt)
 
     def _sampling(self, wanted: pb.Sampling) -> Sampling:
@@ -336,6 +348,13 @@ class Session:
             raise LimitExceeded(
                 "task", f"an image of {tokens} tokens is over the {self._engine.backend.max_tokens}"
                 f" that the backend {self._engine.backend.name} works on", "use a smaller image")
+
+    def _checked(self, grid: TokenGrid) -> TokenGrid:
+        try:
+            grid.check(self._engine.coder.space)
+        except InvalidInput as error:  # not the client's input
+            raise RuntimeError(f"backend {self._engine.backend.name}: {error}") from error
+        return grid
 
     async def _pack(self, grid: TokenGrid, mask: Mask | None, prompt: Codes
                     ) -> tuple[TokenGrid, pb.Result]:

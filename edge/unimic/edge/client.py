@@ -57,7 +57,7 @@ class Client:
     def close(self) -> None:
         """End the session; calls that still run, in other threads, fail."""
         if not self._loop.is_closed():
-            self._run(self._client.close())
+            self._run(self._end())
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join()
             self._loop.close()
@@ -105,6 +105,13 @@ class Client:
         return self._run(self._client.generate(
             prompt, width, height, seed=seed, steps=steps, temperature=temperature,
             guidance=guidance, timeout=timeout, on_progress=on_progress))
+
+    async def _end(self) -> None:
+        await self._client.close()
+        rest = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in rest:
+            task.cancel()
+        await asyncio.gather(*rest, return_exceptions=True)
 
     def _run(self, call: Coroutine[Any, Any, T]) -> T:
         future = asyncio.run_coroutine_threadsafe(call, self._loop)
