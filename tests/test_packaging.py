@@ -1,0 +1,121 @@
+"""What is installed, and what imports what."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGES = ("unimic/codec", "unimic/edge", "unimic/cloud", "unimic/v1")
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
+    pytest.importorskip("hatchling")
+    folder = tmp_path_factory.mktemp("dist")
+    built = subprocess.run(
+        [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", folder, ROOT],
+        capture_output=True, text=True)
+    assert built.returncode == 0, built.stdout + built.stderr
+    (path,) = folder.glob("*.whl")
+    return zipfile.ZipFile(path)
+
+
+def test_wheel_has_all_packages_and_models(wheel: zipfile.ZipFile) -> None:
+    names = set(wheel.namelist())
+    for package in PACKAGES:
+        assert f"{package}/py.typed" in names
+    sources = {path.relative_to(ROOT / package.split("/")[1].replace("v1", "proto")).as_posix()
+               for package in PACKAGES
+               for path in (ROOT / package.split("/")[1].replace("v1", "proto") / package).rglob("*")
+               if path.is_file() and "__pycache__" not in path.parts}
+    assert sources <= names
+    assert "unimic/codec/models/manifest.json" in names
+    extra = {name for name in names - sources if ".dist-info/" not in name}
+    assert not extra
+
+
+def test_wheel_is_small(wheel: zipfile.ZipFile) -> None:
+    models = [info for info in wheel.infolist()
+              if info.filename.startswith("unimic/codec/models/")]
+    assert sum(info.file_size for info in models) <= 40 * 2**20
+
+
+def test_wheel_says_what_the_commands_are(wheel: zipfile.ZipFile) -> None:
+    (name,) = (name for name in wheel.namelist() if name.endswith("entry_points.txt"))
+    text = wheel.read(name).decode()
+    assert "unimic = unimic.edge.cli:main" in text
+    assert "serve = unimic.cloud.cli:add_serve" in text
+    assert "compact = unimic.cloud.backends.compact:load" in text
+
+
+def test_imports_keep_the_direction() -> None:
+    lint = Path(sys.executable).parent / "lint-imports"
+    if not lint.exists():
+        pytest.skip("import-linter is not installed")
+    run = subprocess.run([lint, "--no-cache"], cwd=ROOT, capture_output=True, text=True)
+    assert run.returncode == 0, run.stdout + run.stderr
+
+
+WITHOUT_CLOUD = """
+import sys
+from importlib.abc import MetaPathFinder
+
+class Absent(MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {absent} or name == "unimic.cloud":
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+
+sys.meta_path.insert(0, Absent())
+"""
+
+
+def run_without(absent: set[str], code: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", WITHOUT_CLOUD.format(absent=absent) + code],
+                          cwd=folder, capture_output=True, text=True)
+
+
+# What the cloud, train, measure and demo extras add to edge.
+OTHER_EXTRAS = {"torch", "grpc_health", "grpc_reflection", "safetensors", "onnx", "onnxscript",
+                "brotli", "pyppmd", "zstandard", "skimage", "scipy"}
+
+
+def test_edge_and_codec_import_without_the_other_extras(tmp_path: Path) -> None:
+    modules = [path.relative_to(ROOT / part).with_suffix("").as_posix().replace("/", ".")
+               for part in ("codec", "edge") for path in (ROOT / part).rglob("*.py")
+               if path.stem != "__init__"]
+    assert "unimic.edge.client" in modules
+    run = run_without(OTHER_EXTRAS, "from importlib import import_module\n"
+                      f"for name in {modules!r}: import_module(name)\n", tmp_path)
+    assert run.returncode == 0, run.stderr
+
+
+def test_encode_and_decode_without_the_other_extras(tmp_path: Path, store: object) -> None:
+    from PIL import Image
+
+    if "image-entropy" not in store.entries:  # type: ignore[attr-defined]
+        pytest.skip("the image entropy model is not there yet")
+    Image.new("RGB", (70, 40), "teal").save(tmp_path / "photo.png")
+    run = run_without(
+        OTHER_EXTRAS, "from unimic.edge.cli import main\n"
+        "assert main(['encode', 'photo.png', 'p.umc']) == 0\n"
+        "assert main(['decode', 'p.umc', 'back.png']) == 0\n"
+        "assert main(['serve']) == 1\n", tmp_path)
+    assert run.returncode == 0, run.stderr
+    assert run.stderr.startswith("unimic: error: serve: is not installed")
+    assert Image.open(tmp_path / "back.png").size == (70, 40)
+
+
+def test_stubs_are_those_of_the_protocol() -> None:
+    from unimic.v1 import packet_pb2, service_pb2
+
+    for module, name in ((packet_pb2, "packet"), (service_pb2, "service")):
+        source = (ROOT / "proto" / "unimic" / "v1" / f"{name}.proto").read_text()
+        declared = {line.split()[1] for line in source.splitlines()
+                    if line.startswith(("message ", "enum "))}
+        assert declared == {*module.DESCRIPTOR.message_types_by_name,
+                            *module.DESCRIPTOR.enum_types_by_name}
