@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-PACKAGES = ("unimic/codec", "unimic/edge", "unimic/cloud", "unimic/v1")
+HOMES = {"codec": "unimic/codec", "edge": "unimic/edge", "cloud": "unimic/cloud",
+         "proto": "unimic/v1"}
 
 
 @pytest.fixture(scope="module")
@@ -27,19 +28,16 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
 
 def test_wheel_has_all_packages_and_models(wheel: zipfile.ZipFile) -> None:
     names = set(wheel.namelist())
-    for package in PACKAGES:
-        assert f"{package}/py.typed" in names
-    sources = {path.relative_to(ROOT / package.split("/")[1].replace("v1", "proto")).as_posix()
-               for package in PACKAGES
-               for path in (ROOT / package.split("/")[1].replace("v1", "proto") / package).rglob("*")
+    sources = {path.relative_to(ROOT / home).as_posix() for home in HOMES
+               for path in (ROOT / home / "unimic").rglob("*")
                if path.is_file() and "__pycache__" not in path.parts}
     assert sources <= names
-    assert "unimic/codec/models/manifest.json" in names
-    extra = {name for name in names - sources if ".dist-info/" not in name}
-    assert not extra
+    assert not {name for name in names - sources if ".dist-info/" not in name}
+    assert {f"{package}/py.typed" for package in HOMES.values()} <= sources
+    assert "unimic/codec/models/manifest.json" in sources
 
 
-def test_wheel_is_small(wheel: zipfile.ZipFile) -> None:
+def test_models_are_small(wheel: zipfile.ZipFile) -> None:
     models = [info for info in wheel.infolist()
               if info.filename.startswith("unimic/codec/models/")]
     assert sum(info.file_size for info in models) <= 40 * 2**20

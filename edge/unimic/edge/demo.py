@@ -54,7 +54,7 @@ def demo(args: argparse.Namespace) -> None:
         raise InvalidInput(str(args.out), "exists", "use -f to overwrite the pictures in it")
     photo = load_image(args.photo) if args.photo else _example()
     models = Models.load()
-    with _service(args.server) as address, Client(address, models=models) as cloud:
+    with service(args.server) as address, Client(address, models=models) as cloud:
         turns, tiles = _converse(cloud, models, photo, args)
     args.out.mkdir(parents=True, exist_ok=True)
     for name, tile in tiles.items():
@@ -133,7 +133,7 @@ def _table(turns: list[Turn]) -> str:
 
 
 @contextmanager
-def _service(address: str | None) -> Iterator[str]:
+def service(address: str | None) -> Iterator[str]:
     """The address of a service: that one, or a new one in a process of its own."""
     if address:
         yield address

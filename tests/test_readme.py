@@ -1,0 +1,50 @@
+"""The README's promises: its example runs, its files exist."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from unimic.codec.store import ModelStore
+from unimic.edge.cli import build_parser
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
+
+
+def test_example_runs(store: ModelStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                      capsys: pytest.CaptureFixture[str]) -> None:
+    if "compact" not in store.entries:
+        pytest.skip("the compact model is not there yet")
+    from unimic.edge.demo import service
+
+    (example,) = (text for language, text in BLOCKS if language == "python")
+    monkeypatch.chdir(tmp_path)
+    Image.linear_gradient("L").resize((208, 176)).convert("RGB").save("kitchen.jpg")
+    with service(None) as address:
+        names: dict[str, object] = {}
+        exec(compile(example.replace("localhost:50051", address), "README.md", "exec"), names)
+    assert "wire" in capsys.readouterr().out
+    assert Image.open("edited.png").size == (208, 176)
+    assert names["wide"].image.size == (208 + 128, 176)  # type: ignore[attr-defined]
+
+
+def test_files_that_it_names_exist() -> None:
+    for target in re.findall(r"\]\(([^)#]+)\)", README):
+        if not target.startswith("http"):
+            assert (ROOT / target).exists(), target
+
+
+def test_commands_that_it_names_parse() -> None:
+    blocks = [text for language, text in BLOCKS if not language]
+    lines = "".join(blocks).replace("\\\n", " ").splitlines()
+    commands = [line.split("#")[0] for line in lines if line.startswith("unimic ")]
+    assert len(commands) > 10
+    for command in commands:
+        words = shlex.split(command)[1:]
+        build_parser(words).parse_args(words)
