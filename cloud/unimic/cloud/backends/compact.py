@@ -1,0 +1,366 @@
+"""The embedded backend: the project's own compact model, small enough for a CPU.
+
+Images are drawn as in MaskGIT (Chang et al., arXiv 2202.04200, section 3.2): all hidden tokens are
+predicted at once, the surest are kept, the rest is predicted again, fewer and fewer along a cosine.
+Guidance is classifier-free (Ho and Salimans, arXiv 2207.12598). Answers and captions are the
+likeliest next word, one after the other, whatever the seed and the temperature.
+
+What the model takes at once is bounded, what a user may ask is not:
+
+* A prompt or a question counts as far as its first 64 text tokens (some 50 words); the rest is
+  ignored. Case and closing punctuation do not matter.
+* A grid of more than 20 rows or columns is filled in windows of 16 × 16 tokens, those with most
+  known surroundings first, each seeing what is known and what was made before it.
+* A question about a grid of more than 24 rows or columns or 384 tokens is answered from a smaller
+  view: the tokens are decoded, the picture is reduced, its tokens are taken. Nothing of this view
+  leaves the cloud.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from PIL import Image
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from unimic.cloud.backends.base import (
+    Answer,
+    AnswerRequest,
+    Backend,
+    FillRequest,
+    GenerateRequest,
+    Sampling,
+    Watch,
+)
+from unimic.cloud.models.compact import (
+    ANSWER,
+    ASK,
+    CAPTION,
+    END,
+    LOW,
+    PROMPT,
+    TEXT_CODES,
+    Batch,
+    Compact,
+    CompactConfig,
+    Words,
+    left_padded,
+    packed_texts,
+)
+from unimic.codec.errors import CorruptData, LimitExceeded, UnknownModel
+from unimic.codec.store import ModelStore
+from unimic.codec.text import TextTokenizer
+from unimic.codec.tokens import Codes, Mask, TokenSpace
+
+PROMPT_TOKENS = 64
+ANSWER_TOKENS = 32
+WHOLE, WINDOW = 20, 16
+MOST_WINDOWS = 64
+VIEW_SIDE, VIEW_TOKENS = 24, 384
+CHOICE_NOISE = 2.0
+"""How far chance, at temperature 1, moves the order in which tokens are settled (nats)."""
+
+
+class View:
+    """Reduces a large grid to one that the model can look at, by way of pixels."""
+
+    def __init__(self, store: ModelStore) -> None:
+        self.store = store
+        self.sessions: dict[str, onnxruntime.InferenceSession] = {}
+
+    def run(self, name: str, inputs: NDArray[np.generic]) -> NDArray[np.generic]:
+        """Output of the image tokenizer's half ``name``, ``encoder`` or ``decoder``."""
+        if name not in self.sessions:
+            self.sessions[name] = onnxruntime.InferenceSession(
+                str(self.store.path("image-tokenizer", f"{name}.onnx")),
+                providers=["CPUExecutionProvider"])
+        session = self.sessions[name]
+        output: NDArray[np.generic] = session.run(None, {session.get_inputs()[0].name: inputs})[0]
+        return output
+
+    def reduce(self, codes: Codes, rows: int, columns: int) -> Codes:
+        """The same picture in ``rows`` × ``columns`` tokens."""
+        height, width = codes.shape
+        canvas = np.zeros((height * 16, width * 16, 3), np.uint8)
+        for top in range(0, height, WINDOW):  # tiles, so that memory stays bounded
+            for left in range(0, width, WINDOW):
+                tile = np.ascontiguousarray(codes[None, top:top + WINDOW, left:left + WINDOW])
+                pixels = self.run("decoder", tile)[0].transpose(1, 2, 0)
+                canvas[top * 16:top * 16 + pixels.shape[0],
+                       left * 16:left * 16 + pixels.shape[1]] = np.rint(pixels * 255)
+        small = Image.fromarray(canvas).resize((columns * 16, rows * 16), Image.Resampling.BICUBIC)
+        pixels = np.asarray(small, np.float32).transpose(2, 0, 1)[None] / 255
+        reduced: Codes = self.run("encoder", np.ascontiguousarray(pixels))[0].astype(np.int32)
+        return reduced
+
+
+def view_shape(rows: int, columns: int) -> tuple[int, int]:
+    """The largest shape of about the same aspect that the model looks at directly."""
+    scale = min(1.0, VIEW_SIDE / max(rows, columns), math.sqrt(VIEW_TOKENS / (rows * columns)))
+    return max(1, int(rows * scale)), max(1, int(columns * scale))
+
+
+def windows(mask: Mask) -> list[tuple[int, int]]:
+    """Corners of windows that together cover the mask, in the order in which they are filled.
+
+    A grid that fits is one window. Else one window lies around the mask if the mask fits in it, or
+    windows lie half a window apart; the one that shows most known tokens always comes next.
+    """
+    if not mask.any():
+        return []
+    if max(mask.shape) <= WHOLE:
+        return [(0, 0)]
+    tops, lefts = (_starts(np.flatnonzero(mask.any(1 - axis)), mask.shape[axis])
+                   for axis in (0, 1))
+    left_over = mask.copy()
+    order: list[tuple[int, int]] = []
+    while left_over.any():
+        hidden = {(top, left): np.count_nonzero(left_over[top:top + WINDOW, left:left + WINDOW])
+                  for top in tops for left in lefts}
+        top, left = min((corner for corner in hidden if hidden[corner]),
+                        key=lambda corner: (hidden[corner], corner))
+        left_over[top:top + WINDOW, left:left + WINDOW] = False
+        order.append((top, left))
+        if len(order) > MOST_WINDOWS:
+            raise LimitExceeded("mask", f"needs more than {MOST_WINDOWS} windows of {WINDOW} × "
+                                f"{WINDOW} tokens", "use a smaller mask or a smaller image")
+    return order
+
+
+def _starts(used: NDArray[np.intp], size: int) -> list[int]:
+    """Where windows start on an axis of ``size`` tokens, of which those at ``used`` are hidden."""
+    first, end, window = int(used[0]), int(used[-1]) + 1, min(size, WINDOW)
+    if end - first <= window:
+        return [min(max((first + end - window) // 2, 0), size - window)]
+    starts = range(max(first - window // 4, 0), end - window // 2, window // 2)
+    return sorted({min(start, size - window) for start in starts})
+
+
+class CompactBackend(Backend):
+    """See the module.
+
+    Args:
+        model: in evaluation mode, on its device.
+        words: the project's text tokens.
+        space: that the model was trained in.
+        view: reduces large grids.
+    """
+
+    name = "compact"
+    defaults = Sampling(seed=0, steps=12, temperature=1.0, guidance=2.0)
+    max_tokens = 65_536
+
+    def __init__(self, model: Compact, words: Words, space: TokenSpace, view: View) -> None:
+        self.model, self.words, self.space, self.view = model, words, space, view
+        self.device = next(model.parameters()).device
+
+    def generate(self, requests: Sequence[GenerateRequest], watch: Watch) -> list[Codes]:
+        """See `Backend`; an image is a grid whose tokens are all to be filled."""
+        return self.fill([
+            FillRequest(np.zeros(r.shape, np.int32), np.ones(r.shape, bool), r.prompt, r.sampling)
+            for r in requests], watch)
+
+    @torch.inference_mode()
+    def fill(self, requests: Sequence[FillRequest], watch: Watch) -> list[Codes]:
+        """See `Backend`."""
+        plans = [windows(r.mask) for r in requests]
+        results = [r.codes.astype(np.int32) for r in requests]
+        left_over = [r.mask.copy() for r in requests]
+        # Noise comes from one generator for each request, so a result is its own seed's alone.
+        chances = [torch.Generator().manual_seed(r.sampling.seed) for r in requests]
+        rounds, steps = max(map(len, plans), default=0), requests[0].sampling.steps
+        for turn in range(rounds):
+            def watch_turn(step: int, of: int, before: int = turn * steps) -> None:
+                watch(before + step, rounds * of)
+
+            busy = [i for i, plan in enumerate(plans) if turn < len(plan)]
+            size = WHOLE if max(requests[0].shape) <= WHOLE else WINDOW
+            places = [(slice(top, top + size), slice(left, left + size))
+                      for top, left in (plans[i][turn] for i in busy)]
+            drawn = self._draw(
+                [results[i][place] for i, place in zip(busy, places, strict=True)],
+                [left_over[i][place] for i, place in zip(busy, places, strict=True)],
+                [requests[i].prompt for i in busy], [requests[i].sampling for i in busy],
+                [chances[i] for i in busy], watch_turn)
+            for i, place, codes in zip(busy, places, drawn, strict=True):
+                results[i][place] = codes
+                left_over[i][place] = False
+        return results
+
+    def _draw(self, codes: list[Codes], masks: list[Mask], prompts: list[str],
+              samplings: list[Sampling], chances: list[torch.Generator], watch: Watch
+              ) -> list[Codes]:
+        """Fill the masks of grids of one shape."""
+        tokens = torch.from_numpy(np.stack(codes)).long().flatten(1)
+        hidden = torch.from_numpy(np.stack(masks)).flatten(1)
+        shape, total, steps = codes[0].shape, hidden.sum(1), samplings[0].steps
+        prompted = [[PROMPT, *self.words(p, PROMPT_TOKENS)] for p in prompts]
+        guided = [i for i, s in enumerate(samplings) if s.guidance and len(prompted[i]) > 1]
+        for step in range(1, steps + 1):
+            who = [*range(len(codes)), *guided]
+            features = self._image_features(
+                [tokens[i].view(shape) for i in who], [hidden[i].view(shape) for i in who],
+                prompted + [[PROMPT]] * len(guided))
+            for i, sampling in enumerate(samplings):
+                if not hidden[i].any():
+                    continue
+                at = hidden[i].nonzero()[:, 0]
+                plain_features = features[len(codes) + guided.index(i)] if i in guided else None
+                drawn, sureness = self._sample(
+                    features[i][at], None if plain_features is None else plain_features[at],
+                    sampling, chances[i])
+                share = step / steps
+                noise = _gumbel((len(at),), chances[i])
+                sureness += CHOICE_NOISE * sampling.temperature * (1 - share) * noise
+                keep_hidden = int(total[i] * math.cos(share * math.pi / 2) + 1e-6)
+                settled = sureness.argsort(descending=True)[:max(len(at) - keep_hidden, 0)]
+                tokens[i, at[settled]] = drawn[settled]
+                hidden[i, at[settled]] = False
+            watch(step, steps)
+        return [t.view(shape).numpy().astype(np.int32) for t in tokens]
+
+    def _sample(self, features: Tensor, unprompted: Tensor | None, sampling: Sampling,
+                chance: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Draw a code for each of ``(n, width)`` features; codes and log-probabilities ``(n,)``."""
+        def choose(logits: Tensor, other: Tensor | None) -> tuple[Tensor, Tensor]:
+            if other is not None:
+                logits = logits + sampling.guidance * (logits - other)
+            odds = F.log_softmax(logits.float(), -1).cpu()
+            noise = sampling.temperature * _gumbel(odds.shape, chance)
+            drawn = (odds + noise).argmax(-1)
+            return drawn, odds.gather(-1, drawn.unsqueeze(-1))[:, 0]
+
+        model = self.model
+        high, sure_high = choose(
+            model.high_logits(features).log_softmax(-1),
+            None if unprompted is None else model.high_logits(unprompted).log_softmax(-1))
+        given = high.to(self.device)
+        low, sure_low = choose(
+            model.low_logits(features, given).log_softmax(-1),
+            None if unprompted is None else model.low_logits(unprompted, given).log_softmax(-1))
+        return high * LOW + low, sure_high + sure_low
+
+    def _image_features(self, codes: list[Tensor], masks: list[Tensor], prompts: list[list[int]]
+                        ) -> list[Tensor]:
+        """Features ``(h·w, width)`` of the images' tokens, after their prompts."""
+        found: list[Tensor] = []
+        for part in self._together(len(codes)):
+            empty = torch.empty(len(codes[part]), 0, dtype=torch.long)
+            batch = Batch(torch.stack(codes[part]), torch.stack(masks[part]),
+                          left_padded(prompts[part]), empty, empty, empty)
+            found += self.model(batch.to(self.device))[0]
+        return found
+
+    def _together(self, count: int) -> list[slice]:
+        """A batch at once on an accelerator; one by one on a CPU.
+
+        A CPU gains nothing from a batch, and alone a result is the same to the last bit whatever
+        else is asked for.
+        """
+        size = 1 if self.device.type == "cpu" else max(count, 1)
+        return [slice(i, i + size) for i in range(0, count, size)]
+
+    @torch.inference_mode()
+    def answer(self, requests: Sequence[AnswerRequest], watch: Watch) -> list[Answer]:
+        """See `Backend`.
+
+        The confidence of an answer is the probability that the model gives it; that of a caption,
+        which is long, the geometric mean over its words.
+        """
+        grids = [torch.from_numpy(self._looked_at(r.codes)).long() for r in requests]
+        texts = [self._asked(r.question) for r in requests]
+        lengths = [len(text) for text in texts]
+        sums = [0.0] * len(requests)
+        open_ = set(range(len(requests)))
+        for step in range(1, ANSWER_TOKENS + 1):
+            still = sorted(open_)
+            for i, logits in zip(still, self._next_words(
+                    [grids[i] for i in still], [texts[i] for i in still]), strict=True):
+                odds = logits[[*range(TEXT_CODES), END]].log_softmax(-1)
+                odds[0] = -math.inf  # the marker is no text
+                if len(texts[i]) == lengths[i]:
+                    odds[TEXT_CODES] = -math.inf  # something is always said
+                best = int(odds.argmax())
+                sums[i] += float(odds[best])
+                if best == TEXT_CODES:
+                    open_.discard(i)
+                else:
+                    texts[i].append(best)
+            watch(step if open_ else ANSWER_TOKENS, ANSWER_TOKENS)
+            if not open_:
+                break
+        answers = []
+        for i, request in enumerate(requests):
+            said = texts[i][lengths[i]:]
+            words = 1 if request.question.strip() else len(said) + 1
+            answers.append(Answer(self.words.spell(said), math.exp(sums[i] / words)))
+        return answers
+
+    def _asked(self, question: str) -> list[int]:
+        if not question.strip():
+            return [CAPTION]
+        return [ASK, *self.words(question, PROMPT_TOKENS), ANSWER]
+
+    def _looked_at(self, codes: Codes) -> Codes:
+        shape = view_shape(*codes.shape)
+        return codes if shape == codes.shape else self.view.reduce(codes, *shape)
+
+    def _next_words(self, grids: list[Tensor], texts: list[list[int]]) -> list[Tensor]:
+        """Logits of the word after each text, on the CPU."""
+        found: list[Tensor] = []
+        for part in self._together(len(grids)):
+            codes = torch.stack(grids[part])
+            batch = Batch(codes, torch.zeros_like(codes, dtype=torch.bool),
+                          torch.empty(len(codes), 0, dtype=torch.long),
+                          *packed_texts([[text] for text in texts[part]]))
+            features = self.model(batch.to(self.device))[1]
+            last = features[range(len(codes)), [len(text) - 1 for text in texts[part]]]
+            found += self.model.word_logits(last).float().cpu()
+        return found
+
+
+def _gumbel(shape: Sequence[int], chance: torch.Generator) -> Tensor:
+    uniform = torch.rand(tuple(shape), generator=chance).clamp_(1e-7, 1 - 1e-7)
+    return -torch.log(-torch.log(uniform))
+
+
+def load(store: ModelStore, device: str = "cpu", weights: str | None = None) -> CompactBackend:
+    """The backend with the shipped weights, or with those of the file or folder ``weights``.
+
+    Raises:
+        UnknownModel: there are no weights.
+        CorruptData: the file does not hold weights of this model.
+    """
+    if weights is None:
+        path = store.path("compact", "weights.safetensors")
+    else:
+        path = Path(weights)
+        path = path / "weights.safetensors" if path.is_dir() else path
+        if not path.is_file():
+            raise UnknownModel("--weights", f"there is no {path}", "name a .safetensors file")
+    model = load_weights(path).to(device)
+    words = Words(TextTokenizer(store.path("text-tokenizer", "tokenizer.json")))
+    return CompactBackend(model, words, store.space(), View(store))
+
+
+def load_weights(path: Path) -> Compact:
+    """The model of a safetensors file, whose metadata hold the sizes of `CompactConfig`."""
+    try:
+        with safe_open(path, "pt") as file:
+            sizes = {name: int(value) for name, value in (file.metadata() or {}).items()
+                     if name in CompactConfig.__dataclass_fields__}
+            state = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118
+        model = Compact(CompactConfig(**sizes))
+        model.load_state_dict(state)
+    except (SafetensorError, RuntimeError, ValueError) as error:
+        raise CorruptData("weights", f"{path} does not hold this model ({error})",
+                          "pass weights made by unimic.cloud.training.export_compact") from error
+    return model.eval().requires_grad_(False)

@@ -1,0 +1,280 @@
+"""The compact multimodal model: one transformer over text tokens and image tokens.
+
+The scheme is that of Show-o (Xie et al., arXiv 2408.12528, section 3): text is predicted causally,
+image tokens by masked diffusion (Chang et al., "MaskGIT", arXiv 2202.04200) with full attention
+among themselves. A sequence is ``[prompt] [image] [text] [text] …``: the image sees the prompt,
+every text sees the image and its own past, and texts do not see each other, so that all the
+questions about one image share one pass.
+
+What makes it small: a code of 13 bits is never an index into 8,192 vectors but a pair of a *high*
+part (6 bits: the first two digits of the tokenizer) and a *low* part (7 bits: the other three), on
+the way in as a sum of embeddings and on the way out as two predictions, the low part given the
+high one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from unimic.codec.errors import InvalidInput
+from unimic.codec.text import TextTokenizer
+
+HIGH, LOW = 64, 128
+LEVELS = (8, 8, 8, 4, 4)
+
+TEXT_CODES = 4096
+PROMPT, ASK, CAPTION, ANSWER, END, PADDING = range(TEXT_CODES, TEXT_CODES + 6)
+"""Ids after the text vocabulary: start of a prompt, of a question, of a caption; start and end of
+an answer; nothing."""
+
+
+@dataclass(frozen=True)
+class CompactConfig:
+    """Sizes of the model; the defaults are those of the shipped one."""
+
+    width: int = 192
+    depth: int = 6
+    head: int = 64
+    expansion: int = 4
+
+
+@dataclass
+class Batch:
+    """Sequences of equal layout. ``B`` sequences, an image of ``h`` × ``w`` tokens in each.
+
+    Attributes:
+        codes: int64 ``(B, h, w)``; what lies under the mask is ignored.
+        masked: bool ``(B, h, w)``, True where the image token is hidden.
+        prompt: int64 ``(B, P)``, padded on the left with ``PADDING``.
+        text: int64 ``(B, T)``, all texts of a sequence one after the other.
+        segment: int64 ``(B, T)``, number of the text that a token belongs to, -1 for padding.
+        place: int64 ``(B, T)``, position of a token within its text.
+    """
+
+    codes: Tensor
+    masked: Tensor
+    prompt: Tensor
+    text: Tensor
+    segment: Tensor
+    place: Tensor
+
+    def to(self, device: torch.device) -> Batch:
+        """The same on another device."""
+        return Batch(*(getattr(self, field.name).to(device) for field in fields(self)))
+
+    def allowed(self) -> Tensor:
+        """Who may look at whom: bool ``(B, 1, L, L)`` with ``L = P + h·w + T``."""
+        batch, prompt, text = len(self.codes), self.prompt.shape[1], self.text.shape[1]
+        image = self.codes[0].numel()
+        device = self.codes.device
+        # Blocks: 0 the prompt, 1 the image, 2 … the texts, below 0 padding.
+        block = torch.cat([
+            torch.where(self.prompt == PADDING, -1, 0),
+            torch.ones(batch, image, dtype=torch.long, device=device),
+            torch.where(self.segment < 0, -1, self.segment + 2),
+        ], 1)
+        of, on = block.unsqueeze(2), block.unsqueeze(1)
+        order = torch.arange(prompt + image + text, device=device)
+        past = order.unsqueeze(1) >= order.unsqueeze(0)
+        inside = (of == on) & (past | (of == 1))
+        across = ((of == 1) & (on == 0)) | ((of > 1) & (on == 1))
+        allowed: Tensor = (inside | across).unsqueeze(1)
+        return allowed
+
+
+class Rotation:
+    """Rotary positions in two dimensions (Su et al., arXiv 2104.09864), half of a head for each.
+
+    An image token is at its row and column; text lies on the diagonal, the prompt before the first
+    row and the other texts from row ``after`` on, so that all distances are small and regular.
+    """
+
+    def __init__(self, positions: Tensor, head: int) -> None:
+        """``positions`` is ``(B, L, 2)``."""
+        pairs = head // 4
+        rates = 100.0 ** -(torch.arange(pairs, device=positions.device) / pairs)
+        angles = (positions.float().unsqueeze(-1) * rates).flatten(2)[:, :, None, None]
+        self.cos, self.sin = angles.cos(), angles.sin()
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Rotate ``(B, L, …, …, head)``."""
+        cos, sin = self.cos.to(x.dtype), self.sin.to(x.dtype)
+        a, b = x.chunk(2, -1)
+        return torch.cat([a * cos - b * sin, a * sin + b * cos], -1)
+
+
+def positions(batch: Batch) -> Tensor:
+    """Row and column of every token of the sequence, int64 ``(B, L, 2)``."""
+    count, rows, columns = batch.codes.shape
+    device = batch.codes.device
+    before = torch.arange(-batch.prompt.shape[1], 0, device=device).expand(count, -1)
+    grid = torch.cartesian_prod(torch.arange(rows, device=device),
+                                torch.arange(columns, device=device)).expand(count, -1, -1)
+    after = batch.place + max(rows, columns)
+    return torch.cat([before.unsqueeze(-1).expand(-1, -1, 2), grid,
+                      after.unsqueeze(-1).expand(-1, -1, 2)], 1)
+
+
+class Block(nn.Module):
+    """Attention and a perceptron, each behind a normalisation, plus a 3×3 filter on the image.
+
+    The filter (one per channel, on the attention's values; Dong et al., "CSWin", arXiv 2107.00652,
+    section 3.3) tells neighbours apart at once, which attention takes long to learn.
+    """
+
+    def __init__(self, config: CompactConfig) -> None:
+        super().__init__()
+        width = config.width
+        self.head = config.head
+        self.attend = nn.Linear(width, 3 * width, bias=False)
+        self.merge = nn.Linear(width, width, bias=False)
+        self.local = nn.Conv2d(width, width, 3, padding=1, groups=width)
+        self.expand = nn.Linear(width, config.expansion * width, bias=False)
+        self.contract = nn.Linear(config.expansion * width, width, bias=False)
+        nn.init.zeros_(self.merge.weight)
+        nn.init.zeros_(self.contract.weight)
+
+    def forward(self, x: Tensor, rotation: Rotation, allowed: Tensor, image: slice,
+                rows: int) -> Tensor:
+        batch, length, width = x.shape
+        heads = self.attend(normalise(x)).view(batch, length, 3, -1, self.head)
+        query, key = rotation(normalise(heads[:, :, :2])).permute(2, 0, 3, 1, 4)
+        value = heads[:, :, 2].transpose(1, 2)
+        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=allowed)
+        mixed = mixed.transpose(1, 2).reshape(batch, length, width)
+        patch = heads[:, image, 2].reshape(batch, rows, -1, width).permute(0, 3, 1, 2)
+        near = self.local(patch).flatten(2).transpose(1, 2)
+        mixed = mixed + F.pad(near, (0, 0, image.start, length - image.stop))
+        x = x + self.merge(mixed)
+        out: Tensor = x + self.contract(F.gelu(self.expand(normalise(x)), approximate="tanh"))
+        return out
+
+
+def normalise(x: Tensor) -> Tensor:
+    """Mean of the last dimension to zero, variance to one."""
+    return F.layer_norm(x, (x.shape[-1],))
+
+
+class Compact(nn.Module):
+    """The whole model."""
+
+    places: Tensor
+    scale: Tensor
+
+    def __init__(self, config: CompactConfig | None = None) -> None:
+        super().__init__()
+        self.config = config or CompactConfig()
+        width = self.config.width
+        self.words = nn.Embedding(PADDING + 1, width)
+        self.high = nn.Embedding(HIGH, width)
+        self.low = nn.Embedding(LOW, width)
+        self.digits = nn.Linear(len(LEVELS), width, bias=False)
+        self.hidden = nn.Parameter(torch.randn(width))
+        self.blocks = nn.ModuleList([Block(self.config) for _ in range(self.config.depth)])
+        self.to_word = nn.Linear(width, width, bias=False)
+        self.to_high = nn.Linear(width, HIGH)
+        self.to_low = nn.Linear(width, width)
+        self.low_given_high = nn.Embedding(HIGH, width)
+        self.to_low_code = nn.Linear(width, LOW)
+        nn.init.normal_(self.words.weight, std=width**-0.5)
+        places = [1]
+        for level in reversed(LEVELS[1:]):
+            places.insert(0, places[0] * level)
+        self.register_buffer("places", torch.tensor(places), persistent=False)
+        self.register_buffer("scale", torch.tensor(LEVELS), persistent=False)
+
+    def embed_image(self, codes: Tensor, masked: Tensor) -> Tensor:
+        """Codes ``(B, h, w)`` and mask to ``(B, h·w, width)``."""
+        codes = torch.where(masked, 0, codes).flatten(1)
+        digits = codes.unsqueeze(-1) // self.places % self.scale * (2 / (self.scale - 1)) - 1
+        seen = self.high(codes // LOW) + self.low(codes % LOW) + self.digits(digits)
+        return torch.where(masked.flatten(1).unsqueeze(-1), self.hidden.to(seen.dtype), seen)
+
+    def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Features of the image tokens ``(B, h·w, width)`` and of the text ``(B, T, width)``."""
+        prompt, rows = batch.prompt.shape[1], batch.codes.shape[1]
+        image = slice(prompt, prompt + batch.codes[0].numel())
+        x = torch.cat([self.words(batch.prompt), self.embed_image(batch.codes, batch.masked),
+                       self.words(batch.text)], 1)
+        x = normalise(x)
+        rotation = Rotation(positions(batch), self.config.head)
+        allowed = batch.allowed()
+        # A padding token sees itself alone, so that no row of the softmax is empty.
+        allowed = allowed | torch.eye(x.shape[1], dtype=torch.bool, device=x.device)
+        for block in self.blocks:
+            x = block(x, rotation, allowed, image, rows)
+        x = normalise(x)
+        return x[:, image], x[:, image.stop:]
+
+    def high_logits(self, features: Tensor) -> Tensor:
+        """Logits ``(…, 64)`` of the high parts."""
+        logits: Tensor = self.to_high(features)
+        return logits
+
+    def low_logits(self, features: Tensor, high: Tensor) -> Tensor:
+        """Logits ``(…, 128)`` of the low parts, given the high parts ``(…)``."""
+        logits: Tensor = self.to_low_code(F.gelu(self.to_low(features) + self.low_given_high(high)))
+        return logits
+
+    def word_logits(self, features: Tensor) -> Tensor:
+        """Logits ``(…, 4102)`` of the next text token."""
+        return F.linear(self.to_word(features), self.words.weight)
+
+
+def left_padded(sequences: list[list[int]], device: torch.device | None = None) -> Tensor:
+    """Prompts as ``(B, P)``, padded on the left."""
+    width = max(map(len, sequences), default=0)
+    rows = [[PADDING] * (width - len(s)) + s for s in sequences]
+    return torch.tensor(rows, dtype=torch.long, device=device).view(len(sequences), width)
+
+
+def packed_texts(sequences: list[list[list[int]]], device: torch.device | None = None
+                 ) -> tuple[Tensor, Tensor, Tensor]:
+    """Lists of texts as ``text``, ``segment`` and ``place`` of a `Batch`, each ``(B, T)``."""
+    length = max((sum(map(len, texts)) for texts in sequences), default=0)
+    filled = []
+    for texts in sequences:
+        text = [id_ for t in texts for id_ in t]
+        segment = [i for i, t in enumerate(texts) for _ in t]
+        place = [p for t in texts for p in range(len(t))]
+        padding = length - len(text)
+        filled.append((text + [PADDING] * padding, segment + [-1] * padding,
+                       place + [0] * padding))
+    columns = [torch.tensor(column, dtype=torch.long, device=device).view(len(sequences), length)
+               for column in zip(*filled, strict=True)]
+    return columns[0], columns[1], columns[2]
+
+
+def plain(text: str) -> str:
+    """Text as the model reads it: lower case, single spaces, no full stop or question mark.
+
+    A blank stands before the first word, so that a word has the same tokens wherever it is.
+    """
+    return "".join(f" {word}" for word in text.lower().replace("_", " ").split()).rstrip(" .?!")
+
+
+class Words:
+    """Texts to the ids that the model reads, and back."""
+
+    def __init__(self, tokenizer: TextTokenizer) -> None:
+        self.tokenizer = tokenizer
+
+    def __call__(self, text: str, limit: int) -> list[int]:
+        """The first ``limit`` ids of ``text``."""
+        # No token is 64 characters long, so what is cut here could not count.
+        ids: list[int] = self.tokenizer.encode(plain(text)[:64 * limit]).tolist()
+        return ids[:limit]
+
+    def spell(self, ids: list[int]) -> str:
+        """The text of ``ids``; cut before bytes that spell no character."""
+        for end in range(len(ids), 0, -1):
+            try:
+                return self.tokenizer.decode(np.array(ids[:end], np.int32)).strip()
+            except InvalidInput:
+                continue
+        return ""

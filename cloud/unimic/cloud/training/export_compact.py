@@ -1,0 +1,58 @@
+"""Turn a run of ``train_compact`` into the model of the store: averaged weights, float16.
+
+    python -m unimic.cloud.training.export_compact --checkpoint OUT/checkpoint.pt \\
+        --store codec/unimic/codec/models --figures FIGURES.json --command "…"
+
+Without ``--figures`` the weights are entered with none, so that they can be measured
+(``unimic.cloud.training.evaluate_compact``) and exported again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from unimic.cloud.models.compact import CompactConfig
+from unimic.codec.store import add_model
+
+DATA = ("Flickr8k train and rest (photos, captions; no licence seen), DAQUAR train (code "
+        "Apache-2.0, images NYU), imagenette, ImageNet sample, BSDS500 train and val, sports and "
+        "street photos (research use), easy-VQA train (MIT)")
+
+
+def sizes(state: dict[str, Tensor]) -> CompactConfig:
+    """The sizes of the model that ``state`` belongs to; heads are always the default."""
+    width = state["words.weight"].shape[1]
+    depth = 1 + max(int(name.split(".")[1]) for name in state if name.startswith("blocks."))
+    return CompactConfig(width=width, depth=depth,
+                         expansion=state["blocks.0.expand.weight"].shape[0] // width)
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--checkpoint", type=Path, required=True)
+    parser.add_argument("--store", type=Path, required=True, help="folder of the model store")
+    parser.add_argument("--figures", type=Path, help="what evaluate_compact --json wrote")
+    parser.add_argument("--command", default="", help="that trained the model")
+    args = parser.parse_args(argv)
+    state = torch.load(args.checkpoint, map_location="cpu", weights_only=True)["average"]
+    folder = args.store / "compact"
+    folder.mkdir(parents=True, exist_ok=True)
+    metadata = {name: str(value) for name, value in asdict(sizes(state)).items()}
+    half = {name: value.half().contiguous() for name, value in state.items()}
+    save_file(half, folder / "weights.safetensors", metadata=metadata)
+    figures = json.loads(args.figures.read_text(encoding="utf-8")) if args.figures else {}
+    entry = add_model(args.store, "compact", "multimodal", licence="Apache-2.0", data=DATA,
+                      command=args.command, figures=figures)
+    print(f"{sum(f.bytes for f in entry.files.values()) / 2**20:.1f} MiB")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,334 @@
+"""Train the compact multimodal model on tokens.
+
+    python -m unimic.cloud.training.train_compact --data DATA --tokens TOKENS --shapes SHAPES.npz \\
+        --tokenizer CHECKPOINT --text-tokenizer TOKENIZER.json --out OUT --minutes 60
+
+``TOKENS`` is what ``unimic.cloud.training.tokenize_images`` made of the photos. ``SHAPES.npz``
+holds the tokens of the easy-VQA drawings and is made with ``--tokenizer`` if it does not exist.
+
+Every step adds the gradients of three batches: answers about drawings, answers about photos
+(DAQUAR questions, Flickr8k captions), and images to be completed (from captions, from their own
+rest, or both). All the texts about one image share one pass over it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import random
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from unimic.cloud.models.compact import (
+    ANSWER,
+    ASK,
+    CAPTION,
+    END,
+    LOW,
+    PROMPT,
+    Batch,
+    Compact,
+    CompactConfig,
+    Words,
+    left_padded,
+    packed_texts,
+)
+from unimic.cloud.models.image_tokenizer import ImageTokenizer
+from unimic.cloud.training import shapes
+from unimic.cloud.training.data import read_captions, read_questions
+from unimic.cloud.training.grids import load_grids
+from unimic.cloud.training.loop import Average, Run, autocast, default_device
+from unimic.codec.text import TextTokenizer
+from unimic.codec.tokens import Codes
+
+TEXT_LIMIT = 40
+"""Tokens of a question, answer or prompt in training; longer ones are cut."""
+
+DRAWING_SIDES = {64: (1, 0.1), 128: (2, 0.3), 224: (3, 0.4), 256: (4, 0.2)}
+"""Sides in pixels that drawings are enlarged to: seed of the mirroring, share of the batches."""
+
+WEIGHTS = {"drawing": 0.05, "photo": 0.05, "picture": 0.3}
+"""Of the image loss of each batch, beside 1 for the text loss."""
+
+
+class Texts:
+    """What is said about an image, as the model reads it."""
+
+    def __init__(self, words: Words) -> None:
+        self.words = cache(lambda text: words(text, TEXT_LIMIT))
+
+    def answered(self, question: str, answer: str) -> list[int]:
+        """A question with its answer."""
+        return [ASK, *self.words(question), ANSWER, *self.words(answer), END]
+
+    def caption(self, caption: str) -> list[int]:
+        """A caption."""
+        return [CAPTION, *self.words(caption), END]
+
+    def prompt(self, prompt: str) -> list[int]:
+        """The prompt of an image; of no words if it is empty."""
+        return [PROMPT, *self.words(prompt)]
+
+
+@dataclass
+class Photo:
+    """An image's tokens, int32 ``(h, w)``, with what is said about it."""
+
+    codes: Codes
+    captions: tuple[str, ...] = ()
+    pairs: tuple[tuple[str, str], ...] = ()
+
+
+def random_mask(rows: int, columns: int, rng: np.random.Generator) -> np.ndarray:
+    """What is to be made anew, bool ``(rows, columns)``.
+
+    Half of the time a share of scattered tokens (MaskGIT's cosine of a uniform number), as in the
+    middle of sampling from nothing; else a rectangle, a strip at one or more borders, or the
+    complement of either, of which again a scattered share may be known already.
+    """
+    scattered = rng.random((rows, columns)) < math.cos(rng.random() * math.pi / 2)
+    if rng.random() < 0.5:
+        mask = scattered
+    else:
+        height, width = rng.integers(2, rows + 1), rng.integers(2, columns + 1)
+        top, left = rng.integers(0, rows - height + 1), rng.integers(0, columns - width + 1)
+        mask = np.zeros((rows, columns), bool)
+        mask[top:top + height, left:left + width] = True
+        if rng.random() < 0.4:
+            mask = ~mask
+        if rng.random() < 0.7:
+            mask &= scattered
+    if not mask.any():
+        mask[rng.integers(rows), rng.integers(columns)] = True
+    return mask
+
+
+def crop(codes: np.ndarray, rows: int, columns: int, rng: np.random.Generator) -> np.ndarray:
+    """A window of ``codes`` at a random place."""
+    top = rng.integers(0, codes.shape[0] - rows + 1)
+    left = rng.integers(0, codes.shape[1] - columns + 1)
+    return codes[top:top + rows, left:left + columns]
+
+
+class Mixture:
+    """Draws the batches, of about ``tokens`` tokens each."""
+
+    def __init__(self, photos: list[Photo], drawings: list[shapes.Drawing],
+                 drawn: dict[str, np.ndarray], texts: Texts, tokens: int, seed: int) -> None:
+        self.rng = np.random.default_rng(seed)
+        self.random = random.Random(seed)
+        self.texts, self.tokens = texts, tokens
+        self.photos = photos
+        self.captioned = [p for p in photos if p.captions]
+        self.questioned = [p for p in photos if p.pairs]
+        self.drawings, self.drawn = drawings, drawn
+        self.described = [d for d in drawings if d.colour]
+
+    def _drawn(self) -> np.ndarray:
+        sides = list(DRAWING_SIDES)
+        shares = [share for _, share in DRAWING_SIDES.values()]
+        return self.drawn[str(self.random.choices(sides, shares)[0])]
+
+    def drawing_answers(self) -> Batch:
+        """Eight questions and a description for each of some drawings."""
+        codes = self._drawn()
+        side = codes.shape[1]
+        chosen = self.random.sample(self.drawings, self.tokens // (side * side + 110))
+        texts = []
+        for drawing in chosen:
+            kinds: dict[str, list[shapes.Pair]] = {}
+            for pair in drawing.pairs:
+                kinds.setdefault(pair[1] if pair[1] in ("yes", "no") else "what", []).append(pair)
+            said = [self.texts.answered(*pair) for kind in kinds.values()
+                    for pair in self.random.sample(kind, min(3, len(kind)))]
+            if drawing.colour and drawing.shape:
+                said.append(self.texts.caption(f"a {drawing.colour} {drawing.shape}"))
+            texts.append(said)
+        return self._answers(np.stack([codes[d.image] for d in chosen]), texts)
+
+    def photo_answers(self) -> Batch:
+        """All questions about some indoor photos, or all captions of some others."""
+        if self.rng.random() < 0.4:
+            chosen = self.random.sample(self.questioned, self.tokens // 320)
+            texts = [[self.texts.answered(*p) for p in
+                      self.random.sample(photo.pairs, min(10, len(photo.pairs)))]
+                     for photo in chosen]
+        else:
+            chosen = self.random.sample(self.captioned, self.tokens // 280)
+            texts = [[self.texts.caption(c) for c in photo.captions] for photo in chosen]
+        rows = min(p.codes.shape[0] for p in chosen)
+        columns = min(p.codes.shape[1] for p in chosen)
+        grids = [crop(p.codes, rows, columns, self.rng) for p in chosen]
+        return self._answers(np.stack(grids), texts)
+
+    def _answers(self, codes: np.ndarray, texts: list[list[list[int]]]) -> Batch:
+        """Half of the images lose some tokens: predicting those teaches the model to see."""
+        ratio = self.rng.random((len(codes), 1, 1)) * 0.6 - 0.3
+        masked = self.rng.random(codes.shape) < ratio
+        masked[0, 0, 0] = True
+        text, segment, place = packed_texts(texts)
+        prompt = torch.empty(len(codes), 0, dtype=torch.long)
+        return Batch(torch.from_numpy(codes.astype(np.int64)), torch.from_numpy(masked), prompt,
+                     text, segment, place)
+
+    def pictures(self) -> Batch:
+        """Images to be completed, most of them with a prompt."""
+        kind = self.rng.random()
+        if kind < 0.3:
+            codes = self._drawn()
+            side = codes.shape[1]
+            drawings = self.random.sample(self.described, self.tokens // (side * side + 12))
+            grids = [codes[d.image] for d in drawings]
+            prompts = [self.random.choice(shapes.DESCRIPTIONS).format(
+                colour=d.colour, shape=d.shape) for d in drawings]
+        elif kind < 0.7:
+            chosen = self.random.sample(self.captioned, self.tokens // 215)
+            grids = [p.codes for p in chosen]
+            prompts = [self.random.choice(p.captions) for p in chosen]
+        else:
+            side = self.random.choice((14, 16, 20))
+            large = [p for p in self.photos if min(p.codes.shape) >= side]
+            chosen = self.random.sample(large, self.tokens // (side * side))
+            grids = [crop(p.codes, side, side, self.rng) for p in chosen]
+            prompts = [""] * len(chosen)
+        codes = np.stack(grids).astype(np.int64)
+        masked = np.stack([random_mask(grid.shape[0], grid.shape[1], self.rng) for grid in grids])
+        kept = [p if self.rng.random() < 0.85 else "" for p in prompts]
+        nothing = torch.empty(len(codes), 0, dtype=torch.long)
+        return Batch(torch.from_numpy(codes), torch.from_numpy(masked),
+                     left_padded([self.texts.prompt(p) for p in kept]), nothing, nothing, nothing)
+
+
+def image_loss(model: Compact, features: Tensor, batch: Batch) -> Tensor:
+    """Mean cross-entropy of the hidden image tokens, nats."""
+    hidden = batch.masked.flatten()
+    features = features.flatten(0, 1)[hidden]
+    codes = batch.codes.flatten()[hidden]
+    high = F.cross_entropy(model.high_logits(features).float(), codes // LOW)
+    low = F.cross_entropy(model.low_logits(features, codes // LOW).float(), codes % LOW)
+    return high + low
+
+
+def text_loss(model: Compact, features: Tensor, batch: Batch) -> Tensor:
+    """Mean cross-entropy of captions and answers, nats a token; questions are not predicted."""
+    text, segment = batch.text, batch.segment
+    starts = (text == ANSWER) | (text == CAPTION)
+    number = torch.cummax(torch.where(starts, segment, -1), 1).values
+    told = ((number == segment) & (segment >= 0))[:, :-1] & (segment[:, 1:] == segment[:, :-1])
+    logits = model.word_logits(features[:, :-1][told]).float()
+    return F.cross_entropy(logits, text[:, 1:][told])
+
+
+def optimizers(model: Compact, rate: float) -> dict[str, torch.optim.Optimizer]:
+    """Muon for the blocks' matrices (Jordan et al., 2024), Adam for everything else."""
+    matrices = [p for p in model.blocks.parameters() if p.ndim == 2]
+    chosen = {id(p) for p in matrices}
+    others = [p for p in model.parameters() if id(p) not in chosen]
+    return {
+        "muon": torch.optim.Muon(matrices, lr=rate, weight_decay=0.05,
+                                 adjust_lr_fn="match_rms_adamw"),
+        "adam": torch.optim.AdamW(others, lr=rate, betas=(0.9, 0.98), weight_decay=0.0,
+                                  fused=True),
+    }
+
+
+def load_photos(data: Path, tokens: Path) -> list[Photo]:
+    """Every photo that may be trained on, with its captions and questions."""
+    captions = read_captions(data)
+    pairs: dict[str, list[tuple[str, str]]] = {}
+    for q in read_questions(data, "train"):
+        pairs.setdefault(q.image, []).append((q.question, q.answer))
+    photos = [Photo(codes, captions[name].captions)
+              for part in ("flickr-train", "flickr-train-flipped")
+              for name, codes in load_grids(tokens / f"{part}.npz")]
+    photos += [Photo(codes, pairs=tuple(pairs.get(name, ())))
+               for part in ("daquar-train", "unlabelled", "flickr-train-320")
+               for name, codes in load_grids(tokens / f"{part}.npz")]
+    return photos
+
+
+def load_drawings(path: Path, tokenizer: Path | None) -> dict[str, np.ndarray]:
+    """Codes of the training drawings at several sizes, uint16 ``(4000, side, side)`` each."""
+    if not path.exists():
+        if tokenizer is None:
+            raise SystemExit(f"{path} does not exist: name a --tokenizer checkpoint to make it")
+        model = load_image_tokenizer(tokenizer)
+        drawn = {str(side): shapes.tokenize(model, side, seed)
+                 for side, (seed, _) in DRAWING_SIDES.items()}
+        np.savez(path, **drawn)  # type: ignore[arg-type]
+    with np.load(path) as file:
+        return {name: file[name] for name in file.files}
+
+
+def load_image_tokenizer(checkpoint: Path) -> ImageTokenizer:
+    """The averaged weights of a run of ``train_tokenizer``."""
+    model = ImageTokenizer()
+    saved = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    model.load_state_dict(saved["average"])
+    return model.eval()
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="folder of captions, questions")
+    parser.add_argument("--tokens", type=Path, required=True, help="folder of the photos' tokens")
+    parser.add_argument("--shapes", type=Path, required=True, help="tokens of the drawings, .npz")
+    parser.add_argument("--tokenizer", type=Path, help="checkpoint to make --shapes with")
+    parser.add_argument("--text-tokenizer", type=Path, required=True, help="tokenizer.json")
+    parser.add_argument("--out", type=Path, required=True, help="folder for checkpoints")
+    parser.add_argument("--minutes", type=float, default=60)
+    parser.add_argument("--batch", type=int, default=2400, help="tokens of each of three batches")
+    parser.add_argument("--rate", type=float, default=2e-3)
+    parser.add_argument("--width", type=int, default=CompactConfig.width)
+    parser.add_argument("--depth", type=int, default=CompactConfig.depth)
+    parser.add_argument("--seed", type=int, default=1)
+    args = parser.parse_args(argv)
+
+    torch.manual_seed(args.seed)
+    device = default_device()
+    drawn = load_drawings(args.shapes, args.tokenizer)
+    model = Compact(CompactConfig(width=args.width, depth=args.depth)).to(device)
+    average = Average(model, 0.998)
+    optimizer = optimizers(model, args.rate)
+    run = Run(args.out, args.minutes, args.rate, warmup=100)
+    state: dict[str, nn.Module | torch.optim.Optimizer] = {
+        "model": model, "average": average.module, **optimizer}
+    run.restore(state)
+    texts = Texts(Words(TextTokenizer(args.text_tokenizer)))
+    mixture = Mixture(load_photos(args.data, args.tokens), shapes.training_drawings(), drawn,
+                      texts, args.batch, args.seed + run.step)
+
+    for fraction in run:
+        losses = {}
+        for name, draw in (("drawing", mixture.drawing_answers), ("photo", mixture.photo_answers),
+                           ("picture", mixture.pictures)):
+            batch = draw().to(device)
+            with autocast(device):
+                image, text = model(batch)
+                losses[name + "_image"] = image_loss(model, image, batch)
+                loss = WEIGHTS[name] * losses[name + "_image"]
+                if batch.text.numel():
+                    losses[name] = text_loss(model, text, batch)
+                    loss = loss + losses[name]
+            torch.autograd.backward(loss)
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        for part in optimizer.values():
+            run.set_rate(part, fraction)
+            part.step()
+            part.zero_grad()
+        average.update(model, run.step)
+        run.log(**losses)
+        if run.due():
+            run.save(state)
+    run.save(state)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,307 @@
+"""The compact backend on a tiny model with random weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from unimic.cloud.backends import compact
+from unimic.cloud.backends.base import (
+    AnswerRequest,
+    Cancelled,
+    FillRequest,
+    GenerateRequest,
+    Sampling,
+)
+from unimic.cloud.backends.compact import (
+    MOST_WINDOWS,
+    WINDOW,
+    CompactBackend,
+    View,
+    load_weights,
+    view_shape,
+    windows,
+)
+from unimic.cloud.models.compact import (
+    ANSWER,
+    ASK,
+    END,
+    PROMPT,
+    Batch,
+    Compact,
+    CompactConfig,
+    Words,
+    left_padded,
+    packed_texts,
+    plain,
+)
+from unimic.codec.errors import CorruptData, LimitExceeded
+from unimic.codec.text import TextTokenizer
+from unimic.codec.tokens import Codes, TokenSpace
+
+SPACE = TokenSpace("tiny", b"12345678")
+TEXT = Path(__file__).parents[2] / "codec/unimic/codec/models/text-tokenizer/tokenizer.json"
+CONFIG = CompactConfig(width=64, depth=2, head=32, expansion=2)
+
+
+class NoView(View):
+    """Takes every nth token instead of looking at pixels."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[int, int]] = []
+
+    def reduce(self, codes: Codes, rows: int, columns: int) -> Codes:
+        self.calls.append((rows, columns))
+        return np.ascontiguousarray(codes[:rows, :columns])
+
+
+def tiny_model(seed: int = 0) -> Compact:
+    torch.manual_seed(seed)
+    model = Compact(CONFIG)
+    for parameter in model.parameters():  # nothing stays at zero: every part must matter
+        torch.nn.init.normal_(parameter, std=0.2)
+    return model.eval().requires_grad_(False)
+
+
+@pytest.fixture(scope="module")
+def backend() -> CompactBackend:
+    return CompactBackend(tiny_model(), Words(TextTokenizer(TEXT)), SPACE, NoView())
+
+
+def grid(rows: int = 5, columns: int = 7, seed: int = 0) -> Codes:
+    return np.random.default_rng(seed).integers(0, 8192, (rows, columns)).astype(np.int32)
+
+
+def sampling(seed: int = 1, steps: int = 4, temperature: float = 1.0, guidance: float = 1.0
+             ) -> Sampling:
+    return Sampling(seed, steps, temperature, guidance)
+
+
+def nobody(step: int, steps: int) -> None:
+    assert 1 <= step <= steps
+
+
+def batch(codes: Codes, masked: np.ndarray, prompt: list[int], texts: list[list[int]]) -> Batch:
+    return Batch(torch.from_numpy(codes[None]).long(), torch.from_numpy(masked[None]),
+                 left_padded([prompt]), *packed_texts([texts]))
+
+
+def test_who_sees_whom() -> None:
+    """Prompt causal, image full and after the prompt, texts causal, blind to each other."""
+    model = tiny_model()
+    known = np.zeros((3, 4), bool)
+    first, second = [ASK, 5, ANSWER, 6, END], [ASK, 9, 8, ANSWER]
+
+    def features(codes: Codes, prompt: list[int], texts: list[list[int]]
+                 ) -> tuple[torch.Tensor, torch.Tensor]:
+        image, text = model(batch(codes, known, prompt, texts))
+        return image[0], text[0]
+
+    codes = grid(3, 4)
+    image, text = features(codes, [PROMPT, 7], [first, second])
+    other = codes.copy()
+    other[2, 3] ^= 1
+    image_2, text_2 = features(other, [PROMPT, 7], [first, second])
+    assert not torch.allclose(image[0], image_2[0])  # the last token reaches the first
+    assert not torch.allclose(text, text_2)
+    image_3, _ = features(codes, [PROMPT, 3], [first, second])
+    assert not torch.allclose(image, image_3)
+    assert torch.allclose(features(codes, [PROMPT, 7], [first])[1], text[:5], atol=1e-5)
+    assert torch.allclose(features(codes, [PROMPT, 7], [second])[1], text[5:], atol=1e-5)
+    longer = features(codes, [PROMPT, 7], [[*second, 11]])[1]
+    assert torch.allclose(longer[:4], text[5:], atol=1e-5)
+    assert torch.allclose(image, features(codes, [PROMPT, 7], [])[0], atol=1e-5)
+
+
+def test_padding_is_nothing() -> None:
+    model = tiny_model()
+    codes = torch.from_numpy(np.stack([grid(3, 4), grid(3, 4, 1)])).long()
+    masked = torch.rand(2, 3, 4) < 0.5
+    prompts, texts = [[PROMPT, 4, 5, 6], [PROMPT]], [[[ASK, 3, ANSWER]], [[ASK, 3, 4, ANSWER, 9]]]
+    image, text = model(Batch(codes, masked, left_padded(prompts), *packed_texts(texts)))
+    for i in (0, 1):
+        alone = Batch(codes[i:i + 1], masked[i:i + 1], left_padded(prompts[i:i + 1]),
+                      *packed_texts(texts[i:i + 1]))
+        image_alone, text_alone = model(alone)
+        assert torch.allclose(image_alone[0], image[i], atol=1e-5)
+        assert torch.allclose(text_alone[0], text[i, :text_alone.shape[1]], atol=1e-5)
+
+
+def test_hidden_tokens_do_not_leak() -> None:
+    model = tiny_model()
+    masked = np.random.default_rng(0).random((4, 4)) < 0.5
+    a, b = grid(4, 4), grid(4, 4)
+    b[masked] = 8191
+    assert torch.equal(model(batch(a, masked, [PROMPT], []))[0],
+                       model(batch(b, masked, [PROMPT], []))[0])
+
+
+def test_generate_is_its_seed_alone(backend: CompactBackend) -> None:
+    requests = [GenerateRequest(prompt, 5, 7, sampling(seed)) for prompt, seed in
+                (("a red circle", 1), ("", 2), ("two dogs run on a beach", 3))]
+    together = backend.generate(requests, nobody)
+    alone = [backend.generate([r], nobody)[0] for r in requests]
+    for codes, again in zip(together, alone, strict=True):
+        assert codes.dtype == np.int32
+        assert codes.shape == (5, 7)
+        assert codes.min() >= 0
+        assert codes.max() < 8192
+        assert np.array_equal(codes, again)
+    changed = [GenerateRequest("a red circle", 5, 7, sampling(2)),
+               GenerateRequest("a blue circle", 5, 7, sampling(1)),
+               GenerateRequest("a red circle", 5, 7, sampling(1, guidance=4.0)),
+               GenerateRequest("a red circle", 5, 7, sampling(1, temperature=0.3))]
+    for codes in backend.generate(changed, nobody):
+        assert not np.array_equal(codes, alone[0])
+
+
+def test_likeliest_needs_no_seed(backend: CompactBackend) -> None:
+    a, b = backend.generate([GenerateRequest("a dog", 4, 4, sampling(seed, temperature=0))
+                             for seed in (1, 2)], nobody)
+    assert np.array_equal(a, b)
+
+
+@pytest.mark.parametrize("prompt", ["", "a vase", "zxqj ☃ \U0001f600 \x00", "word " * 4000])
+def test_fill_changes_only_the_mask(backend: CompactBackend, prompt: str) -> None:
+    codes = grid()
+    for mask in (np.zeros((5, 7), bool), np.ones((5, 7), bool), codes % 2 == 0):
+        filled = backend.fill([FillRequest(codes, mask, prompt, sampling())], nobody)[0]
+        assert np.array_equal(filled[~mask], codes[~mask])
+    assert np.array_equal(codes, grid())
+
+
+def test_one_step_and_more_steps_than_tokens(backend: CompactBackend) -> None:
+    for steps in (1, 9):
+        filled = backend.fill([FillRequest(grid(2, 2), np.ones((2, 2), bool), "",
+                                           sampling(steps=steps))], nobody)[0]
+        assert filled.shape == (2, 2)
+
+
+def test_large_grid_is_filled_in_windows(backend: CompactBackend) -> None:
+    codes = grid(18, 30)
+    mask = np.zeros_like(codes, bool)
+    mask[3:16, 5:29] = True
+    steps: list[int] = []
+    filled = backend.fill([FillRequest(codes, mask, "sky", sampling())],
+                          lambda step, of: steps.append(step * 1000 + of))[0]
+    assert np.array_equal(filled[~mask], codes[~mask])
+    assert (filled[mask] != codes[mask]).mean() > 0.9
+    count = len(windows(mask))
+    assert count > 1
+    assert steps == [i * 1000 + 4 * count for i in range(1, 4 * count + 1)]
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (20, 20), (21, 3), (16, 60), (33, 47)])
+def test_windows_cover_the_mask(shape: tuple[int, int]) -> None:
+    rng = np.random.default_rng(0)
+    for density in (0.0, 0.01, 1.0):
+        mask = rng.random(shape) < density
+        left_over = mask.copy()
+        size = 20 if max(shape) <= 20 else WINDOW
+        for top, left in windows(mask):
+            assert top >= 0
+            assert left >= 0
+            assert left_over[top:top + size, left:left + size].any()
+            left_over[top:top + size, left:left + size] = False
+        assert not left_over.any()
+
+
+def test_small_hole_is_one_window_around_it() -> None:
+    mask = np.zeros((100, 100), bool)
+    mask[50:54, 60:66] = True
+    assert windows(mask) == [(44, 55)]
+
+
+def test_huge_mask_is_refused() -> None:
+    with pytest.raises(LimitExceeded, match=str(MOST_WINDOWS)):
+        windows(np.ones((200, 200), bool))
+
+
+def test_answers(backend: CompactBackend, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compact, "ANSWER_TOKENS", 4)
+    questions = ["what is on the table?", "", "what?! " * 3000, "¿qué ☃?"]
+    requests = [AnswerRequest(grid(), q, sampling()) for q in questions]
+    together = backend.answer(requests, nobody)
+    for request, answer in zip(requests, together, strict=True):
+        assert 0 <= answer.confidence <= 1
+        assert backend.answer([request], nobody) == [answer]
+
+
+def test_confidence_is_the_probability_of_the_answer(backend: CompactBackend,
+                                                     monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nine to one for the first word, certain from then on; a caption's is the mean per token."""
+    said = [*backend.words("red vase", 8), END]
+    asked = 0
+
+    def next_words(grids: list[torch.Tensor], texts: list[list[int]]) -> list[torch.Tensor]:
+        nonlocal asked
+        odds = torch.full((END + 1,), -1000.0)
+        odds[said[asked]] = 0.0
+        if asked == 0:
+            odds[said[0]], odds[33] = float(np.log(9)), 0.0
+        asked += 1
+        return [odds]
+
+    monkeypatch.setattr(backend, "_next_words", next_words)
+    answer = backend.answer([AnswerRequest(grid(), "what?", sampling())], nobody)[0]
+    assert answer.text == "red vase"
+    assert answer.confidence == pytest.approx(0.9)
+    asked = 0
+    caption = backend.answer([AnswerRequest(grid(), " ", sampling())], nobody)[0]
+    assert caption.confidence == pytest.approx(0.9 ** (1 / len(said)))
+
+
+def test_large_grid_is_viewed_smaller(backend: CompactBackend,
+                                      monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compact, "ANSWER_TOKENS", 1)
+    assert isinstance(backend.view, NoView)
+    backend.view.calls.clear()
+    backend.answer([AnswerRequest(grid(30, 40), "what?", sampling())], nobody)
+    assert backend.view.calls == [view_shape(30, 40)]
+    rows, columns = view_shape(30, 40)
+    assert rows * columns <= 384
+    assert max(rows, columns) <= 24
+    assert view_shape(16, 21) == (16, 21)
+    assert view_shape(1, 4000) == (1, 24)
+
+
+def test_cancelled_at_the_next_step(backend: CompactBackend) -> None:
+    calls = 0
+
+    def leave(step: int, steps: int) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 2:
+            raise Cancelled
+
+    with pytest.raises(Cancelled):
+        backend.generate([GenerateRequest("a dog", 4, 4, sampling(steps=8))], leave)
+    assert calls == 2
+    calls = 0
+    with pytest.raises(Cancelled):
+        backend.answer([AnswerRequest(grid(), "", sampling())], leave)
+
+
+def test_plain_text() -> None:
+    assert plain("  What is\non the Table_top ?") == " what is on the table top"
+    assert plain(" \n?") == ""
+
+
+def test_weights_round_trip(tmp_path: Path) -> None:
+    model = tiny_model()
+    path = tmp_path / "weights.safetensors"
+    sizes = {"width": "64", "depth": "2", "head": "32", "expansion": "2"}
+    save_file(model.state_dict(), path, metadata=sizes)
+    again = load_weights(path)
+    assert all(torch.equal(a, b) for a, b in
+               zip(model.state_dict().values(), again.state_dict().values(), strict=True))
+    path.write_bytes(path.read_bytes()[:-5])
+    with pytest.raises(CorruptData, match="weights"):
+        load_weights(path)
+    save_file({"a": torch.zeros(1)}, path, metadata=sizes)
+    with pytest.raises(CorruptData, match="weights"):
+        load_weights(path)
