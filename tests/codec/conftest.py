@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from unimic.codec.rangecoder import RangeDecoder, RangeEncoder, ideal_bits
+from unimic.codec.rangecoder import RangeDecoder, RangeEncoder, information
 from unimic.codec.tokens import Codes, Mask, TokenSpace
 
 
@@ -66,7 +66,7 @@ def frequency_rows(seed: int, count: int, alphabet: int) -> NDArray[np.int32]:
 def _encode(symbols: Codes, rows: NDArray[np.int32]) -> FakeCoded:
     encoder = RangeEncoder()
     encoder.encode(symbols.astype(np.int32), rows)
-    return FakeCoded(encoder.finish(), ideal_bits(symbols, rows))
+    return FakeCoded(encoder.finish(), float(information(symbols, rows).sum()))
 
 
 def _decode(payload: bytes, rows: NDArray[np.int32]) -> Codes:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from unimic.codec.errors import UnknownModel
 from unimic.codec.frequencies import frequencies
@@ -20,7 +21,7 @@ from unimic.codec.networks import (
     check_golden,
 )
 from unimic.codec.order import REVEALED, Window, windows
-from unimic.codec.rangecoder import RangeDecoder, RangeEncoder, ideal_bits
+from unimic.codec.rangecoder import RangeDecoder, RangeEncoder, information
 from unimic.codec.store import ModelStore
 from unimic.codec.tokens import Codes, Mask, TokenSpace
 
@@ -30,10 +31,19 @@ CHUNKS = 16  # pieces of a long text that are coded in lockstep
 
 @dataclass(frozen=True)
 class Coded:
-    """A payload and the information of its tokens under the model, in bits."""
+    """A payload and the information of each token under the model.
+
+    ``token_bits`` has the shape of the tokens: float64 ``(rows, columns)`` for an image, zero
+    where nothing was coded, ``(n,)`` for text.
+    """
 
     payload: bytes
-    ideal_bits: float
+    token_bits: NDArray[np.float64]
+
+    @property
+    def ideal_bits(self) -> float:
+        """Information of all tokens together."""
+        return float(self.token_bits.sum())
 
 
 def _ignore(done: int, total: int) -> None:
@@ -79,7 +89,7 @@ class Coder:
         """
         network = self._need_image()
         mask = np.ones(codes.shape, np.bool_) if mask is None else mask
-        encoder, bits = RangeEncoder(), 0.0
+        encoder, bits = RangeEncoder(), np.zeros(codes.shape)
         for plan in self._plans(codes, mask, prompt, watch):
             coded = codes[plan.rows, plan.columns]
             needed = plan.groups < len(REVEALED)  # nobody sees the last group
@@ -93,7 +103,8 @@ class Coder:
                 for part, table in zip((upper, lower), tables, strict=True):
                     symbols = part[group].astype(np.int32)
                     encoder.encode(symbols, table[group])
-                    bits += ideal_bits(symbols, table[group])
+                    bits[plan.rows[group], plan.columns[group]] += information(
+                        symbols, table[group])
         return Coded(encoder.finish(), bits)
 
     def decode_image(self, payload: bytes, codes: Codes, *, mask: Mask | None = None,
@@ -125,32 +136,30 @@ class Coder:
     def encode_text(self, ids: Codes, *, watch: Watch = _ignore) -> Coded:
         """Code text ids, int32 ``(n,)``; see `encode_image`."""
         network = self._need_text()
-        encoder, bits = RangeEncoder(), 0.0
-        for pieces in self._pieces(ids, network, watch):
-            given = np.zeros((len(pieces), len(pieces[0])), np.int64)
-            for row, piece in zip(given, pieces, strict=True):
-                row[1:len(piece)] = piece[:-1]
+        encoder, bits = RangeEncoder(), np.zeros(ids.shape)
+        for starts, lengths in _pieces(len(ids), network.positions, watch):
+            given = np.zeros((len(starts), lengths[0]), np.int64)
+            for row, start, length in zip(given, starts, lengths, strict=True):
+                row[1:length] = ids[start:start + length - 1]
             logits, _ = network.step(given, 0, None)
-            for i in range(len(pieces[0])):
-                symbols = np.array([p[i] for p in pieces if i < len(p)], np.int32)
-                table = frequencies(logits[:len(symbols), i])
-                encoder.encode(symbols, table)
-                bits += ideal_bits(symbols, table)
+            for i in range(lengths[0]):
+                places = starts[lengths > i] + i
+                table = frequencies(logits[:len(places), i])
+                encoder.encode(ids[places], table)
+                bits[places] = information(ids[places], table)
         return Coded(encoder.finish(), bits)
 
     def decode_text(self, payload: bytes, count: int, *, watch: Watch = _ignore) -> Codes:
         """The ``count`` text ids that `encode_text` coded; raises as `decode_image` does."""
         network = self._need_text()
-        decoder = RangeDecoder(payload)
-        ids = np.zeros(count, np.int32)
-        for pieces in self._pieces(ids, network, watch):  # views, filled in place
-            given, memory = np.zeros(len(pieces), np.int64), None
-            for i in range(len(pieces[0])):
-                alive = sum(i < len(p) for p in pieces)
-                logits, memory = network.step(given[:alive, None], i, memory)
-                given = decoder.decode(frequencies(logits[:, 0])).astype(np.int64)
-                for piece, found in zip(pieces, given, strict=False):
-                    piece[i] = found
+        decoder, ids = RangeDecoder(payload), np.zeros(count, np.int32)
+        for starts, lengths in _pieces(count, network.positions, watch):
+            given, memory = np.zeros(len(starts), np.int64), None
+            for i in range(lengths[0]):
+                places = starts[lengths > i] + i
+                logits, memory = network.step(given[:len(places), None], i, memory)
+                ids[places] = decoder.decode(frequencies(logits[:, 0]))
+                given = ids[places].astype(np.int64)
         decoder.finish()
         return ids
 
@@ -176,15 +185,19 @@ class Coder:
                 yield plan
         watch(total, total)
 
-    @staticmethod
-    def _pieces(ids: Codes, network: TextNetwork, watch: Watch) -> Iterator[list[Codes]]:
-        """Views of ``ids`` that are coded in lockstep; only the last may be shorter."""
-        cuts = range(0, len(ids), network.positions)
-        pieces = [ids[i:i + network.positions] for i in cuts]
-        for i in range(0, len(pieces), CHUNKS):
-            watch(i * network.positions, len(ids))
-            yield pieces[i:i + CHUNKS]
-        watch(len(ids), len(ids))
+
+def _pieces(count: int, positions: int, watch: Watch) -> Iterator[tuple[Integers, Integers]]:
+    """Starts and lengths of the pieces of a text that are coded in lockstep.
+
+    The network remembers ``positions`` tokens, so a long text is cut into pieces of that many; up
+    to `CHUNKS` of them take turns, one token each. Only the last piece may be shorter.
+    """
+    starts = np.arange(0, count, positions)
+    for i in range(0, len(starts), CHUNKS):
+        watch(int(starts[i]), count)
+        group = starts[i:i + CHUNKS]
+        yield group, np.minimum(count - group, positions)
+    watch(count, count)
 
 
 def _inside(mask: Mask, window: Window) -> Mask:

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from unimic.codec.rangecoder import PRECISION, RangeDecoder, RangeEncoder, ideal_bits
+from unimic.codec.rangecoder import PRECISION, RangeDecoder, RangeEncoder, information
 from unimic.codec.tokens import Mask
 
 # Counts to begin with, for a context: of the predicted value, for one of the other. Where the three
@@ -39,7 +39,7 @@ def encode_mask(mask: Mask) -> tuple[bytes, float]:
         contexts = _contexts(frame, row, column)
         frequencies = model.frequencies(contexts)
         encoder.encode(symbols, frequencies)
-        bits += ideal_bits(symbols, frequencies)
+        bits += float(information(symbols, frequencies).sum())
         model.update(contexts, symbols)
     return encoder.finish(), bits
 

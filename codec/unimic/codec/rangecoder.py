@@ -195,10 +195,10 @@ class RangeDecoder:
                            "its tokens")
 
 
-def ideal_bits(symbols: Symbols, frequencies: Frequencies) -> float:
-    """Information of ``symbols`` (``(n,)``) under ``frequencies`` (``(n, alphabet)``), in bits."""
+def information(symbols: Symbols, frequencies: Frequencies) -> NDArray[np.float64]:
+    """Bits ``(n,)`` of ``symbols`` (``(n,)``) under ``frequencies`` (``(n, alphabet)``)."""
     picked = frequencies[np.arange(len(symbols)), symbols].astype(np.float64)
-    return float(np.sum(PRECISION - np.log2(picked + 1)))
+    return PRECISION - np.log2(picked + 1)
 
 
 def _check_frequencies(frequencies: Frequencies) -> None:
