@@ -1,8 +1,9 @@
 """The exact networks, run by ONNX Runtime.
 
 A network is a folder: ``weights.safetensors`` (integers, with the configuration and the bounds of
-every sum in its metadata), ONNX graphs that refer to those very bytes, and ``golden.npz``, inputs
-with the outputs they must give. `unimic.cloud.networks` runs the same folder by PyTorch.
+every sum in its metadata), ONNX graphs that refer to those very bytes, ``golden.npz`` with
+inputs and the outputs they must give and, for images, ``histogram.npz`` with the counts of the
+training tokens. `unimic.cloud.networks` runs the same folder by PyTorch.
 """
 
 from __future__ import annotations
@@ -18,11 +19,12 @@ from numpy.typing import NDArray
 
 from unimic.codec.errors import ExactnessError
 from unimic.codec.image_rows import FIELDS, Integers, Layout, Rows
+from unimic.codec.proof import metadata, prove
 from unimic.codec.store import ModelStore
 
 Floats = NDArray[np.float32]
 IMAGE_ENTROPY, TEXT_ENTROPY = "image-entropy", "text-entropy"
-WEIGHTS, GOLDEN = "weights.safetensors", "golden.npz"
+WEIGHTS, GOLDEN, HISTOGRAM = "weights.safetensors", "golden.npz", "histogram.npz"
 IMAGE_GRAPHS = ("content", "query", "tail")
 TEXT_GRAPHS = ("step",)
 
@@ -56,14 +58,6 @@ class TextNetwork(Protocol):
 
         A memory of more sequences than ``ids`` has is cut to its first ``B``.
         """
-
-
-def metadata(weights: Path) -> dict[str, str]:
-    """Metadata of a safetensors file: 8 bytes of header length, then a JSON header."""
-    with weights.open("rb") as file:
-        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-    found: dict[str, str] = header["__metadata__"]
-    return found
 
 
 def configuration(weights: Path) -> dict[str, int]:
@@ -165,6 +159,18 @@ class OnnxTextNetwork:
         logits, new = self._graphs.run("step", ids, np.ascontiguousarray(places[:, position:]),
                                        memory, np.ascontiguousarray(places[:, :position]))
         return logits, np.concatenate([memory, new], 3)
+
+
+def check_bounds(store: ModelStore, name: str) -> None:
+    """Prove from the weights of ``name`` that float32 adds its integers exactly.
+
+    Raises:
+        ExactnessError: a sum of some layer may leave the exact integers.
+    """
+    for bound in prove(store.path(name, WEIGHTS)):
+        if not bound.holds:
+            raise ExactnessError(name, f"a sum of {bound.layer} may reach {bound.largest}",
+                                 "do not use this model for coding")
 
 
 def check_golden(store: ModelStore, name: str, network: Any) -> None:

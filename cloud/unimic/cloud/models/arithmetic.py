@@ -17,14 +17,14 @@ residual of 1.0 is 32, a query or key of 1.0 is 16, a logit of 1 nat is 32.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from enum import Enum
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-EXACT_LIMIT = 2**24
+from unimic.codec.proof import LIMIT
+
 ACTIVATION_SCALE, ACTIVATION_MAX = 32.0, 127
 RESIDUAL_SCALE, RESIDUAL_MAX = 32.0, 1023
 HEAD_SCALE, HEAD_MAX = 16.0, 127
@@ -86,18 +86,6 @@ def set_mode(network: nn.Module, mode: Mode) -> None:
             module.mode = mode
 
 
-@dataclass(frozen=True)
-class Bound:
-    """Proof that one layer cannot reach 2²⁴: the largest possible magnitude of any partial sum."""
-
-    layer: str
-    largest: int
-
-    @property
-    def holds(self) -> bool:
-        return self.largest < EXACT_LIMIT
-
-
 class Linear(Arithmetic):
     """Matrix product and rescaling: ``round((x @ weight.T + bias) * multiplier)``.
 
@@ -123,7 +111,7 @@ class Linear(Arithmetic):
         """
         weight = self.weight.detach()
         to_fit = weight.abs().amax(1, keepdim=True) / 127
-        to_bound = weight.abs().sum(1, keepdim=True) * (self.in_max / (0.9 * EXACT_LIMIT))
+        to_bound = weight.abs().sum(1, keepdim=True) * (self.in_max / (0.9 * LIMIT))
         return torch.maximum(to_fit, to_bound).clamp_min(1e-8)
 
     def integers(self) -> dict[str, Tensor]:
@@ -159,13 +147,6 @@ class ExactLinear(nn.Module):
         self.register_buffer("weight", torch.zeros(outputs, inputs, dtype=torch.int8))
         self.register_buffer("multiplier", torch.ones(outputs))
         self.register_buffer("bias", torch.zeros(outputs, dtype=torch.int32) if bias else None)
-
-    def bound(self) -> int:
-        """Σ|w|·max|x| + |b| of the worst output."""
-        total = self.weight.long().abs().sum(1) * self.in_max
-        if self.bias is not None:
-            total = total + self.bias.long().abs()
-        return int(total.max())
 
     def forward(self, x: Tensor) -> Tensor:
         out = torch.matmul(x, self.weight.to(torch.float32).t())
@@ -342,9 +323,3 @@ def to_exact(network: nn.Module) -> nn.Module:
             to_exact(child)
     set_mode(network, Mode.EXACT)
     return network
-
-
-def bounds(network: nn.Module) -> list[Bound]:
-    """The bound of every matrix product of an exact network."""
-    return [Bound(name, module.bound()) for name, module in network.named_modules()
-            if isinstance(module, ExactLinear)]

@@ -112,7 +112,7 @@ class Decoder(nn.Module):
 
 
 class FiniteScalarQuantizer(nn.Module):
-    """Rounds each latent channel to one of ``levels[i]`` values; gradients pass straight through."""
+    """Rounds each latent channel to one of ``levels[i]`` values, straight-through in training."""
 
     levels: Tensor
     place: Tensor
@@ -135,7 +135,7 @@ class FiniteScalarQuantizer(nn.Module):
         return digits * (2 / (self.levels - 1)) - 1
 
     def codes(self, digits: Tensor) -> Tensor:
-        """Digits ``(B, D, h, w)`` to codes ``(B, h, w)``, the first digit being most significant."""
+        """Digits ``(B, D, h, w)`` to codes ``(B, h, w)``; the first digit is most significant."""
         return (torch.round(digits).long() * self.place).sum(1)
 
     def from_codes(self, codes: Tensor) -> Tensor:

@@ -26,20 +26,24 @@ import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from unimic.cloud.models.arithmetic import ExactLinear, bounds, to_exact
+from unimic.cloud.models.arithmetic import ExactLinear, to_exact
 from unimic.cloud.models.image_entropy import ImageEntropyConfig, ImageEntropyNet
 from unimic.cloud.models.image_tokenizer import PATCH, ImageTokenizer
 from unimic.cloud.models.text_entropy import TextEntropyConfig, TextEntropyNet
 from unimic.cloud.networks import TorchImageNetwork, TorchTextNetwork
+from unimic.cloud.training.grids import load_grids
+from unimic.cloud.training.train_image_entropy import SOURCES
 from unimic.codec.image_rows import FIELDS
 from unimic.codec.networks import (
     GOLDEN,
+    HISTOGRAM,
     IMAGE_ENTROPY,
     TEXT_ENTROPY,
     WEIGHTS,
     run_image_golden,
     run_text_golden,
 )
+from unimic.codec.proof import prove
 from unimic.codec.store import ID_BYTES, IMAGE_TOKENIZER, add_model
 
 OPSET = 18
@@ -74,9 +78,6 @@ def export_graph(path: Path, network: nn.Module, method: Callable[..., Any],
 def write_exact(folder: Path, network: nn.Module, config: Any,
                 graphs: dict[str, onnx.ModelProto]) -> None:
     """Write the integers once, with their proof, and let the graphs refer to them."""
-    for bound in bounds(network):
-        if not bound.holds:
-            raise SystemExit(f"{bound.layer}: a sum may reach {bound.largest}, over 2**24")
     tensors = {k: v.contiguous() for k, v in network.state_dict().items()}
     tensors["rotations"] = network.get_buffer("rotations").contiguous()
     layers = {name: module.in_max for name, module in network.named_modules()
@@ -84,9 +85,11 @@ def write_exact(folder: Path, network: nn.Module, config: Any,
     raw = save(tensors, {
         "config": json.dumps(asdict(config)),
         "input_bounds": json.dumps(layers),
-        "largest_sums": json.dumps({b.layer: b.largest for b in bounds(network)}),
     })
     (folder / WEIGHTS).write_bytes(raw)
+    for bound in prove(folder / WEIGHTS):
+        if not bound.holds:
+            raise SystemExit(f"{bound.layer}: a sum may reach {bound.largest}, over 2**24")
     header = 8 + int.from_bytes(raw[:8], "little")
     places = json.loads(raw[8:header])
     for name, graph in graphs.items():
@@ -109,6 +112,13 @@ def write_exact(folder: Path, network: nn.Module, config: Any,
 def model_id(folder: Path) -> bytes:
     """Name of an exact model: the hash of its weights file."""
     return hashlib.sha256((folder / WEIGHTS).read_bytes()).digest()[:ID_BYTES]
+
+
+def write_histogram(folder: Path, grids: Path) -> None:
+    """Counts of every code in the training grids: the order-0 yardstick."""
+    codes = np.concatenate([codes.ravel() for source in SOURCES
+                            for _, codes in load_grids(grids / f"{source}.npz")])
+    np.savez_compressed(folder / HISTOGRAM, counts=np.bincount(codes, minlength=8192))
 
 
 def export_image_entropy(checkpoint: Path, folder: Path) -> bytes:
@@ -238,6 +248,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("model", choices=[IMAGE_TOKENIZER, IMAGE_ENTROPY, TEXT_ENTROPY])
     parser.add_argument("--checkpoint", type=Path, required=True)
     parser.add_argument("--store", type=Path, required=True, help="folder of the model store")
+    parser.add_argument("--grids", type=Path, help="folder of tokenize_images (image-entropy)")
     parser.add_argument("--command", required=True, help="that trained the checkpoint")
     parser.add_argument("--data", required=True, help="that it was trained on")
     parser.add_argument("--figures", type=json.loads, default={}, help="measured, as JSON")
@@ -249,6 +260,7 @@ def main(argv: list[str] | None = None) -> None:
         export_image_tokenizer(args.checkpoint, folder)
         sizes = {"image_codes": 8192, "patch": PATCH}
     elif args.model == IMAGE_ENTROPY:
+        write_histogram(folder, args.grids)
         identity = export_image_entropy(args.checkpoint, folder)
     else:
         identity = export_text_entropy(args.checkpoint, folder)

@@ -75,6 +75,7 @@ def _checks(store: ModelStore, name: str) -> Iterator[tuple[str, Callable[[], No
         TEXT_ENTROPY,
         OnnxImageNetwork,
         OnnxTextNetwork,
+        check_bounds,
         check_golden,
     )
 
@@ -82,6 +83,7 @@ def _checks(store: ModelStore, name: str) -> Iterator[tuple[str, Callable[[], No
     network = {IMAGE_ENTROPY: OnnxImageNetwork, TEXT_ENTROPY: OnnxTextNetwork}.get(name)
     if network is None:
         return
+    yield "every sum stays below 2**24", lambda: check_bounds(store, name)
     for threads in (1, 2):
         for optimise in (False, True):
             check = (f"golden vectors, {threads} {'thread' if threads == 1 else 'threads'}, "
