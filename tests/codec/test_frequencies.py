@@ -1,0 +1,40 @@
+"""From logits to frequencies."""
+
+from __future__ import annotations
+
+import zlib
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from unimic.codec.frequencies import LOGIT_SCALE, frequencies
+
+GOLDEN_CRC = 1796545749
+
+
+@given(st.integers(1, 9000), st.integers(1, 5), st.floats(0, 3000), st.integers(0, 2**32))
+def test_rows_are_what_the_range_coder_takes(alphabet: int, rows: int, spread: float,
+                                             seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    logits = np.round(rng.normal(size=(rows, alphabet)) * spread).astype(np.float32)
+    table = frequencies(logits)
+    assert table.dtype == np.int32
+    assert table.min() >= 0
+    assert (table.sum(1, dtype=np.int64) == 2**24 - alphabet).all()
+
+
+def test_they_follow_the_softmax() -> None:
+    logits = np.array([[0.0, 1.0, -2.0, 0.5]]) * LOGIT_SCALE
+    expected = np.exp(logits / LOGIT_SCALE) / np.exp(logits / LOGIT_SCALE).sum()
+    np.testing.assert_allclose(frequencies(logits.astype(np.float32)) / 2**24, expected, rtol=1e-5)
+
+
+def test_a_shift_of_all_logits_changes_nothing() -> None:
+    logits = np.random.default_rng(0).integers(-500, 500, (4, 64)).astype(np.float32)
+    np.testing.assert_array_equal(frequencies(logits), frequencies(logits + 77))
+
+
+def test_the_table_is_golden() -> None:
+    logits = -np.arange(600, dtype=np.float32)[None]
+    assert zlib.crc32(frequencies(logits).astype("<i4").tobytes()) == GOLDEN_CRC

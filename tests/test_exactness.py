@@ -1,0 +1,163 @@
+"""The heart: the same frequencies, bit for bit, whatever runs the model and however.
+
+On the shipped models. Each case compares integer tables, so a single differing bit fails.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.numpy import save_file
+
+from unimic.cloud.networks import TorchImageNetwork, load_image_network, load_text_network
+from unimic.cloud.training.train_image_entropy import content_of, pad
+from unimic.codec.coder import Coder
+from unimic.codec.errors import ExactnessError
+from unimic.codec.frequencies import frequencies
+from unimic.codec.image_rows import plan_window
+from unimic.codec.networks import (
+    IMAGE_ENTROPY,
+    TEXT_ENTROPY,
+    WEIGHTS,
+    ImageNetwork,
+    OnnxImageNetwork,
+    OnnxTextNetwork,
+    TextNetwork,
+    check_golden,
+)
+from unimic.codec.order import windows
+from unimic.codec.proof import metadata, prove
+from unimic.codec.store import ModelStore
+from unimic.codec.tokens import Codes
+
+DEVICES = ["cpu"] + (["cuda"] if torch.cuda.is_available() else [])
+ONNX = [(threads, optimise) for threads in (1, 2) for optimise in (False, True)]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def needs_models(store: ModelStore) -> None:
+    if missing := {IMAGE_ENTROPY, TEXT_ENTROPY} - store.entries.keys():
+        pytest.skip(f"not shipped: {', '.join(sorted(missing))}")
+
+
+def image_networks(store: ModelStore) -> Iterator[tuple[str, ImageNetwork]]:
+    for threads, optimise in ONNX:
+        yield f"onnx {threads} {optimise}", OnnxImageNetwork(store, threads, optimise)
+    for device in DEVICES:
+        yield f"torch {device}", load_image_network(store, device)
+
+
+def text_networks(store: ModelStore) -> Iterator[tuple[str, TextNetwork]]:
+    for threads, optimise in ONNX:
+        yield f"onnx {threads} {optimise}", OnnxTextNetwork(store, threads, optimise)
+    for device in DEVICES:
+        yield f"torch {device}", load_text_network(store, device)
+
+
+def random_grid(seed: int, shape: tuple[int, int] = (16, 16)) -> Codes:
+    return np.random.default_rng(seed).integers(0, 8192, shape).astype(np.int32)
+
+
+def tables(network: ImageNetwork, codes: Codes) -> list[np.ndarray]:
+    mask = np.ones(codes.shape, np.bool_)
+    out = []
+    for window in windows(*codes.shape):
+        plan = plan_window(network.layout, codes, mask, window, np.arange(1, 8, dtype=np.int32))
+        memory = network.read(content_of(network.layout, plan, codes), None)
+        upper, hidden = network.ask(plan.queries, memory)
+        given, _ = network.layout.split(codes[plan.rows, plan.columns])
+        out += [frequencies(upper), frequencies(network.tail(hidden, given))]
+    return out
+
+
+def test_every_image_executor_gives_the_same_frequencies(store: ModelStore) -> None:
+    grids = [random_grid(0), random_grid(1, (18, 5))]
+    expected = None
+    for name, network in image_networks(store):
+        found = [table for grid in grids for table in tables(network, grid)]
+        expected = expected or found
+        for a, b in zip(expected, found, strict=True):
+            assert np.array_equal(a, b), name
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_a_batch_of_16_gives_each_what_it_gets_alone(store: ModelStore, device: str) -> None:
+    one = load_image_network(store, device)
+    network, layout = one.network, one.layout
+    grids = [random_grid(seed, (16 - seed % 3, 16)) for seed in range(16)]
+    plans = [plan_window(layout, g, np.ones(g.shape, np.bool_), next(windows(*g.shape)), None)
+             for g in grids]
+    empty = layout.start_row + 1
+    content = pad([content_of(layout, p, g) for p, g in zip(plans, grids, strict=True)], empty)
+    query = pad([p.queries for p in plans], empty)
+    with torch.no_grad():
+        memory, groups = network.empty_memory(16)
+        rows = [v.to(device) for v in content.values()]
+        memory = network.content(*rows, memory, groups)
+        logits, _ = network.query(*(v.to(device) for v in query.values()), memory, rows[-1])
+    for i, (plan, grid) in enumerate(zip(plans, grids, strict=True)):
+        alone, _ = TorchImageNetwork(network).ask(
+            plan.queries, one.read(content_of(layout, plan, grid), None))
+        assert np.array_equal(logits[i, :len(plan.groups)].cpu().numpy(), alone)
+
+
+def test_every_text_executor_gives_the_same_frequencies(store: ModelStore) -> None:
+    ids = np.random.default_rng(3).integers(1, 4096, (3, 20))
+    expected = None
+    for name, network in text_networks(store):
+        whole, _ = network.step(ids, 0, None)
+        found = [frequencies(rows) for rows in whole]
+        expected = expected or found
+        for a, b in zip(expected, found, strict=True):
+            assert np.array_equal(a, b), name
+        alone, _ = network.step(ids[1:2], 0, None)
+        assert np.array_equal(frequencies(alone[0]), expected[1]), name
+
+
+def test_a_stream_of_one_executor_is_read_by_the_other(store: ModelStore) -> None:
+    def coder(image: ImageNetwork, text: TextNetwork) -> Coder:
+        return Coder(store.space(), (b"image", image), (b"text", text))
+    edge = coder(OnnxImageNetwork(store), OnnxTextNetwork(store))
+    cloud = coder(load_image_network(store, "cpu"), load_text_network(store, "cpu"))
+    grid = random_grid(9, (7, 19))
+    mask = np.random.default_rng(1).random(grid.shape) < 0.3
+    ids = np.random.default_rng(2).integers(1, 4096, 9).astype(np.int32)
+    up = edge.encode_image(grid, prompt=ids)
+    assert np.array_equal(cloud.decode_image(up.payload, np.zeros_like(grid), prompt=ids), grid)
+    down = cloud.encode_image(grid, mask=mask)
+    known = np.where(mask, 0, grid)
+    assert np.array_equal(edge.decode_image(down.payload, known, mask=mask), grid)
+    text = edge.encode_text(ids)
+    assert np.array_equal(cloud.decode_text(text.payload, len(ids)), ids)
+
+
+@pytest.mark.parametrize("name", [IMAGE_ENTROPY, TEXT_ENTROPY])
+def test_no_sum_can_leave_the_exact_integers(store: ModelStore, name: str) -> None:
+    bounds = prove(store.path(name, WEIGHTS))
+    assert len(bounds) > 10
+    assert all(bound.holds for bound in bounds)
+
+
+def test_the_proof_fails_where_a_sum_could_overflow(store: ModelStore, tmp_path: Path) -> None:
+    path = store.path(TEXT_ENTROPY, WEIGHTS)
+    with safe_open(path, framework="numpy") as file:
+        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    tensors["head.bias"][0] = 2**24
+    save_file(tensors, tmp_path / WEIGHTS, metadata(path))
+    assert [b.layer for b in prove(tmp_path / WEIGHTS) if not b.holds] == ["head"]
+
+
+def test_an_executor_that_is_off_by_one_is_refused(store: ModelStore) -> None:
+    class Broken(OnnxImageNetwork):
+        def tail(self, hidden, upper):  # type: ignore[no-untyped-def]
+            out = super().tail(hidden, upper)
+            out[3, 5] += 1
+            return out
+    check_golden(store, IMAGE_ENTROPY, OnnxImageNetwork(store))
+    with pytest.raises(ExactnessError):
+        check_golden(store, IMAGE_ENTROPY, Broken(store))
