@@ -28,6 +28,8 @@ from unimic.cloud.training.loop import Average, Run, autocast, default_device
 from unimic.cloud.training.perceptual import LPIPS, InceptionDistance
 
 CROP = 128
+ADVERSARIAL_SHARE = 0.4  # of the gradient of the other losses
+JUDGE_ALONE = 150  # steps that the discriminator learns before it is listened to
 
 
 class Crops:
@@ -78,6 +80,13 @@ def usage_push(latents: Tensor) -> Tensor:
     mean = latents.mean((0, 2, 3))
     deviation = latents.std((0, 2, 3))
     return (mean.pow(2) + (deviation - 1).pow(2)).sum()
+
+
+def balanced(loss: Tensor, adversarial: Tensor, fake: Tensor) -> Tensor:
+    """Gradient at the pictures in which the adversarial part has a fixed share of the norm."""
+    main, = torch.autograd.grad(loss, fake)
+    other, = torch.autograd.grad(adversarial, fake)
+    return main + other * (ADVERSARIAL_SHARE * main.norm() / (other.norm() + 1e-12))
 
 
 class Discriminator(nn.Module):
@@ -136,8 +145,9 @@ def main(argv: list[str] | None = None) -> None:
         run.set_rate(optimizer, fraction)
         real = crops.next().to(device, non_blocking=True)
         with autocast(device):
-            latents = model.encoder(real).float()
-            digits = model.quantizer.digits(latents)
+            with torch.set_grad_enabled(not args.polish):
+                latents = model.encoder(real).float()
+                digits = model.quantizer.digits(latents)
             fake = model.decoder(model.quantizer.normalise(digits))
         fake = fake.float()
         pixel = F.l1_loss(fake, real) + 2 * F.mse_loss(fake, real)
@@ -156,13 +166,15 @@ def main(argv: list[str] | None = None) -> None:
             judge_optimizer.zero_grad()
             adversarial.backward()
             judge_optimizer.step()
-            if run.step >= 200:
-                judge.requires_grad_(False)
-                with autocast(device):
-                    loss = loss - 0.05 * judge(fake).mean()
-                judge.requires_grad_(True)
         optimizer.zero_grad()
-        loss.backward()
+        if args.polish and run.step >= JUDGE_ALONE:
+            judge.requires_grad_(False)
+            with autocast(device):
+                liked = judge(fake).mean()
+            judge.requires_grad_(True)
+            fake.backward(balanced(loss, -liked, fake))
+        else:
+            loss.backward()
         nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
         average.update(model, run.step)
