@@ -41,20 +41,20 @@ class FakeCoder:
         self.models = tuple(model for model in (image_model, text_model) if model)
         self.threads: set[str] = set()
 
-    def encode_image(self, codes, *, mask=None, prompt=None):
+    def encode_image(self, codes, *, mask=None, prompt=None, watch=None):
         mask = np.ones(codes.shape, bool) if mask is None else mask
         return self._encode(codes[mask], _context(codes, mask, prompt))
 
-    def decode_image(self, payload, codes, *, mask=None, prompt=None):
+    def decode_image(self, payload, codes, *, mask=None, prompt=None, watch=None):
         mask = np.ones(codes.shape, bool) if mask is None else mask
         decoded = codes.copy()
         decoded[mask] = self._decode(payload, int(mask.sum()), _context(codes, mask, prompt))
         return decoded
 
-    def encode_text(self, ids):
+    def encode_text(self, ids, watch=None):
         return self._encode(ids, 0)
 
-    def decode_text(self, payload, count):
+    def decode_text(self, payload, count, watch=None):
         return self._decode(payload, count, 0)
 
     def _encode(self, codes, context):

@@ -200,13 +200,39 @@ async def test_a_callback_may_say_that_it_is_enough(serve):
         await cloud.generate("b", 32, 32)
 
 
+async def test_cancelling_stops_entropy_coding(serve):
+    class SlowCoder(FakeCoder):
+        done = stopped = 0
+
+        def decode_image(self, payload, codes, *, mask=None, prompt=None, watch=None):
+            try:
+                while watch:
+                    time.sleep(0.02)
+                    watch(self.done, 1 << 30)
+                    self.done += 1
+            except Exception:
+                self.stopped += 1
+                raise
+
+    coder = SlowCoder()
+    async with serve(coder=coder) as address, AsyncClient(
+            address, models=fake_models()) as cloud:
+        with pytest.raises(DeadlineExceeded):
+            await cloud.share(Image.new("RGB", (32, 32)), timeout=0.3)
+        await until(lambda: coder.stopped)
+        assert coder.done
+
+
 async def test_one_who_gives_up_does_not_stop_the_others_of_the_batch(serve):
     backend = EchoBackend(0.02)
     async with serve(backend=backend) as address, AsyncClient(
             address, models=fake_models()) as cloud:
+        first = asyncio.create_task(cloud.generate("first", 32, 32, steps=20))
+        await until(lambda: backend.steps)
         calls = [asyncio.create_task(cloud.generate(str(number), 32, 32, steps=50))
                  for number in range(3)]
-        await until(lambda: backend.batches == [3])
+        await first
+        await until(lambda: backend.batches == [1, 3])
         calls[0].cancel()
         for number, call in enumerate(calls[1:], start=1):
             assert ((await call).grid.codes == draw(str(number), 1, (2, 2))).all()
@@ -239,13 +265,16 @@ async def test_many_sessions_share_batches_and_get_what_they_would_get_alone(ser
 
 
 async def test_one_bad_request_of_a_batch_fails_alone(serve):
-    backend = EchoBackend()
+    backend = EchoBackend(0.02)
     async with serve(backend=backend) as address, AsyncClient(
             address, models=fake_models()) as cloud:
+        first = asyncio.create_task(cloud.generate("first", 32, 32, steps=20))
+        await until(lambda: backend.steps)
         results = await asyncio.gather(
             *(cloud.generate(prompt, 32, 32) for prompt in ("a", "refuse", "b", "boom", "c")),
             return_exceptions=True)
-        assert backend.batches[0] == 5
+        await first
+        assert backend.batches == [1, 5, 1, 1, 1, 1, 1]
         good = [result for result in results if not isinstance(result, Exception)]
         assert len(good) == 3
         assert isinstance(results[1], InvalidInput)

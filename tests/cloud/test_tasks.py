@@ -86,7 +86,7 @@ async def test_edits_follow_each_other(connect):
 async def test_many_edits_before_anyone_looks(connect):
     async with connect() as cloud:
         picture = await cloud.share(photo(32, 32))
-        for turn in range(120):
+        for turn in range(70):
             picture = await cloud.inpaint(picture, (0, 0, 16, 16), str(turn))
         assert (np.asarray(picture.image)[16:] == np.asarray(photo(32, 32))[16:]).all()
 

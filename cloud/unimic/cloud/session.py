@@ -24,6 +24,7 @@ from unimic.cloud.backends.base import (
     Sampling,
 )
 from unimic.cloud.batching import Batcher
+from unimic.cloud.coding import StoppableCoder, run_coding
 from unimic.codec.canvas import Margins, enlarge
 from unimic.codec.coder import Coder
 from unimic.codec.errors import InvalidInput, LimitExceeded, UnimicError, UnknownModel
@@ -148,12 +149,13 @@ class Session:
             elif kind == "task":
                 await self._start(message.task)
             elif kind == "cancel":
-                if self._drop(message.cancel.id):
+                if task := self._objects.pop(message.cancel.id, None):
+                    task.cancel()
                     await self._outbox.put(pb.ServerMessage(failure=pb.Failure(
                         id=message.cancel.id, code=pb.Failure.CODE_CANCELLED,
                         field="cancel", message="the client cancelled the request")))
             elif kind == "release":
-                self._drop(message.release.id)
+                self._objects.pop(message.release.id, None)
             elif kind == "open":
                 raise Rejected(grpc.StatusCode.FAILED_PRECONDITION, "the session is already open")
             else:
@@ -207,7 +209,8 @@ class Session:
             return
         if len(self._objects) >= limit:
             await self._fail(request.id, LimitExceeded(
-                "id", f"the session holds {limit} objects", "release some"))
+                "id", f"the session holds {limit} objects",
+                "release some, by letting go of pictures"))
             return
         await self._room.acquire()
         source = self._objects.get(request.object) if isinstance(request, pb.Task) else None
@@ -223,22 +226,14 @@ class Session:
         if not made and self._objects.get(request) is task:
             del self._objects[request]
 
-    def _drop(self, request: int) -> bool:
-        """Forget an object, or stop the request that makes it; whether there was one."""
-        task = self._objects.pop(request, None)
-        if task:
-            task.cancel()
-        return task is not None
-
     async def _answer(self, request: pb.Share | pb.Task,
                       source: asyncio.Task[TokenGrid | None] | None) -> TokenGrid | None:
         """Do a request, send its result or failure, and return the image that it made, if any."""
         began = time.perf_counter()
         try:
+            made: TokenGrid | None
             if isinstance(request, pb.Share):
-                made: TokenGrid | None = await self._code(
-                    unpack_image, self._engine.coder, request.packet, limits=self._engine.limits)
-                result = pb.Result()
+                made, result = await self._share(request)
             else:
                 made, result = await self._perform(request, source)
         except UnimicError as error:
@@ -254,12 +249,17 @@ class Session:
         await self._outbox.put(pb.ServerMessage(result=result))
         return made
 
-    # ── tasks, in the order in which their data flows ─────────────────────────────────────────
+    # ── work, in the order in which its data flows ────────────────────────────────────────────
+
+    async def _share(self, share: pb.Share) -> tuple[TokenGrid, pb.Result]:
+        grid = await self._code(
+            lambda coder: unpack_image(coder, share.packet, limits=self._engine.limits))
+        return grid, pb.Result()
 
     async def _perform(self, task: pb.Task, source: asyncio.Task[TokenGrid | None] | None
                        ) -> tuple[TokenGrid | None, pb.Result]:
         sampling = self._sampling(task.sampling)
-        prompt, text = await self._code(self._unpack_prompt, task)
+        prompt, text = await self._code(partial(self._unpack_prompt, task))
         progress = partial(self._report, task.id) if task.progress else None
         run = self._engine.batcher.run
 
@@ -278,11 +278,11 @@ class Session:
             self._check_size(base.codes.size)
             question = text if task.kind == pb.TASK_KIND_ANSWER else ""
             answer: Answer = await run(AnswerRequest(base.codes, question, sampling), progress)
-            packet = await self._code(self._pack_answer, answer.text)
+            packet = await self._code(partial(self._pack_answer, answer.text))
             return None, pb.Result(packet=packet, confidence=answer.confidence)
 
         if task.kind == pb.TASK_KIND_INPAINT:
-            mask = await self._code(self._unpack_mask, task.mask, base)
+            mask = await self._code(partial(self._unpack_mask, task.mask, base))
         elif task.kind == pb.TASK_KIND_OUTPAINT:
             base, mask = self._enlarge(base, task.margins)
         else:
@@ -308,16 +308,15 @@ class Session:
         return Sampling(wanted.seed or defaults.seed, wanted.steps or defaults.steps,
                         temperature, guidance)
 
-    def _unpack_prompt(self, task: pb.Task) -> tuple[Codes, str]:
+    def _unpack_prompt(self, task: pb.Task, coder: StoppableCoder) -> tuple[Codes, str]:
         if not task.HasField("text"):
             return np.zeros(0, np.int32), ""
-        ids = unpack_text(self._engine.coder, task.text, limits=self._engine.limits)
+        ids = unpack_text(coder, task.text, limits=self._engine.limits)
         return ids, self._engine.text.decode(ids)
 
-    def _pack_answer(self, answer: str) -> packet_pb2.Packet:
+    def _pack_answer(self, answer: str, coder: StoppableCoder) -> packet_pb2.Packet:
         ids = self._engine.text.encode(answer)
-        return pack_text(self._engine.coder, ids,
-                         raw=self._raw(self._engine.coder.text_model)).packet
+        return pack_text(coder, ids, raw=self._raw(coder.text_model)).packet
 
     async def _image(self, name: int, source: asyncio.Task[TokenGrid | None] | None) -> TokenGrid:
         if source is not None:
@@ -327,11 +326,12 @@ class Session:
         raise UnknownObject("task.object", f"the session holds no image {name}",
                             "share it first, and do not release it")
 
-    def _unpack_mask(self, packet: packet_pb2.Packet, base: TokenGrid) -> Mask:
+    def _unpack_mask(self, packet: packet_pb2.Packet, base: TokenGrid, coder: StoppableCoder
+                     ) -> Mask:
         if (packet.width, packet.height) != (base.width, base.height):
             raise InvalidInput("task.mask", f"is for {packet.width}×{packet.height} pixels, the "
                                f"image has {base.width}×{base.height}", "make one for the image")
-        mask = unpack_mask(packet, limits=self._engine.limits, space=self._engine.coder.space)
+        mask = unpack_mask(packet, limits=self._engine.limits, space=coder.space)
         if not mask.any():
             raise InvalidInput("task.mask", "covers nothing", "set at least one token")
         return mask
@@ -359,16 +359,14 @@ class Session:
     async def _pack(self, grid: TokenGrid, mask: Mask | None, prompt: Codes
                     ) -> tuple[TokenGrid, pb.Result]:
         """An empty prompt is no context: both sides take it as none."""
-        packed = await self._code(
-            pack_image, self._engine.coder, grid, mask=mask, prompt=prompt if prompt.size else None,
-            raw=self._raw(self._engine.coder.image_model))
+        packed = await self._code(lambda coder: pack_image(
+            coder, grid, mask=mask, prompt=prompt if prompt.size else None,
+            raw=self._raw(coder.image_model)))
         return grid, pb.Result(packet=packed.packet)
 
     def _raw(self, model: bytes | None) -> bool:
         return model not in self._models
 
-    async def _code(self, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
-        """Entropy coding is work for a processor: never on the event loop."""
-        return await asyncio.get_running_loop().run_in_executor(
-            self._engine.coding, partial(function, *args, **kwargs))
+    async def _code(self, work: Callable[[StoppableCoder], T]) -> T:
+        return await run_coding(self._engine.coding, self._engine.coder, work)
 

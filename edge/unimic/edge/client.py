@@ -1,10 +1,11 @@
-"""The client for ordinary programs: the asynchronous one, run by a thread of its own."""
+"""The client for ordinary programs: the asynchronous one, run by a thread in the background."""
 
 from __future__ import annotations
 
 import asyncio
 import threading
 from collections.abc import Coroutine
+from functools import cache
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -15,6 +16,17 @@ from unimic.edge.regions import MaskSource
 from unimic.edge.results import Answer, Picture
 
 T = TypeVar("T")
+
+
+@cache
+def _background() -> asyncio.AbstractEventLoop:
+    """The loop of all clients of the process, in its own thread.
+
+    It is never closed: gRPC would complain of events that come late for a closed one.
+    """
+    loop = asyncio.new_event_loop()
+    threading.Thread(target=loop.run_forever, name="unimic-client", daemon=True).start()
+    return loop
 
 
 class Client:
@@ -30,22 +42,14 @@ class Client:
 
     Connects when it is made. Arguments, calls and errors are those of `AsyncClient`. May be used
     from several threads. An interrupt (Ctrl-C), or an error raised in ``on_progress``, which is
-    called from the client's own thread, cancels a call: the server stops computing.
+    called from a thread in the background, cancels a call: the server stops computing.
     """
 
     def __init__(self, address: str, *, tls: Tls | None = None, models: Models | None = None,
                  timeout: float | None = None, connect_timeout: float | None = 10.0) -> None:
         self._client = AsyncClient(address, tls=tls, models=models, timeout=timeout,
                                    connect_timeout=connect_timeout)
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="unimic-client",
-                                        daemon=True)
-        self._thread.start()
-        try:
-            self._run(self._client.connect())
-        except BaseException:
-            self.close()
-            raise
+        self._run(self._client.connect())
 
     def __enter__(self) -> Client:
         return self
@@ -56,11 +60,7 @@ class Client:
 
     def close(self) -> None:
         """End the session; calls that still run, in other threads, fail."""
-        if not self._loop.is_closed():
-            self._run(self._end())
-            self._loop.call_soon_threadsafe(self._loop.stop)
-            self._thread.join()
-            self._loop.close()
+        self._run(self._client.close())
 
     def share(self, image: ImageSource, *, timeout: float | None = None) -> Picture:
         """See `AsyncClient.share`."""
@@ -106,15 +106,8 @@ class Client:
             prompt, width, height, seed=seed, steps=steps, temperature=temperature,
             guidance=guidance, timeout=timeout, on_progress=on_progress))
 
-    async def _end(self) -> None:
-        await self._client.close()
-        rest = asyncio.all_tasks() - {asyncio.current_task()}
-        for task in rest:
-            task.cancel()
-        await asyncio.gather(*rest, return_exceptions=True)
-
     def _run(self, call: Coroutine[Any, Any, T]) -> T:
-        future = asyncio.run_coroutine_threadsafe(call, self._loop)
+        future = asyncio.run_coroutine_threadsafe(call, _background())
         try:
             return future.result()
         except BaseException:

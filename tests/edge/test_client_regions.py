@@ -1,0 +1,157 @@
+"""Regions of pictures, seams, and pixels that must not change."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from unimic.codec.canvas import Margins, enlarge
+from unimic.codec.errors import InvalidInput
+from unimic.codec.tokens import TokenGrid, TokenSpace
+from unimic.edge.regions import SEAM, Region, View, find_region, grow, seam_weights
+from unimic.edge.results import Canvas, Edit
+
+SPACE = TokenSpace("test", b"testtest")
+GRID = TokenGrid(np.arange(20, dtype=np.int32).reshape(4, 5), 70, 50)
+WHOLE = View(0, 0, 70, 50)
+
+
+def find(mask, view: View = WHOLE) -> Region:
+    return find_region(mask, view, GRID, 16)
+
+
+def test_one_region_named_in_every_way():
+    pixels = np.zeros((50, 70), bool)
+    pixels[10:20, 30:40] = True
+    tokens = np.zeros((4, 5), bool)
+    tokens[0:2, 1:3] = True
+    picture = Image.fromarray(pixels.astype(np.uint8) * 255)
+    for mask in (pixels, picture, (30, 10, 40, 20), [30, 10, 40, 20], picture.convert("RGB")):
+        region = find(mask)
+        assert (region.pixels == pixels).all()
+        assert (region.tokens == tokens).all()
+
+
+def test_tokens_are_whole_patches_of_pixels():
+    tokens = np.zeros((4, 5), bool)
+    tokens[3, 4] = True
+    region = find(tokens)
+    assert (region.tokens == tokens).all()
+    assert region.pixels.sum() == 2 * 6
+    assert region.pixels[48:, 64:].all()
+
+
+def test_a_region_of_a_picture_within_its_canvas():
+    region = find((0, 0, 3, 5), View(10, 2, 60, 48))
+    assert region.pixels[2:7, 10:13].all()
+    assert region.pixels.sum() == 15
+    assert region.tokens.sum() == 1
+    everything = find(np.ones((4, 5), bool), View(10, 2, 60, 48))
+    assert everything.pixels.sum() == 60 * 48
+
+
+@pytest.mark.parametrize("mask", [
+    np.zeros((50, 70), bool), np.ones((50, 71), bool), np.ones((50, 70), np.uint8),
+    Image.new("L", (71, 50), 255), Image.new("L", (70, 50), 0), (0, 0, 0, 0), (0, 0, 71, 1),
+    (-1, 0, 5, 5), (5, 5, 1, 1), (1, 2, 3), "box", 7, None])
+def test_what_is_no_region(mask):
+    with pytest.raises(InvalidInput, match="mask"):
+        find(mask)
+
+
+def test_seams_lie_inside_the_mask():
+    mask = np.zeros((64, 64), bool)
+    mask[10:40, 20:50] = True
+    weights = seam_weights(mask, (slice(0, 48), slice(16, 64)))
+    assert weights.shape == (48, 48)
+    assert (weights[~mask[0:48, 16:64]] == 0).all()
+    assert (weights[mask[0:48, 16:64]] > 0).all()
+    across = weights[25, 4:8]
+    assert (np.diff(across) > 0).all()
+    assert across[-1] == 1
+    assert weights[10 + SEAM, 4 + SEAM] == 1
+
+
+def test_seams_know_a_border_of_the_mask_from_one_of_the_canvas():
+    mask = np.zeros((32, 48), bool)
+    mask[:, :32] = True
+    weights = seam_weights(mask, (slice(0, 32), slice(0, 32)))
+    assert (weights[:, 0] == 1).all()  # the canvas ends here
+    assert (weights[:, 31] < 1).all()  # here only the mask does
+
+
+def test_thin_parts_are_wholly_new():
+    mask = np.zeros((32, 32), bool)
+    mask[10:12, :] = True
+    assert (seam_weights(mask, (slice(0, 32), slice(0, 32)))[mask] == 1).all()
+
+
+def test_canvases_grow_by_whole_tokens_where_they_must():
+    margins, view = grow(WHOLE, Margins(left=5, right=9), 16)
+    assert margins == Margins(left=16, right=9)
+    assert view == View(11, 0, 84, 50)
+    # What was made but not shown is shown first; then whole tokens again.
+    margins, view = grow(view, Margins(left=12), 16)
+    assert margins == Margins(left=16)
+    assert view == View(15, 0, 96, 50)
+    assert grow(WHOLE, Margins(top=16), 16) == (Margins(top=16), View(0, 0, 70, 66))
+
+
+@pytest.mark.parametrize("wanted", [Margins(), Margins(left=-1), Margins(right=5, top=-16)])
+def test_canvases_do_not_shrink(wanted):
+    with pytest.raises(InvalidInput, match="margins"):
+        grow(WHOLE, wanted, 16)
+
+
+def test_enlarged_grids():
+    grid, mask = enlarge(GRID, Margins(left=32, bottom=20), SPACE)
+    assert (grid.width, grid.height) == (102, 70)
+    assert grid.codes.shape == mask.shape == (5, 7)
+    # The last row was partly padding, and the picture goes on there now.
+    assert (grid.codes[:3, 2:] == GRID.codes[:3]).all()
+    assert not mask[:3, 2:].any()
+    assert mask[3:].all()
+    assert mask[:, :2].all()
+    grid.check(SPACE)
+
+
+def test_enlarging_a_picture_of_less_than_a_token():
+    small = TokenGrid(np.zeros((1, 1), np.int32), 3, 3)
+    grid, mask = enlarge(small, Margins(right=1, bottom=1), SPACE)
+    assert (grid.width, grid.height) == (4, 4)
+    assert mask.all()
+
+
+class SeeThrough:
+    """Draws each token as a ramp over the tokens around it, as far as a decoder sees."""
+
+    space = SPACE
+
+    def __init__(self) -> None:
+        self.tokens = 0
+
+    def decode(self, grid: TokenGrid) -> Image.Image:
+        self.tokens += grid.codes.size
+        around = np.pad(grid.codes, 8, mode="edge")
+        seen = sum(np.roll(around, shift, axis) for shift in range(-8, 9) for axis in (0, 1))
+        grey = (seen[8:-8, 8:-8] % 256).astype(np.uint8).repeat(16, 0).repeat(16, 1)
+        return Image.fromarray(grey[: grid.height, : grid.width]).convert("RGB")
+
+
+def test_only_the_edited_part_is_decoded_and_it_is_as_if_all_were():
+    random = np.random.default_rng(1)
+    codes = random.integers(0, 8192, (60, 70), dtype=np.int32)
+    grid = TokenGrid(codes, 70 * 16 - 5, 60 * 16 - 3)
+    photo = random.integers(0, 256, (grid.height, grid.width, 3), dtype=np.uint8)
+    tokenizer = SeeThrough()
+    for left, top in ((500, 300), (0, 0), (1100, 940)):
+        region = np.zeros((grid.height, grid.width), bool)
+        region[top : top + 30, left : left + 30] = True
+        tokenizer.tokens = 0
+        pixels = Canvas(grid, tokenizer, Edit(
+            Canvas(grid, tokenizer, photo), 0, 0, region, soft=False)).pixels
+        assert 0 < tokenizer.tokens < 20 * 20
+        whole = np.asarray(tokenizer.decode(grid))
+        assert (pixels[region] == whole[region]).all()
+        assert (pixels[~region] == photo[~region]).all()
