@@ -94,10 +94,10 @@ def training_images(root: Path) -> list[np.ndarray]:
 
 
 def flickr_images(root: Path, split: str) -> dict[str, np.ndarray]:
-    """Flickr8k images of one split by stem, uint8 ``(224, 224, 3)``."""
+    """Flickr8k images of one split by stem, uint8 ``(224, 224, 3)``; one has no captions."""
     captions = read_captions(root)
     return {
         stem: np.asarray(image)
         for stem, image in read_shards(root, "flickr8k")
-        if captions[stem].split == split
+        if stem in captions and captions[stem].split == split
     }
