@@ -78,7 +78,7 @@ def run_without(absent: set[str], code: str, folder: Path) -> subprocess.Complet
 
 
 # What the cloud, train, measure and demo extras add to edge.
-OTHER_EXTRAS = {"torch", "grpc_health", "grpc_reflection", "safetensors", "onnx", "onnxscript",
+OTHER_EXTRAS = {"torch", "grpc_health", "grpc_reflection", "onnx", "onnxscript",
                 "brotli", "pyppmd", "zstandard", "skimage", "scipy"}
 
 

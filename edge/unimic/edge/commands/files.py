@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import copy
 import io
 import time
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -20,6 +22,7 @@ from unimic.codec.text import TextTokenizer
 from unimic.codec.tokens import Codes, TokenGrid
 from unimic.edge.console import (
     PIPE,
+    Progress,
     check_output,
     common_options,
     picture_bytes,
@@ -152,9 +155,10 @@ def _pack_picture(
     if prompt is not None:
         ids = _encode_text(store, prompt)
         parts.append(_pack_text(coder, ids, raw))
-    with progress("encode") as show:
+    with progress("look") as show:
         grid = ImageTokenizer(store).encode(image, show)
-    packed = pack_image(coder, grid, prompt=ids, raw=raw)
+    with progress("code") as show:
+        packed = pack_image(_watched(coder, show), grid, prompt=ids, raw=raw)
     conditioned = packed.packet.scenario == pb.SCENARIO_TEXT_CONDITIONED
     references = [0] if conditioned else []
     parts.append(Packed(for_file(packed.packet, coder, references), packed.sizes))
@@ -162,7 +166,8 @@ def _pack_picture(
 
 
 def _pack_text(coder: Coder, ids: Codes, raw: bool) -> Packed:
-    packed = pack_text(coder, ids, raw=raw)
+    with progress("code") as show:
+        packed = pack_text(_watched(coder, show), ids, raw=raw)
     return Packed(for_file(packed.packet, coder), packed.sizes)
 
 
@@ -178,6 +183,14 @@ def _text_tokenizer(store: ModelStore) -> TextTokenizer:
     return TextTokenizer(store.path(TEXT_TOKENIZER, "tokenizer.json"))
 
 
+def _watched(coder: Coder, show: Progress) -> Coder:
+    """``coder``, showing how far it is."""
+    watched = copy.copy(coder)
+    for name in ("encode_image", "decode_image", "encode_text", "decode_text"):
+        setattr(watched, name, partial(getattr(coder, name), watch=show))
+    return watched
+
+
 def decode(args: argparse.Namespace) -> None:
     """Turn a file back into a picture or a text."""
     from unimic.codec.coder import load_coder
@@ -187,12 +200,14 @@ def decode(args: argparse.Namespace) -> None:
     kind = picture_format(args.output)
     packets = umc.read(io.BytesIO(read_input(args.input)), LIMITS)
     store = ModelStore.default()
-    contents = umc.decode(load_coder(store), packets, limits=LIMITS)
+    coder = load_coder(store)
+    with progress("decode") as show:
+        contents = umc.decode(_watched(coder, show), packets, limits=LIMITS)
     content = _choose(args.output, kind, packets, contents)
     if isinstance(content, TokenGrid):
         from unimic.edge.image_tokenizer import ImageTokenizer
 
-        with progress("decode") as show:
+        with progress("draw") as show:
             image = ImageTokenizer(store).decode(content, show)
         data, what = picture_bytes(image, kind or "PNG"), f"{image.width}×{image.height} pixels"
     else:

@@ -24,9 +24,9 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     listing.set_defaults(run=list_models)
     verifying = actions.add_parser(
         "verify", parents=[common], help="hashes and exactness",
-        description="Check every file's size and hash, and that this machine computes the entropy "
-        "models exactly: golden vectors with 1 and 2 threads, with optimisations off and on. "
-        "Exits with 1 if a check fails.")
+        description="Check every file's size and hash, that no sum of the entropy models can grow "
+        "beyond what float32 adds exactly, and that this machine computes their golden vectors, "
+        "with 1 and 2 threads, with optimisations off and on. Exits with 1 if a check fails.")
     verifying.set_defaults(run=verify_models)
 
 
