@@ -20,7 +20,8 @@ class TokenSpace:
 
     Attributes:
         name: for people; never compared.
-        id: the first 8 bytes of the SHA-256 over the tokenizers' files; equal ids, equal tokens.
+        id: the first 8 bytes of the SHA-256 over the tokenizers' files, but for the picture
+            decoder, which may improve while tokens keep their meaning.
         image_codes: size of the image codebook.
         patch: pixels on each side of the square that one image token stands for.
         text_codes: size of the text vocabulary.
