@@ -1,5 +1,5 @@
 """Everything that can happen to a connection and to a process. What must come "within a second" is
-given three here, for machines that do other work too."""
+given five here, for machines that do other work too; the real times are printed (``-rP``)."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from unimic.codec.limits import Limits
 from unimic.edge import AsyncClient, Client, DeadlineExceeded, ServiceError, Tls
 from unimic.v1.service_pb2_grpc import MultimodalStub
 
-SOON = 3.0
+SOON = 5.0
 MULTIMODAL = "unimic.v1.Multimodal"
 
 
@@ -320,8 +320,7 @@ async def test_a_server_finishes_what_it_has_begun(server_process, number):
             assert (picture.grid.codes == draw("a", 1, (2, 2))).all()
             with pytest.raises(ServiceError, match="shutting down"):
                 await idle.generate("a", 32, 32)
-            with soon():
-                assert await asyncio.to_thread(process.wait, 10) == 0
+            assert await asyncio.to_thread(process.wait, 30) == 0
         with pytest.raises(ServiceError, match="UNAVAILABLE"):
             await AsyncClient(address, models=fake_models()).connect()
 
@@ -336,12 +335,10 @@ async def test_grace_ends(server_process, grace, signals):
             for _ in range(signals):
                 process.send_signal(signal.SIGTERM)
                 await asyncio.sleep(0.2)
-            with soon():
-                with pytest.raises(ServiceError) as caught:
-                    await call
-                assert caught.value.status in (grpc.StatusCode.UNAVAILABLE,
-                                               grpc.StatusCode.CANCELLED)
-                assert await asyncio.to_thread(process.wait, 10) == 0
+            with soon(), pytest.raises(ServiceError) as caught:
+                await call
+            assert caught.value.status in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
+            assert await asyncio.to_thread(process.wait, 30) == 0
 
 
 # ── standard services ─────────────────────────────────────────────────────────────────────────
