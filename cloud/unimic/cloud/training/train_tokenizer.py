@@ -28,8 +28,8 @@ from unimic.cloud.training.loop import Average, Run, autocast, default_device
 from unimic.cloud.training.perceptual import LPIPS, InceptionDistance
 
 CROP = 128
-ADVERSARIAL_SHARE = 0.4  # of the gradient of the other losses
-JUDGE_ALONE = 150  # steps that the discriminator learns before it is listened to
+ADVERSARIAL_SHARE = 0.08  # of the gradient of the other losses
+JUDGE_ALONE = 300  # steps that the discriminator learns before it is listened to
 
 
 class Crops:
@@ -132,7 +132,7 @@ def main(argv: list[str] | None = None) -> None:
                                   weight_decay=0.01, fused=True)
     average = Average(model, 0.999)
     judge = Discriminator().to(device, memory_format=torch.channels_last)
-    judge_optimizer = torch.optim.AdamW(judge.parameters(), lr=2e-4, betas=(0.5, 0.9), fused=True)
+    judge_optimizer = torch.optim.AdamW(judge.parameters(), lr=4e-4, betas=(0.5, 0.9), fused=True)
     run = Run(args.out, args.minutes, args.rate)
     state = {"model": model, "average": average.module, "optimizer": optimizer,
              "judge": judge, "judge_optimizer": judge_optimizer}
