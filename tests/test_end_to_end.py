@@ -1,0 +1,136 @@
+"""The main job with real parts: shipped models, ``unimic serve`` in its own process, the SDK.
+
+Where the compact model is not shipped yet, a tiny random one stands in: everything but the sense of
+what it makes is the same.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from importlib.metadata import entry_points
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from unimic.codec.store import ModelStore, add_model
+from unimic.edge import AsyncClient, Client, Models
+
+PROMPT = "ein roter Ball 🎈"
+
+
+@pytest.fixture(scope="module")
+def models_folder(store: ModelStore, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    missing = {"image-tokenizer", "text-tokenizer"} - store.entries.keys()
+    if missing:
+        pytest.skip(f"not shipped: {', '.join(sorted(missing))}")
+    if "compact" in store.entries:
+        return store.folder
+    folder = tmp_path_factory.mktemp("models")
+    (folder / "manifest.json").write_bytes((store.folder / "manifest.json").read_bytes())
+    for name in store.entries:
+        (folder / name).symlink_to(store.folder / name)
+    write_tiny_compact(folder)
+    return folder
+
+
+def write_tiny_compact(folder: Path) -> None:
+    torch = pytest.importorskip("torch")
+    from safetensors.torch import save_file
+
+    from unimic.cloud.models.compact import Compact, CompactConfig
+    torch.manual_seed(0)
+    config = CompactConfig(width=64, depth=2, head=32, expansion=2)
+    (folder / "compact").mkdir()
+    save_file(Compact(config).state_dict(), folder / "compact" / "weights.safetensors",
+              metadata={name: str(value) for name, value in vars(config).items()})
+    add_model(folder, "compact", "compact", licence="none", data="none", command="none", figures={})
+
+
+@pytest.fixture(scope="module")
+def address(models_folder: Path) -> Iterator[str]:
+    if not entry_points(group="unimic.backends", name="compact"):
+        pytest.skip("the distribution is not installed, so there are no entry points")
+    with subprocess.Popen([sys.executable, "-m", "unimic.edge.cli", "serve", "--port", "0"],
+                          env={**os.environ, "UNIMIC_MODELS": str(models_folder)},
+                          stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout
+        line = server.stdout.readline()
+        assert line.startswith("listening on ")
+        yield line.removeprefix("listening on ").strip()
+        server.terminate()
+        assert server.wait(30) == 0
+
+
+@pytest.fixture(scope="module")
+def models(models_folder: Path) -> Models:
+    return Models.load(ModelStore(models_folder))
+
+
+def photo(width: int, height: int) -> Image.Image:
+    y, x = np.mgrid[:height, :width]
+    return Image.fromarray(np.stack([x * 3 % 256, y * 2 % 256, (x + y) % 256], -1).astype(np.uint8))
+
+
+def test_a_session(address: str, models: Models) -> None:
+    steps: list[tuple[int, int]] = []
+    with Client(address, models=models, timeout=120) as cloud:
+        original = photo(100, 70)
+        shared = cloud.share(original)
+        assert shared.stats.up.payload_bytes <= 5 * 7 * 13 / 8 + 1
+
+        answer = cloud.ask(shared, "what is it?")
+        assert answer.text
+        assert 0 <= answer.confidence <= 1
+        assert cloud.caption(shared).text
+
+        edited = cloud.inpaint(shared, (30, 20, 60, 50), PROMPT, seed=3, steps=4,
+                               on_progress=lambda *step: steps.append(step))
+        assert steps[-1] == (4, 4)
+        kept = np.ones((70, 100), bool)
+        kept[20:50, 30:60] = False
+        assert (np.asarray(edited.image)[kept] == np.asarray(original)[kept]).all()
+        assert edited.stats.up.payload_bytes < shared.stats.up.payload_bytes
+
+        wide = cloud.outpaint(edited, left=20, bottom=33, seed=3, steps=4)
+        assert wide.image.size == (120, 103)
+        assert (np.asarray(wide.image)[:70, 20:] == np.asarray(edited.image)).all()
+
+        again = cloud.inpaint(wide, (0, 0, 30, 30), "", seed=3, steps=4)
+        assert (np.asarray(again.image)[30:] == np.asarray(wide.image)[30:]).all()
+
+        fresh = cloud.generate(PROMPT, 64, 48, seed=7, steps=4)
+        assert fresh.image.size == (64, 48)
+        assert fresh.stats.down.ideal_bits > 0
+        assert (cloud.generate(PROMPT, 64, 48, seed=7, steps=4).grid.codes
+                == fresh.grid.codes).all()
+
+
+async def test_many_sessions_get_what_one_gets_alone(address: str, models: Models) -> None:
+    async def work(number: int) -> list[np.ndarray]:
+        async with AsyncClient(address, models=models, timeout=120) as cloud:
+            shared = await cloud.share(photo(48, 32 + 16 * (number % 2)))
+            edited = await cloud.inpaint(shared, (0, 0, 20, 20), PROMPT, seed=number, steps=3)
+            fresh = await cloud.generate(str(number), 32, 32, seed=number, steps=3)
+            return [edited.grid.codes, fresh.grid.codes]
+
+    together = await asyncio.gather(*(work(number) for number in range(1, 6)))
+    for number, results in enumerate(together, start=1):
+        for one, alone in zip(results, await work(number), strict=True):
+            assert (one == alone).all()
+
+
+def test_without_common_entropy_models(address: str, models: Models) -> None:
+    from unimic.codec.coder import Coder
+    bare = Models(models.images, models.text, Coder(models.coder.space, None, None))
+    with Client(address, models=bare, timeout=120) as cloud:
+        shared = cloud.share(photo(40, 40))
+        assert shared.stats.up.payload_bytes == -(-9 * 13 // 8)
+        edited = cloud.inpaint(shared, (0, 0, 8, 8), PROMPT, steps=2)
+        assert (edited.grid.codes.reshape(-1)[1:] == shared.grid.codes.reshape(-1)[1:]).all()
+        assert cloud.ask(edited, "what is it?").text
