@@ -8,13 +8,20 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt
 SETTINGS := pyproject.toml constraints.txt
 
-.PHONY: demo test lint proto clean
+.PHONY: demo test test-edge lint proto clean
 
 demo: $(VENV)/demo.stamp
 	$(BIN)/unimic demo --out $(OUT) --force
 
 test: $(VENV)/dev.stamp
 	$(BIN)/python -m pytest $(TESTS)
+
+# The wheel with the edge extra alone, in an environment of its own.
+test-edge:
+	rm -rf $(VENV)-edge && $(PYTHON) -m venv $(VENV)-edge
+	$(VENV)-edge/bin/python -m pip install --disable-pip-version-check -q -c constraints.txt '.[edge]'
+	$(VENV)-edge/bin/python tests/edge_alone.py
+	rm -rf $(VENV)-edge
 
 lint: $(VENV)/dev.stamp
 	$(BIN)/ruff check .
@@ -31,7 +38,7 @@ proto:
 	rm -rf $(VENV)-proto
 
 clean:
-	rm -rf $(VENV) $(VENV)-proto $(OUT) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-edge $(VENV)-proto $(OUT) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 $(VENV)/pyvenv.cfg:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed")'

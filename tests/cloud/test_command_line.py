@@ -1,0 +1,93 @@
+"""The commands that need a service, against a server process."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fake_backend import fake_models
+from PIL import Image
+
+from unimic.edge import Models
+from unimic.edge.cli import main
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Models, "load", classmethod(lambda cls, *_, **__: fake_models()))
+    monkeypatch.chdir(tmp_path)
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)).save("p.png")
+
+
+@pytest.fixture
+def server(server_process, monkeypatch: pytest.MonkeyPatch):
+    with server_process() as (address, _):
+        monkeypatch.setenv("UNIMIC_SERVER", address)
+        yield address
+
+
+def test_tasks(server: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["ask", "p.png", "what is it?"]) == 0
+    assert capsys.readouterr().out.startswith("what is it? →")
+    assert main(["ask", "p.png", "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["answer"].startswith("a picture →")
+    assert facts["share"]["up_payload_bytes"] > 0
+
+    photo = np.asarray(Image.open("p.png"))
+    assert main(["inpaint", "p.png", "box.png", "--box", "16,16,32,32", "--seed", "2"]) == 0
+    edited = np.asarray(Image.open("box.png"))
+    same = (edited == photo).all(2)
+    same[16:32, 16:32] = True
+    assert same.all()
+    assert (edited != photo).any()
+    mask = Image.new("L", (64, 48))
+    mask.paste(255, (16, 16, 32, 32))
+    mask.save("mask.png")
+    assert main(["inpaint", "p.png", "mask-out.png", "--mask", "mask.png", "--seed", "2"]) == 0
+    assert (np.asarray(Image.open("mask-out.png")) == edited).all()
+
+    assert main(["outpaint", "p.png", "wide.webp", "--left", "10", "--bottom", "16"]) == 0
+    assert Image.open("wide.webp").size == (74, 64)
+    assert main(["generate", "a dog", "dog.jpg", "--size", "80x33", "-v"]) == 0
+    assert Image.open("dog.jpg").size == (80, 33)
+    assert "task: up" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [(["ask", "missing.png"], "missing.png: cannot be read"),
+     (["inpaint", "p.png", "x.png", "--box", "0,0,100,100"], "mask: the box"),
+     (["outpaint", "p.png", "x.png"], "margins"),
+     (["generate", "refuse", "x.png"], "prompt: is not nice"),
+     (["generate", "a dog", "p.png"], "p.png: exists")])
+def test_errors(server: str, arguments: list[str], words: str,
+                capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(arguments) == 1
+    err = capsys.readouterr().err
+    assert err.startswith("unimic: error: ")
+    assert words in err
+    assert err.count("\n") == 1
+    assert not Path("x.png").exists()
+
+
+def test_nobody_listens(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["ask", "p.png", "--server", "127.0.0.1:1"]) == 1
+    assert "127.0.0.1:1: UNAVAILABLE" in capsys.readouterr().err
+
+
+def test_development_certificates(tmp_path: Path, server_process,
+                                  capsys: pytest.CaptureFixture[str]) -> None:
+    script = Path(__file__).parent.parent.parent / "deploy" / "make-dev-certs.sh"
+    subprocess.run([script, tmp_path / "certs"], check=True, capture_output=True)
+    with server_process("--tls", str(tmp_path / "certs"), "--mutual") as (address, _):
+        port = address.rpartition(":")[2]
+        known = ["--tls-cert", "certs/client.pem", "--tls-key", "certs/client.key"]
+        trust = ["--server", f"localhost:{port}", "--tls-ca", "certs/ca.pem"]
+        assert main(["ask", "p.png", *trust, *known]) == 0
+        assert "a picture" in capsys.readouterr().out
+        assert main(["ask", "p.png", *trust]) == 1  # the server does not know us
+        assert "UNAVAILABLE" in capsys.readouterr().err
