@@ -100,6 +100,36 @@ async def test_another_token_space(serve):
         assert caught.value.status == grpc.StatusCode.FAILED_PRECONDITION
 
 
+async def test_silence_is_noticed(serve, monkeypatch):
+    """A network that swallows everything, so that no end of a connection is ever heard."""
+    monkeypatch.setattr("unimic.codec.wire.KEEPALIVE_SECONDS", 1)
+    monkeypatch.setattr("unimic.codec.wire.KEEPALIVE_TIMEOUT_SECONDS", 1)
+    swallowing = False
+
+    async def forward(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
+        while data := await source.read(1 << 16):
+            if not swallowing:
+                target.write(data)
+
+    async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        host, port = address.split(":")
+        back_reader, back_writer = await asyncio.open_connection(host, int(port))
+        await asyncio.gather(forward(reader, back_writer), forward(back_reader, writer))
+
+    backend = EchoBackend(0.05)
+    async with serve(backend=backend) as address:
+        relaying = await asyncio.start_server(relay, "127.0.0.1", 0)
+        port = relaying.sockets[0].getsockname()[1]
+        async with AsyncClient(f"127.0.0.1:{port}", models=fake_models()) as cloud:
+            call = asyncio.create_task(cloud.generate("a", 32, 32, steps=1000))
+            await until(lambda: backend.steps)
+            swallowing = True
+            with soon(), pytest.raises(ServiceError, match="UNAVAILABLE"):
+                await call
+            await until(lambda: backend.cancelled)
+        relaying.close()
+
+
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 
 from unimic.cloud.backends.base import backend_names, load_backend
@@ -40,6 +41,9 @@ def add_serve(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -
                         help="sessions served at a time (default: %(default)s)")
     parser.add_argument("--grace", type=float, default=defaults.grace, metavar="SECONDS",
                         help="time to finish running work at the end (default: %(default)g)")
+    parser.add_argument("--limit", action="append", default=[], metavar="NAME=N",
+                        help="what a client may ask for; may be repeated. Names and defaults: "
+                        + ", ".join(f"{name}={value}" for name, value in vars(Limits()).items()))
     tls = parser.add_argument_group("TLS", "PEM files; without them the service speaks plain text")
     tls.add_argument("--tls-cert", type=Path, metavar="FILE", help="the server's certificate chain")
     tls.add_argument("--tls-key", type=Path, metavar="FILE", help="its private key")
@@ -56,18 +60,29 @@ def serve(options: argparse.Namespace) -> int:
     Raises:
         UnimicError: an option is wrong, or a model is not here.
     """
-    chosen = _server_options(options)
+    chosen, limits = _server_options(options), _limits(options.limit)
     store = ModelStore.default()
     backend = load_backend(options.backend, store, options.device, options.weights)
     coder = load_coder(store)
     text = TextTokenizer(store.path("text-tokenizer", "tokenizer.json"))
 
     async def run() -> None:
-        server = Server(backend, coder, text, Limits(), chosen)
+        server = Server(backend, coder, text, limits, chosen)
         await server.run_until_signal(lambda address: print(f"listening on {address}", flush=True))
 
     asyncio.run(run())
     return 0
+
+
+def _limits(changes: list[str]) -> Limits:
+    limits = Limits()
+    for change in changes:
+        name, _, value = change.partition("=")
+        if name not in vars(limits) or not value.isdecimal() or not 0 < int(value) < 1 << 31:
+            raise InvalidInput("--limit", f"{change!r} is not a limit", "use NAME=N with one of "
+                               f"{', '.join(vars(limits))} and a number from 1")
+        limits = replace(limits, **{name: int(value)})
+    return limits
 
 
 def _server_options(options: argparse.Namespace) -> ServerOptions:

@@ -162,9 +162,10 @@ class Connection:
         """
         request = message.task if message.HasField("task") else message.share
         request.id = next(self._ids)
-        if message.ByteSize() > self._max_message_bytes:
-            raise LimitExceeded("message", f"{message.ByteSize()} bytes are over "
-                                f"{self._max_message_bytes}", "send less at once")
+        most = min(self._max_message_bytes, self.opened.limits.max_message_bytes)
+        if message.ByteSize() > most:
+            raise LimitExceeded("message", f"{message.ByteSize()} bytes are over {most}",
+                                "send less at once")
         await self._room.acquire()
         if self._lost:
             self._room.release()  # wakes the next one, who learns it too

@@ -1,0 +1,102 @@
+"""``unimic serve``: its options."""
+
+from __future__ import annotations
+
+import argparse
+
+import pytest
+from fake_backend import EchoBackend, FakeCoder, FakeText, fake_models
+
+from unimic.cloud import cli
+from unimic.cloud.backends.base import backend_names, load_backend
+from unimic.codec.errors import InvalidInput, LimitExceeded, UnknownModel
+from unimic.codec.limits import Limits
+from unimic.codec.store import ModelStore
+from unimic.codec.tokens import TokenSpace
+from unimic.edge import AsyncClient
+
+
+def parse(*arguments: str) -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    cli.add_serve(parser.add_subparsers())
+    return parser.parse_args(["serve", *arguments])
+
+
+@pytest.mark.parametrize(("arguments", "field"), [
+    (("--port", "65536"), "--port"), (("--port", "-1"), "--port"),
+    (("--workers", "0"), "--workers"), (("--sessions", "0"), "--sessions"),
+    (("--grace", "-1"), "--grace"),
+    (("--grace", "nan"), "--grace"), (("--tls-cert", "a"), "--tls-cert"),
+    (("--tls-key", "a"), "--tls-cert"), (("--tls-client-ca", "a"), "--tls-cert"),
+    (("--limit", "max_objects"), "--limit"), (("--limit", "max_objects=0"), "--limit"),
+    (("--limit", "objects=3"), "--limit")])
+def test_wrong_options(arguments, field):
+    options = parse(*arguments)
+    with pytest.raises(InvalidInput) as caught:
+        options.run(options)
+    assert caught.value.field == field
+
+
+def test_limits():
+    assert cli._limits([]) == Limits()
+    changed = cli._limits(["max_objects=3", "max_tokens=7", "max_objects=4"])
+    assert changed == Limits(max_objects=4, max_tokens=7)
+
+
+def test_an_unknown_backend(monkeypatch):
+    store = object.__new__(ModelStore)
+    with pytest.raises(UnknownModel, match="installed are"):
+        load_backend("nonesuch", store, "cpu")
+    assert "nonesuch" not in backend_names()
+
+
+async def test_models_of_another_space_are_refused():
+    from unimic.cloud.server import Server, ServerOptions
+    coder = FakeCoder()
+    coder.space = TokenSpace("other", b"other---")
+    with pytest.raises(UnknownModel, match="token space"):
+        Server(EchoBackend(), coder, FakeText(), Limits(), ServerOptions())
+
+
+async def test_a_client_keeps_to_the_servers_limits(serve):
+    from PIL import Image
+    limits = Limits(max_message_bytes=2000, max_tokens=100, max_text_tokens=50)
+    async with serve(limits=limits) as address, AsyncClient(
+            address, models=fake_models()) as cloud:
+        with pytest.raises(LimitExceeded, match="110 tokens"):
+            await cloud.share(Image.new("RGB", (160, 176)))
+        photo = await cloud.share(Image.new("RGB", (160, 160)))
+        with pytest.raises(LimitExceeded, match="text"):
+            await cloud.ask(photo, "?" * 51)
+        with pytest.raises(LimitExceeded, match="size"):
+            await cloud.generate("", 16 * 32, 16 * 33)
+        with pytest.raises(LimitExceeded, match="size"):
+            await cloud.outpaint(photo, right=16 * 1024)
+        assert await cloud.ask(photo, "?" * 50)
+
+
+@pytest.mark.parametrize(("arguments", "field"), [
+    ({"seed": -1}, "seed"), ({"seed": 1 << 64}, "seed"), ({"steps": 0}, "steps"),
+    ({"steps": 1001}, "steps"), ({"temperature": -0.1}, "temperature"),
+    ({"guidance": float("nan")}, "guidance"), ({"width": 0}, "size"), ({"height": -3}, "size"),
+    ({"prompt": "\ud800"}, "text")])
+async def test_a_client_checks_what_it_sends(serve, arguments, field):
+    async with serve() as address, AsyncClient(address, models=fake_models()) as cloud:
+        with pytest.raises(InvalidInput) as caught:
+            await cloud.generate(**{"prompt": "dogs", **arguments})
+        assert caught.value.field == field
+
+
+async def test_pictures_belong_to_their_session(serve):
+    from PIL import Image
+    async with serve() as address, AsyncClient(address, models=fake_models()) as one, \
+            AsyncClient(address, models=fake_models()) as other:
+        photo = await one.share(Image.new("RGB", (16, 16)))
+        with pytest.raises(InvalidInput, match="another session"):
+            await other.caption(photo)
+        with pytest.raises(InvalidInput, match="share it first"):
+            await one.caption("photo.jpg")
+        with pytest.raises(InvalidInput, match="question"):
+            await one.ask(photo, " ")
+    with pytest.raises(InvalidInput, match="not connected"):
+        await AsyncClient("localhost:1", models=fake_models()).caption(photo)
