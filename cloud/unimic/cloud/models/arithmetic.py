@@ -70,6 +70,10 @@ class Arithmetic(nn.Module):
         super().__init__()
         self.mode = Mode.FLOAT
 
+    def limit(self, x: Tensor, largest: float) -> Tensor:
+        """Clamp to the range that the proof relies on; not needed in float."""
+        return x if self.mode is Mode.FLOAT else x.clamp(-largest, largest)
+
     def round(self, x: Tensor) -> Tensor:
         if self.mode is Mode.FLOAT:
             return x
@@ -124,14 +128,13 @@ class Linear(Arithmetic):
         return out
 
     def forward(self, x: Tensor) -> Tensor:
-        weight = self.weight
-        if self.mode is Mode.QUANTISED:
-            scale = self.row_scale()
-            weight = self.round(weight / scale) * scale
-        out = F.linear(x, weight)
-        if self.bias is not None:
-            out = out + self.bias * self.in_scale
-        return self.round(out.float() * (self.out_scale / self.in_scale))
+        weight, ratio = self.weight, self.out_scale / self.in_scale
+        bias = None if self.bias is None else self.bias * self.out_scale
+        if self.mode is Mode.FLOAT:
+            return F.linear(x, weight * ratio, bias)
+        scale = self.row_scale()
+        weight = self.round(weight / scale) * (scale * ratio)
+        return self.round(F.linear(x, weight, bias).float())
 
 
 class ExactLinear(nn.Module):
@@ -168,7 +171,7 @@ class Embedding(Arithmetic):
 
     def forward(self, index: Tensor) -> Tensor:
         out = F.embedding(index, self.weight) * RESIDUAL_SCALE
-        return self.round(out.clamp(-127, 127))
+        return self.round(self.limit(out, ACTIVATION_MAX))
 
 
 class ExactEmbedding(nn.Module):
@@ -190,8 +193,8 @@ class Normalise(Arithmetic):
     def forward(self, x: Tensor) -> Tensor:
         width = x.shape[-1]
         if self.mode is Mode.FLOAT:
-            mean = x.float().pow(2).mean(-1, keepdim=True)
-            return x * (ACTIVATION_SCALE * torch.rsqrt(mean + 1e-3))
+            mean = x.float().square().mean(-1, keepdim=True)
+            return x * (ACTIVATION_SCALE * torch.rsqrt(mean + 1e-3)).to(x.dtype)
         blocks = x.unflatten(-1, (width // NORM_BLOCK, NORM_BLOCK)).square().sum(-1)
         if self.mode is Mode.EXACT:
             blocks = torch.floor(blocks * (1 / NORM_BLOCK))
@@ -200,7 +203,7 @@ class Normalise(Arithmetic):
         total = blocks.sum(-1, keepdim=True) + 1
         gain = ACTIVATION_SCALE * math.sqrt(width / NORM_BLOCK)
         out = self.round(x * over(gain, torch.sqrt(total)))
-        return out.clamp(-ACTIVATION_MAX, ACTIVATION_MAX)
+        return self.limit(out, ACTIVATION_MAX)
 
 
 class Attention(Arithmetic):
@@ -245,7 +248,7 @@ class Attention(Arithmetic):
         weight = self.round(weight * over(WEIGHT_ONE, total))
         mixed = torch.matmul(weight, v).float() * (to_activation / WEIGHT_ONE)
         out = self.round(mixed.transpose(1, 2).flatten(2))
-        return out.clamp(-ACTIVATION_MAX, ACTIVATION_MAX)
+        return self.limit(out, ACTIVATION_MAX)
 
 
 def rotation_table(positions: int, pairs: int, slowest: float) -> Tensor:
@@ -275,7 +278,7 @@ class Rotate(Arithmetic):
         rotated = torch.cat([first * cos - second * sin, first * sin + second * cos], -1)
         rotated = self.round(rotated * (1 / ROTATION_ONE))
         out = torch.cat([rotated, split[..., 2 * pairs:]], -1).flatten(2)
-        return out.clamp(-HEAD_MAX, HEAD_MAX)
+        return self.limit(out, HEAD_MAX)
 
 
 class Feed(Arithmetic):
@@ -298,13 +301,15 @@ class Square(Arithmetic):
     """Squared rectifier from the hidden scale to the squared scale."""
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x.clamp(0, HIDDEN_MAX)
+        x = x.relu() if self.mode is Mode.FLOAT else x.clamp(0, HIDDEN_MAX)
         return self.round(x * x * (1 / 256))
 
 
-def add_residual(x: Tensor, branch: Tensor) -> Tensor:
+class Residual(Arithmetic):
     """Sum on the residual stream, kept within its range."""
-    return (x + branch).clamp(-RESIDUAL_MAX, RESIDUAL_MAX)
+
+    def forward(self, x: Tensor, branch: Tensor) -> Tensor:
+        return self.limit(x + branch, RESIDUAL_MAX)
 
 
 def to_exact(network: nn.Module) -> nn.Module:

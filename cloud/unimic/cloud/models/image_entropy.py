@@ -28,14 +28,15 @@ from unimic.cloud.models.arithmetic import (
     RESIDUAL_SCALE,
     SQUARED_MAX,
     SQUARED_SCALE,
+    Arithmetic,
     Attention,
     Embedding,
     Feed,
     Linear,
     Normalise,
+    Residual,
     Rotate,
     Square,
-    add_residual,
     rotation_table,
 )
 
@@ -72,7 +73,7 @@ def project(width: int) -> Linear:
                   out_scale=HEAD_SCALE)
 
 
-class Layer(nn.Module):
+class Layer(Arithmetic):
     """Attention and perceptron, each on a normalised residual stream."""
 
     def __init__(self, width: int, heads: int, hidden: int) -> None:
@@ -85,17 +86,20 @@ class Layer(nn.Module):
                           out_scale=RESIDUAL_SCALE, gain=0.5)
         self.feed_norm = Normalise()
         self.feed = Feed(width, hidden)
+        self.add = Residual()
 
     def remember(self, normed: Tensor, angles: Tensor) -> Tensor:
         """Keys and values ``(B, 2, R, W)`` of normalised content rows."""
         key = self.rotate(self.key(normed), angles)
-        return torch.stack([key, self.value(normed).clamp(-HEAD_MAX, HEAD_MAX)], 1)
+        return torch.stack([key, self.limit(self.value(normed), HEAD_MAX)], 1)
 
     def forward(self, x: Tensor, normed: Tensor, angles: Tensor, memory: Tensor,
                 visible: Tensor) -> Tensor:
         query = self.rotate(self.query(normed), angles)
-        x = add_residual(x, self.out(self.attention(query, memory[:, 0], memory[:, 1], visible)))
-        return add_residual(x, self.feed(self.feed_norm(x)))
+        key, value = memory.unbind(1)
+        x = self.add(x, self.out(self.attention(query, key, value, visible)))
+        out: Tensor = self.add(x, self.feed(self.feed_norm(x)))
+        return out
 
 
 class ImageEntropyNet(nn.Module):
@@ -139,11 +143,11 @@ class ImageEntropyNet(nn.Module):
         angles = self._angles(row, column)
         visible = torch.cat([memory_group, group], 1).unsqueeze(1) <= group.unsqueeze(2)
         new = []
-        for i, layer in enumerate(self.content_layers):
+        for layer, old in zip(self.content_layers, memory, strict=False):
             normed = layer.norm(x)
             own = layer.remember(normed, angles)
             new.append(own)
-            x = layer(x, normed, angles, torch.cat([memory[i], own], 2), visible)
+            x = layer(x, normed, angles, torch.cat([old, own], 2), visible)
         normed = self.memory_norm(x)
         new += [layer.remember(normed, angles) for layer in self.query_layers]
         return torch.stack(new)
@@ -154,8 +158,8 @@ class ImageEntropyNet(nn.Module):
         x = self.table(first) + self.table(second)
         angles = self._angles(row, column)
         visible = memory_group.unsqueeze(1) < group.unsqueeze(2)
-        for i, layer in enumerate(self.query_layers, start=len(self.content_layers)):
-            x = layer(x, layer.norm(x), angles, memory[i], visible)
+        for layer, seen in zip(self.query_layers, memory[len(self.content_layers):], strict=True):
+            x = layer(x, layer.norm(x), angles, seen, visible)
         x = self.final_norm(x)
         return self.upper_head(x), self.tail_in(x)
 

@@ -62,11 +62,11 @@ class TextEntropyNet(nn.Module):
         angles = self.rotations[position]
         visible = torch.cat([memory_position, position], 1).unsqueeze(1) <= position.unsqueeze(2)
         new = []
-        for i, layer in enumerate(self.layers):
+        for layer, old in zip(self.layers, memory, strict=True):
             normed = layer.norm(x)
             own = layer.remember(normed, angles)
             new.append(own)
-            x = layer(x, normed, angles, torch.cat([memory[i], own], 2), visible)
+            x = layer(x, normed, angles, torch.cat([old, own], 2), visible)
         return self.head(self.final_norm(x)), torch.stack(new)
 
     def empty_memory(self, batch: int) -> tuple[Tensor, Tensor]:

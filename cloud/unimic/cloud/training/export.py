@@ -27,9 +27,9 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from unimic.cloud.models.arithmetic import ExactLinear, to_exact
-from unimic.cloud.models.image_entropy import ImageEntropyConfig, ImageEntropyNet
+from unimic.cloud.models.image_entropy import ImageEntropyNet
 from unimic.cloud.models.image_tokenizer import PATCH, ImageTokenizer
-from unimic.cloud.models.text_entropy import TextEntropyConfig, TextEntropyNet
+from unimic.cloud.models.text_entropy import TextEntropyNet
 from unimic.cloud.networks import TorchImageNetwork, TorchTextNetwork
 from unimic.cloud.training.grids import load_grids
 from unimic.cloud.training.train_image_entropy import SOURCES
@@ -121,11 +121,8 @@ def write_histogram(folder: Path, grids: Path) -> None:
     np.savez_compressed(folder / HISTOGRAM, counts=np.bincount(codes, minlength=8192))
 
 
-def export_image_entropy(checkpoint: Path, folder: Path) -> bytes:
-    """Write the image entropy model; returns its id."""
-    network = ImageEntropyNet(ImageEntropyConfig())
-    network.load_state_dict(torch.load(checkpoint, map_location="cpu",
-                                       weights_only=True)["average"])
+def export_image_entropy(network: ImageEntropyNet, folder: Path) -> bytes:
+    """Write a trained image entropy model, which becomes exact in place; returns its id."""
     to_exact(network)
     c = network.config
     rng = np.random.default_rng(0)
@@ -168,11 +165,8 @@ def export_image_entropy(checkpoint: Path, folder: Path) -> bytes:
     return model_id(folder)
 
 
-def export_text_entropy(checkpoint: Path, folder: Path) -> bytes:
-    """Write the text entropy model; returns its id."""
-    network = TextEntropyNet(TextEntropyConfig())
-    network.load_state_dict(torch.load(checkpoint, map_location="cpu",
-                                       weights_only=True)["average"])
+def export_text_entropy(network: TextEntropyNet, folder: Path) -> bytes:
+    """Write a trained text entropy model, which becomes exact in place; returns its id."""
     to_exact(network)
     memory, _ = network.empty_memory(1)
     ids = torch.tensor([[0, 5, 6]])
@@ -192,11 +186,8 @@ def export_text_entropy(checkpoint: Path, folder: Path) -> bytes:
     return model_id(folder)
 
 
-def export_image_tokenizer(checkpoint: Path, folder: Path) -> None:
+def export_image_tokenizer(model: ImageTokenizer, folder: Path) -> None:
     """Write encoder and decoder as ONNX graphs with 8-bit weights."""
-    model = ImageTokenizer()
-    model.load_state_dict(torch.load(checkpoint, map_location="cpu",
-                                     weights_only=True)["average"])
     model.eval()
     pixels, codes = torch.rand(1, 3, 4 * PATCH, 5 * PATCH), torch.zeros(1, 4, 5, dtype=torch.int32)
     image_axes = {2: "height", 3: "width"}
@@ -255,15 +246,22 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     folder = args.store / args.model
     folder.mkdir(parents=True, exist_ok=True)
+    weights = torch.load(args.checkpoint, map_location="cpu", weights_only=True)["average"]
     identity, sizes = None, None
     if args.model == IMAGE_TOKENIZER:
-        export_image_tokenizer(args.checkpoint, folder)
+        tokenizer = ImageTokenizer()
+        tokenizer.load_state_dict(weights)
+        export_image_tokenizer(tokenizer, folder)
         sizes = {"image_codes": 8192, "patch": PATCH}
     elif args.model == IMAGE_ENTROPY:
+        images = ImageEntropyNet()
+        images.load_state_dict(weights)
         write_histogram(folder, args.grids)
-        identity = export_image_entropy(args.checkpoint, folder)
+        identity = export_image_entropy(images, folder)
     else:
-        identity = export_text_entropy(args.checkpoint, folder)
+        texts = TextEntropyNet()
+        texts.load_state_dict(weights)
+        identity = export_text_entropy(texts, folder)
     entry = add_model(args.store, args.model, args.model, licence="Apache-2.0", data=args.data,
                       command=args.command, figures=args.figures, id=identity, sizes=sizes)
     print(f"{entry.name} {entry.id.hex()} {sum(f.bytes for f in entry.files.values())} bytes")

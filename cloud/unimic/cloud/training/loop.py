@@ -42,6 +42,20 @@ class Average:
                              1 - decay)
 
 
+def optimizers(network: nn.Module, layers: nn.Module,
+               rate: float) -> dict[str, torch.optim.Optimizer]:
+    """Muon (Jordan et al., 2024) for the matrices of ``layers``, AdamW for everything else."""
+    matrices = [p for p in layers.parameters() if p.ndim == 2]
+    chosen = {id(p) for p in matrices}
+    others = [p for p in network.parameters() if id(p) not in chosen]
+    return {
+        "muon": torch.optim.Muon(matrices, lr=rate, weight_decay=0.05,
+                                 adjust_lr_fn="match_rms_adamw"),
+        "adam": torch.optim.AdamW(others, lr=rate, betas=(0.9, 0.98), weight_decay=0.0,
+                                  fused=True),
+    }
+
+
 class Run:
     """A budget of minutes, divided over as many sittings as it takes.
 

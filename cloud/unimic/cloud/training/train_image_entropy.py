@@ -20,7 +20,7 @@ from unimic.cloud.models.arithmetic import LOGIT_SCALE, Mode, set_mode
 from unimic.cloud.models.image_entropy import ImageEntropyConfig, ImageEntropyNet
 from unimic.cloud.training.data import read_captions
 from unimic.cloud.training.grids import load_grids
-from unimic.cloud.training.loop import Average, Run, autocast, default_device
+from unimic.cloud.training.loop import Average, Run, autocast, default_device, optimizers
 from unimic.codec.image_rows import FIELDS, Layout, Rows, WindowPlan, join, plan_window
 from unimic.codec.order import CONTEXT, REVEALED, WINDOW, Window, windows
 from unimic.codec.text import TextTokenizer
@@ -30,11 +30,11 @@ QUANTISED_FROM = 0.8
 NEVER = 127  # group of padding rows: no row sees them
 TEXT_LIMIT = 32  # tokens of a training prompt
 SOURCES = {  # file: how often it is drawn
-    "flickr-train": 0.35,
-    "flickr-train-flipped": 0.15,
-    "flickr-train-320": 0.2,
-    "unlabelled": 0.25,
-    "daquar-train": 0.05,
+    "flickr-train": 0.45,
+    "flickr-train-flipped": 0.2,
+    "flickr-train-320": 0.12,
+    "unlabelled": 0.2,
+    "daquar-train": 0.03,
 }
 
 
@@ -160,8 +160,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--tokenizer", type=Path, required=True, help="tokenizer.json of the text")
     parser.add_argument("--out", type=Path, required=True, help="folder for checkpoints")
     parser.add_argument("--minutes", type=float, default=45)
-    parser.add_argument("--batch", type=int, default=24)
-    parser.add_argument("--rate", type=float, default=1.5e-3)
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--rate", type=float, default=2e-3)
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args(argv)
 
@@ -169,10 +169,9 @@ def main(argv: list[str] | None = None) -> None:
     device = default_device()
     network = ImageEntropyNet(ImageEntropyConfig()).to(device)
     average = Average(network, 0.998)
-    optimizer = torch.optim.AdamW(network.parameters(), lr=args.rate, betas=(0.9, 0.98),
-                                  weight_decay=0.02, fused=True)
+    parts = optimizers(network, nn.ModuleList([network.content_layers, network.query_layers]), args.rate)
     run = Run(args.out, args.minutes, args.rate)
-    state = {"model": network, "average": average.module, "optimizer": optimizer}
+    state = {"model": network, "average": average.module, **parts}
     run.restore(state)
     layout = layout_of(network.config)
     text = TextTokenizer(args.tokenizer)
@@ -183,14 +182,16 @@ def main(argv: list[str] | None = None) -> None:
 
     for fraction in run:
         set_mode(network, Mode.QUANTISED if fraction > QUANTISED_FROM else Mode.FLOAT)
-        run.set_rate(optimizer, fraction)
+        for optimizer in parts.values():
+            run.set_rate(optimizer, fraction)
         plans, grids = sampler.next(args.batch)
         with autocast(device):
             loss = batch_bits(network, layout, plans, grids).mean()
-        optimizer.zero_grad()
+        network.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-        optimizer.step()
+        for optimizer in parts.values():
+            optimizer.step()
         average.update(network, run.step)
         run.log(bits_per_token=loss)
         if run.due():

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from unimic.cloud.models.arithmetic import LOGIT_SCALE, Mode, set_mode
 from unimic.cloud.models.text_entropy import TextEntropyConfig, TextEntropyNet
 from unimic.cloud.training.data import read_captions, read_questions, read_text
-from unimic.cloud.training.loop import Average, Run, autocast, default_device
+from unimic.cloud.training.loop import Average, Run, autocast, default_device, optimizers
 from unimic.codec.text import TextTokenizer
 
 TOKENS = 1536  # in one batch
@@ -106,24 +106,25 @@ def main(argv: list[str] | None = None) -> None:
     tokenizer = TextTokenizer(args.tokenizer)
     network = TextEntropyNet(TextEntropyConfig()).to(device)
     average = Average(network, 0.998)
-    optimizer = torch.optim.AdamW(network.parameters(), lr=args.rate, betas=(0.9, 0.98),
-                                  weight_decay=0.01, fused=True)
+    parts = optimizers(network, network.layers, args.rate)
     run = Run(args.out, args.minutes, args.rate)
-    state = {"model": network, "average": average.module, "optimizer": optimizer}
+    state = {"model": network, "average": average.module, **parts}
     run.restore(state)
     batches = Batches(*sequences(args.data, tokenizer), seed=args.seed + run.step)
     dev = [c.captions[0] for c in read_captions(args.data).values() if c.split == "dev"][:200]
 
     for fraction in run:
         set_mode(network, Mode.QUANTISED if fraction > QUANTISED_FROM else Mode.FLOAT)
-        run.set_rate(optimizer, fraction)
+        for optimizer in parts.values():
+            run.set_rate(optimizer, fraction)
         with autocast(device):
             total, count = bits(network, batches.next(network.config.positions).to(device))
         loss = total / count
-        optimizer.zero_grad()
+        network.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-        optimizer.step()
+        for optimizer in parts.values():
+            optimizer.step()
         average.update(network, run.step)
         run.log(bits_per_token=loss)
         if run.due():

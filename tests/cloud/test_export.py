@@ -1,0 +1,85 @@
+"""Small untrained networks through export: both executors, and the trainable twin's closeness."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+
+from unimic.cloud.models.arithmetic import Mode, set_mode, to_exact
+from unimic.cloud.models.image_entropy import ImageEntropyConfig, ImageEntropyNet
+from unimic.cloud.models.text_entropy import TextEntropyConfig, TextEntropyNet
+from unimic.cloud.networks import load_image_network, load_text_network
+from unimic.cloud.training.export import export_image_entropy, export_text_entropy
+from unimic.cloud.training.train_image_entropy import batch_bits, layout_of
+from unimic.codec.image_rows import plan_window
+from unimic.codec.networks import (
+    GOLDEN,
+    IMAGE_ENTROPY,
+    TEXT_ENTROPY,
+    OnnxImageNetwork,
+    OnnxTextNetwork,
+    run_image_golden,
+    run_text_golden,
+)
+from unimic.codec.order import windows
+from unimic.codec.store import IMAGE_TOKENIZER, TEXT_TOKENIZER, ModelStore, add_model
+
+IMAGE = ImageEntropyConfig(width=64, heads=2, content_layers=1, query_layers=1, hidden=64, text=300)
+TEXT = TextEntropyConfig(codes=300, width=64, heads=2, layers=1, hidden=64, positions=16)
+
+
+@pytest.fixture(scope="module")
+def small_store(tmp_path_factory: pytest.TempPathFactory) -> ModelStore:
+    folder = tmp_path_factory.mktemp("models")
+    torch.manual_seed(0)
+    for name in (IMAGE_TOKENIZER, TEXT_TOKENIZER, IMAGE_ENTROPY, TEXT_ENTROPY):
+        (folder / name).mkdir()
+        (folder / name / "placeholder").write_bytes(b"x")
+
+    def add(name: str, identity: bytes | None, **sizes: int) -> None:
+        add_model(folder, name, name, licence="none", data="none", command="none", figures={},
+                  id=identity, sizes=sizes)
+
+    add(IMAGE_TOKENIZER, None, image_codes=8192, patch=16)
+    add(TEXT_TOKENIZER, None, text_codes=300)
+    add(IMAGE_ENTROPY, export_image_entropy(ImageEntropyNet(IMAGE), folder / IMAGE_ENTROPY))
+    add(TEXT_ENTROPY, export_text_entropy(TextEntropyNet(TEXT), folder / TEXT_ENTROPY))
+    return ModelStore(folder)
+
+
+@pytest.mark.parametrize(("threads", "optimise"), [(1, False), (2, True)])
+def test_onnx_runtime_gives_what_pytorch_gives(small_store: ModelStore, threads: int,
+                                               optimise: bool) -> None:
+    with np.load(small_store.path(IMAGE_ENTROPY, GOLDEN)) as file:
+        golden = dict(file)
+    ours = run_image_golden(OnnxImageNetwork(small_store, threads, optimise), golden)
+    theirs = run_image_golden(load_image_network(small_store, "cpu"), golden)
+    for name, value in ours.items():
+        np.testing.assert_array_equal(value, theirs[name])
+        np.testing.assert_array_equal(value, golden[name])
+        assert np.array_equal(value, np.round(value))
+
+    with np.load(small_store.path(TEXT_ENTROPY, GOLDEN)) as file:
+        golden = dict(file)
+    found = run_text_golden(OnnxTextNetwork(small_store, threads, optimise), golden)
+    expected = run_text_golden(load_text_network(small_store, "cpu"), golden)
+    np.testing.assert_array_equal(found["logits"], expected["logits"])
+
+
+def test_quantised_training_sees_what_is_exported() -> None:
+    torch.manual_seed(1)
+    trained = ImageEntropyNet(IMAGE)
+    layout = layout_of(IMAGE)
+    codes = np.random.default_rng(0).integers(0, 8192, (8, 8)).astype(np.int32)
+    window = next(windows(*codes.shape))
+    plan = plan_window(layout, codes, np.ones(codes.shape, np.bool_), window, None)
+    exact = copy.deepcopy(trained)
+    to_exact(exact)
+    set_mode(trained, Mode.QUANTISED)
+    with torch.no_grad():
+        a = batch_bits(trained, layout, [plan], [codes])
+        b = batch_bits(exact, layout, [plan], [codes])
+    assert float((a - b).abs().mean()) < 0.02 * float(b.mean())
