@@ -218,3 +218,11 @@ def test_reader_that_goes_away() -> None:
         process.stdout.close()
         assert process.stderr.read() == b""
     assert process.returncode == 1
+
+
+def test_demo_says_why_its_service_did_not_start(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("demo", "--photo", "photo.png", "--out", "out") == 1
+    err = capsys.readouterr().err
+    assert "the service did not start (unimic: error: model: no 'compact'" in err
+    assert err.count("\n") == 1
+    assert not Path("out").exists()
