@@ -177,6 +177,22 @@ async def test_closing_a_client_stops_the_computation_and_its_calls(serve):
         await until(lambda: backend.cancelled)
 
 
+async def test_a_client_may_connect_again(server_process):
+    with server_process() as (address, process):
+        cloud = AsyncClient(address, models=fake_models())
+        await cloud.connect()
+        picture = await cloud.generate("a", 32, 32)
+        await cloud.close()
+        await cloud.close()
+        with pytest.raises(ServiceError, match="CANCELLED"):
+            await cloud.caption(picture)
+        await cloud.connect()
+        with pytest.raises(InvalidInput, match="another session"):
+            await cloud.caption(picture)
+        assert (await cloud.caption(await cloud.share(picture.image))).text
+        await cloud.close()
+
+
 async def test_a_timeout_stops_the_computation_and_the_session_goes_on(serve):
     backend = EchoBackend(0.02)
     async with serve(backend=backend) as address, AsyncClient(

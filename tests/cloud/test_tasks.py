@@ -129,7 +129,8 @@ async def test_progress_is_sent_only_to_those_who_want_it(connect):
         quiet = await cloud.generate("dogs", 32, 32)
         told = await cloud.generate("dogs", 32, 32, on_progress=lambda *step: seen.append(step))
         assert seen == [(1, 4), (2, 4), (3, 4), (4, 4)]
-        assert quiet.stats.down.wire_bytes < told.stats.down.wire_bytes
+        assert quiet.stats.progress_bytes == 0 < told.stats.progress_bytes
+        assert quiet.stats.down.wire_bytes == told.stats.down.wire_bytes
 
 
 async def test_a_forgotten_picture_is_released(serve):

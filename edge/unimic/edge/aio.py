@@ -108,11 +108,12 @@ class AsyncClient:
         await self.close()
 
     async def connect(self) -> None:
-        """Open the session; ``async with`` does it.
+        """Open the session, in place of the one before; ``async with`` does it.
 
         Raises:
             ServiceError: the service cannot be reached or works in another token space.
         """
+        await self.close()
         connection = Connection(self._address, self._tls, self._limits.max_message_bytes)
         coder = self._models.coder
         try:
@@ -377,14 +378,16 @@ def _stats(reply: Reply, packed: list[Packed], encode_seconds: float, decode_sec
 
     up = Sizes(sum(part.sizes.ideal_bits for part in packed),
                sum(part.sizes.payload_bytes for part in packed), reply.up_bytes)
-    return Stats(up, down, encode_seconds, reply.seconds, reply.result.seconds, decode_seconds)
+    return Stats(up, down, reply.progress_bytes, encode_seconds, reply.seconds,
+                 reply.result.seconds, decode_seconds)
 
 
 def _sampling(seed: int | None, steps: int | None, temperature: float | None,
-              guidance: float | None) -> pb.Sampling:
+              guidance: float | None) -> pb.Sampling | None:
     for name, value, least, most in (
             ("seed", seed, 0, (1 << 64) - 1), ("steps", steps, 1, 1000),
             ("temperature", temperature, 0, 999), ("guidance", guidance, 0, 999)):
         if value is not None and not least <= value <= most:  # NaN fails too
             raise InvalidInput(name, f"{value} is out of range", f"use {least} to {most}")
-    return pb.Sampling(seed=seed, steps=steps, temperature=temperature, guidance=guidance)
+    chosen = pb.Sampling(seed=seed, steps=steps, temperature=temperature, guidance=guidance)
+    return chosen if chosen.ByteSize() else None  # nothing chosen, nothing sent

@@ -82,14 +82,16 @@ class Reply:
     """What a request brought.
 
     Attributes:
-        up_bytes: size of its messages on the wire, without gRPC's own framing.
-        down_bytes: of its progress and its result.
+        up_bytes: size of the request on the wire, without gRPC's own framing.
+        down_bytes: of its result.
+        progress_bytes: of the progress messages that came before.
         seconds: from handing it to gRPC to its result.
     """
 
     result: pb.Result
     up_bytes: int
     down_bytes: int
+    progress_bytes: int
     seconds: float
 
 
@@ -99,7 +101,7 @@ class _Pending:
     on_progress: Progress | None
     answer: asyncio.Future[Reply]
     began: float = field(default_factory=time.perf_counter)
-    down_bytes: int = 0
+    progress_bytes: int = 0
 
 
 class Connection:
@@ -225,9 +227,9 @@ class Connection:
         pending = self._pending.get(getattr(message, kind).id)
         if pending is None:
             return
-        pending.down_bytes += message.ByteSize()
         waiting = not pending.answer.done()
         if kind == "progress":
+            pending.progress_bytes += message.ByteSize()
             if waiting and pending.on_progress:
                 try:
                     pending.on_progress(message.progress.step, message.progress.steps)
@@ -240,8 +242,8 @@ class Connection:
         self._room.release()
         if waiting and kind == "result":
             pending.answer.set_result(Reply(
-                message.result, pending.message.ByteSize(), pending.down_bytes,
-                time.perf_counter() - pending.began))
+                message.result, pending.message.ByteSize(), message.ByteSize(),
+                pending.progress_bytes, time.perf_counter() - pending.began))
         elif waiting:
             pending.answer.set_exception(from_failure(message.failure))
 

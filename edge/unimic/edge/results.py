@@ -26,9 +26,10 @@ class Stats:
     """What one call cost.
 
     Attributes:
-        up: bytes sent. ``wire_bytes`` are whole messages, as protobuf writes them.
+        up: bytes sent. ``wire_bytes`` is the whole message, as protobuf writes it.
         measure_down: finds the sizes of what came down; asked when they are read, for the ideal
             size of received tokens is known only by coding them again.
+        progress_bytes: of progress messages, which come only if ``on_progress`` is given.
         encode_seconds: image tokenizer and entropy coding of what goes up.
         round_trip_seconds: from sending the request to its result.
         server_seconds: of these, spent in the server.
@@ -37,6 +38,7 @@ class Stats:
 
     up: Sizes
     measure_down: Callable[[], Sizes] = field(repr=False)
+    progress_bytes: int
     encode_seconds: float
     round_trip_seconds: float
     server_seconds: float
@@ -52,6 +54,7 @@ class Stats:
         return {
             **{f"{way}_{name}": value for way, sizes in (("up", self.up), ("down", self.down))
                for name, value in vars(sizes).items()},
+            "progress_bytes": self.progress_bytes,
             **{name: value for name, value in vars(self).items() if name.endswith("_seconds")},
         }
 
