@@ -178,7 +178,7 @@ async def test_closing_a_client_stops_the_computation_and_its_calls(serve):
 
 
 async def test_a_client_may_connect_again(server_process):
-    with server_process() as (address, process):
+    with server_process() as (address, _):
         cloud = AsyncClient(address, models=fake_models())
         await cloud.connect()
         picture = await cloud.generate("a", 32, 32)
