@@ -92,6 +92,16 @@ def test_info(capsys: pytest.CaptureFixture[str]) -> None:
     assert packet["payload_bytes"] == -(-12 * 13 // 8)
 
 
+def test_links_and_devices() -> None:
+    Path("real.umc").write_text("old")
+    Path("link.umc").symlink_to("real.umc")
+    assert run("encode", "photo.png", "link.umc", "--raw") == 1
+    assert run("encode", "photo.png", "link.umc", "--raw", "-f") == 0
+    assert Path("link.umc").is_symlink()
+    assert run("info", "real.umc") == 0
+    assert run("encode", "photo.png", "/dev/null", "--raw") == 0
+
+
 def test_reports(capsys: pytest.CaptureFixture[str]) -> None:
     run("encode", "photo.png", "p.umc", "--raw")
     assert capsys.readouterr() == ("", "")

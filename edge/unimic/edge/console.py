@@ -49,7 +49,7 @@ def check_output(path: str, force: bool) -> None:
         return
     if os.path.isdir(path):
         raise InvalidInput(path, "is a folder", "name a file")
-    if os.path.exists(path) and not force:
+    if os.path.isfile(path) and not force:
         raise InvalidInput(path, "exists", "use -f to overwrite it")
     if not Path(path).absolute().parent.is_dir():
         raise InvalidInput(path, "its folder does not exist", "make the folder first")
@@ -66,10 +66,11 @@ def write_output(path: str, data: bytes, force: bool) -> None:
         if os.path.exists(path) and not os.path.isfile(path):  # a pipe or a device
             Path(path).write_bytes(data)
             return
-        part = Path(f"{path}.{os.getpid()}.part")
+        target = os.path.realpath(path)  # through a link, not over it
+        part = Path(f"{target}.{os.getpid()}.part")
         try:
             part.write_bytes(data)
-            part.replace(path)
+            part.replace(target)
         finally:
             part.unlink(missing_ok=True)
     except OSError as error:
