@@ -100,12 +100,10 @@ class Batcher:
             for job, result in zip(jobs, results, strict=True):
                 if not job.done.done():
                     job.done.set_result(result)
-        except Cancelled:
-            return
         except Exception as error:
-            if len(jobs) == 1:
-                if not jobs[0].done.done():
-                    jobs[0].done.set_exception(error)
+            waiting = [job for job in jobs if not job.done.done()]  # none if it was cancelled
+            if len(jobs) == 1 and waiting:
+                waiting[0].done.set_exception(error)
                 return
-            for job in jobs:  # one of them is to blame: the others shall not suffer
-                await self._compute([job] if not job.done.done() else [])
+            for job in waiting:  # one of them is to blame: the others shall not suffer
+                await self._compute([job])
