@@ -31,7 +31,7 @@ from unimic.edge.results import Answer, Picture, Stats
 
 SIDE = 256
 MARGIN = 64
-SHEET = "contact-sheet.png"
+SHEET = "contact-sheet.jpg"
 LISTENING = "listening on "
 START_SECONDS, STOP_SECONDS = 120.0, 20.0
 
@@ -59,7 +59,7 @@ def demo(args: argparse.Namespace) -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     for name, tile in tiles.items():
         tile.picture.save(args.out / f"{name}.png")
-    contact_sheet(list(tiles.values())).save(args.out / SHEET)
+    contact_sheet(list(tiles.values())).save(args.out / SHEET, quality=90)
     facts = {"out": str(args.out), "turns": [
         {"turn": turn.name, "outcome": turn.outcome, "seconds": turn.seconds,
          **turn.stats.as_dict()} for turn in turns]}
