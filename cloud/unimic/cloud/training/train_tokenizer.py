@@ -1,8 +1,7 @@
 """Train the image tokenizer.
 
-First stage: everything, on pixel and perceptual losses. Second stage (``--polish FIRST``): the
-encoder stays as it is, so tokens keep their meaning, and the decoder learns against a patch
-discriminator (Esser et al., "Taming Transformers", arXiv 2012.09841, section 3.1).
+First stage: everything. Second stage (``--polish FIRST``): the encoder stays as it is, so tokens
+keep their meaning, and only the decoder goes on learning.
 
 The perceptual losses are LPIPS-AlexNet and the first Inception blocks, both under a random
 rescaling and shift that are the same for original and reconstruction; VGG is kept for judging.
@@ -28,8 +27,6 @@ from unimic.cloud.training.loop import Average, Run, autocast, default_device
 from unimic.cloud.training.perceptual import LPIPS, InceptionDistance
 
 CROP = 128
-ADVERSARIAL_SHARE = 0.08  # of the gradient of the other losses
-JUDGE_ALONE = 300  # steps that the discriminator learns before it is listened to
 
 
 class Crops:
@@ -82,33 +79,6 @@ def usage_push(latents: Tensor) -> Tensor:
     return (mean.pow(2) + (deviation - 1).pow(2)).sum()
 
 
-def balanced(loss: Tensor, adversarial: Tensor, fake: Tensor) -> Tensor:
-    """Gradient at the pictures in which the adversarial part has a fixed share of the norm."""
-    main, = torch.autograd.grad(loss, fake)
-    other, = torch.autograd.grad(adversarial, fake)
-    return main + other * (ADVERSARIAL_SHARE * main.norm() / (other.norm() + 1e-12))
-
-
-class Discriminator(nn.Module):
-    """Patch discriminator: one logit for about every 8×8 pixels."""
-
-    def __init__(self, width: int = 64) -> None:
-        super().__init__()
-        self.layers = nn.Sequential(
-            nn.Conv2d(3, width, 4, 2, 1),
-            nn.LeakyReLU(0.2),
-            nn.utils.parametrizations.spectral_norm(nn.Conv2d(width, 2 * width, 4, 2, 1)),
-            nn.LeakyReLU(0.2),
-            nn.utils.parametrizations.spectral_norm(nn.Conv2d(2 * width, 4 * width, 4, 2, 1)),
-            nn.LeakyReLU(0.2),
-            nn.Conv2d(4 * width, 1, 3, 1, 1),
-        )
-
-    def forward(self, pixels: Tensor) -> Tensor:
-        logits: Tensor = self.layers(pixels * 2 - 1)
-        return logits.float()
-
-
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="folder of the tar shards")
@@ -131,11 +101,8 @@ def main(argv: list[str] | None = None) -> None:
     optimizer = torch.optim.AdamW(trained, lr=args.rate, betas=(0.9, 0.98),
                                   weight_decay=0.01, fused=True)
     average = Average(model, 0.999)
-    judge = Discriminator().to(device, memory_format=torch.channels_last)
-    judge_optimizer = torch.optim.AdamW(judge.parameters(), lr=4e-4, betas=(0.5, 0.9), fused=True)
     run = Run(args.out, args.minutes, args.rate)
-    state = {"model": model, "average": average.module, "optimizer": optimizer,
-             "judge": judge, "judge_optimizer": judge_optimizer}
+    state = {"model": model, "average": average.module, "optimizer": optimizer}
     run.restore(state)
     lpips = LPIPS("alex").to(device)
     inception = InceptionDistance().to(device)
@@ -157,28 +124,12 @@ def main(argv: list[str] | None = None) -> None:
             few = args.batch // 4
             deep = inception(warped[0][:few], warped[1][:few]).mean()
         loss = pixel + alex + 0.25 * deep + 0.1 * usage_push(latents)
-        adversarial = torch.zeros(())
-        if args.polish:
-            with autocast(device):
-                logits = judge(torch.cat([fake.detach(), real]))
-            on_fake, on_real = logits.chunk(2)
-            adversarial = F.relu(1 + on_fake).mean() + F.relu(1 - on_real).mean()
-            judge_optimizer.zero_grad()
-            adversarial.backward()
-            judge_optimizer.step()
         optimizer.zero_grad()
-        if args.polish and run.step >= JUDGE_ALONE:
-            judge.requires_grad_(False)
-            with autocast(device):
-                liked = judge(fake).mean()
-            judge.requires_grad_(True)
-            fake.backward(balanced(loss, -liked, fake))
-        else:
-            loss.backward()
+        loss.backward()
         nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
         average.update(model, run.step)
-        run.log(pixel=pixel, alex=alex, inception=deep, judge=adversarial,
+        run.log(pixel=pixel, alex=alex, inception=deep,
                 codes=float(model.quantizer.codes(digits).unique().numel()))
         if run.due():
             run.save(state)
