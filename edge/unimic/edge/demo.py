@@ -30,7 +30,7 @@ from unimic.edge.images import load_image
 from unimic.edge.results import Answer, Picture, Stats
 
 SIDE = 256
-MARGIN = 64
+MARGIN = 32
 SHEET = "contact-sheet.jpg"
 LISTENING = "listening on "
 START_SECONDS, STOP_SECONDS = 120.0, 20.0
@@ -93,7 +93,8 @@ def _converse(cloud: Client, models: Models, photo: Image.Image, args: argparse.
         turns.append(Turn(name, outcome, result.stats, perf_counter() - began))
         return result
 
-    box = (photo.width // 4, photo.height // 4, photo.width * 3 // 4, photo.height * 3 // 4)
+    width, height = photo.size
+    box = (width * 9 // 16, height * 9 // 16, width * 13 // 16, height * 13 // 16)
     shared = take("share", lambda show: cloud.share(photo))
     answer = take("ask", lambda show: cloud.ask(shared, args.question, on_progress=show))
     edited = take("inpaint", lambda show: cloud.inpaint(

@@ -8,7 +8,7 @@ from pathlib import Path
 from unimic.edge.console import common_options
 
 QUESTION = "what is on the table?"
-INPAINT = "a red cup on the table"
+INPAINT = "a red plate"
 GENERATE = "a dog runs through the grass"
 
 
