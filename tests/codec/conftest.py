@@ -17,6 +17,7 @@ from unimic.codec.tokens import Codes, Mask, TokenSpace
 class FakeCoded:
     payload: bytes
     ideal_bits: float
+    codes: Codes
 
 
 class FakeCoder:
@@ -28,14 +29,16 @@ class FakeCoder:
         self.text_model: bytes | None = b"text----"
 
     def encode_image(
-        self, codes: Codes, *, mask: Mask | None = None, prompt: Codes | None = None
+        self, codes: Codes, *, mask: Mask | None = None, prompt: Codes | None = None, skip: int = 0
     ) -> FakeCoded:
+        assert not skip, "the fake sends everything"
         sent = np.ones(codes.shape, dtype=np.bool_) if mask is None else mask
         rows = self._rows(np.where(sent, 0, codes), sent, prompt)
-        return _encode(codes[sent], rows)
+        return _encode(codes[sent], rows, codes)
 
     def decode_image(
-        self, payload: bytes, codes: Codes, *, mask: Mask | None = None, prompt: Codes | None = None
+        self, payload: bytes, codes: Codes, *, mask: Mask | None = None,
+        prompt: Codes | None = None, skip: int = 0
     ) -> Codes:
         sent = np.ones(codes.shape, dtype=np.bool_) if mask is None else mask
         codes = np.where(sent, 0, codes)
@@ -43,7 +46,7 @@ class FakeCoder:
         return codes
 
     def encode_text(self, ids: Codes) -> FakeCoded:
-        return _encode(ids, frequency_rows(0, len(ids), self.space.text_codes))
+        return _encode(ids, frequency_rows(0, len(ids), self.space.text_codes), ids)
 
     def decode_text(self, payload: bytes, count: int) -> Codes:
         return _decode(payload, frequency_rows(0, count, self.space.text_codes))
@@ -63,10 +66,10 @@ def frequency_rows(seed: int, count: int, alphabet: int) -> NDArray[np.int32]:
     return rows
 
 
-def _encode(symbols: Codes, rows: NDArray[np.int32]) -> FakeCoded:
+def _encode(symbols: Codes, rows: NDArray[np.int32], codes: Codes) -> FakeCoded:
     encoder = RangeEncoder()
     encoder.encode(symbols.astype(np.int32), rows)
-    return FakeCoded(encoder.finish(), float(information(symbols, rows).sum()))
+    return FakeCoded(encoder.finish(), float(information(symbols, rows).sum()), codes)
 
 
 def _decode(payload: bytes, rows: NDArray[np.int32]) -> Codes:

@@ -10,12 +10,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from unimic.codec import umc
-from unimic.codec.errors import UnimicError
+from unimic.codec.errors import LimitExceeded, UnimicError
+from unimic.codec.frequencies import SKIP_ALL
 from unimic.codec.limits import Limits
 from unimic.codec.packets import (
     Coder,
     for_file,
     pack_image,
+    pack_image_within,
     pack_mask,
     pack_text,
     unpack_image,
@@ -101,3 +103,42 @@ def test_a_file_of_everything_comes_back(shipped: Coder) -> None:
     assert np.array_equal(contents[1].codes, image.codes)
     assert isinstance(contents[3], TokenGrid)
     assert np.array_equal(contents[3].codes, changed.codes)
+
+
+@few
+@given(st.integers(1, 300), st.integers(1, 300), st.integers(0, 2**32 - 1), st.integers(0, 256),
+       st.booleans())
+def test_what_is_skipped_is_the_same_on_both_sides(
+    shipped: Coder, width: int, height: int, seed: int, skip: int, masked: bool
+) -> None:
+    random = np.random.default_rng(seed)
+    shape = shipped.space.grid_shape(width, height)
+    codes = random.integers(0, shipped.space.image_codes, shape).astype(np.int32)
+    grid = TokenGrid(codes, width, height)
+    mask = random.random(shape) < 0.6 if masked else None
+    packed = pack_image(shipped, grid, mask=mask, skip=skip)
+    back = unpack_image(shipped, packed.packet, limits=LIMITS, mask=mask,
+                        base=grid if masked else None)
+    assert np.array_equal(back.codes, packed.grid.codes)
+    if skip == 0:
+        assert np.array_equal(back.codes, codes)
+    if skip == SKIP_ALL:
+        assert not packed.packet.payload
+
+
+@pytest.mark.parametrize("budget", [16, 60, 150, 300, 10_000])
+def test_a_budget_is_never_exceeded(shipped: Coder, budget: int) -> None:
+    codes = np.random.default_rng(5).integers(0, 8192, (14, 14)).astype(np.int32)
+    grid = TokenGrid(codes, 224, 224)
+    packed = pack_image_within(shipped, grid, budget)
+    assert packed.packet.ByteSize() <= budget
+    back = unpack_image(shipped, packed.packet, limits=LIMITS)
+    assert np.array_equal(back.codes, packed.grid.codes)
+    if budget == 10_000:
+        assert np.array_equal(back.codes, codes)
+
+
+def test_a_budget_below_the_header_is_refused(shipped: Coder) -> None:
+    grid = TokenGrid(np.zeros((14, 14), np.int32), 224, 224)
+    with pytest.raises(LimitExceeded, match="budget"):
+        pack_image_within(shipped, grid, 5)

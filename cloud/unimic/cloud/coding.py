@@ -9,7 +9,7 @@ from concurrent.futures import Executor
 from typing import TypeVar
 
 from unimic.cloud.backends.base import Cancelled
-from unimic.codec.coder import Coded, Coder
+from unimic.codec.coder import Coded, CodedImage, Coder
 from unimic.codec.tokens import Codes, Mask
 
 T = TypeVar("T")
@@ -28,14 +28,15 @@ class StoppableCoder:
         self._coder = coder
         self._stop = stop
 
-    def encode_image(self, codes: Codes, *, mask: Mask | None = None, prompt: Codes | None = None
-                     ) -> Coded:
+    def encode_image(self, codes: Codes, *, mask: Mask | None = None, prompt: Codes | None = None,
+                     skip: int = 0) -> CodedImage:
         """See `Coder`, here and below."""
-        return self._coder.encode_image(codes, mask=mask, prompt=prompt, watch=self._watch)
+        return self._coder.encode_image(codes, mask=mask, prompt=prompt, skip=skip,
+                                        watch=self._watch)
 
     def decode_image(self, payload: bytes, codes: Codes, *, mask: Mask | None = None,
-                     prompt: Codes | None = None) -> Codes:
-        return self._coder.decode_image(payload, codes, mask=mask, prompt=prompt,
+                     prompt: Codes | None = None, skip: int = 0) -> Codes:
+        return self._coder.decode_image(payload, codes, mask=mask, prompt=prompt, skip=skip,
                                         watch=self._watch)
 
     def encode_text(self, ids: Codes) -> Coded:

@@ -9,11 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unimic.codec.errors import UnknownModel
-from unimic.codec.frequencies import frequencies
+from unimic.codec.frequencies import certain, frequencies
 from unimic.codec.image_rows import Integers, WindowPlan, join, plan_window
 from unimic.codec.networks import (
     IMAGE_ENTROPY,
     TEXT_ENTROPY,
+    Floats,
     ImageNetwork,
     OnnxImageNetwork,
     OnnxTextNetwork,
@@ -21,11 +22,18 @@ from unimic.codec.networks import (
     check_golden,
 )
 from unimic.codec.order import REVEALED, Window, windows
-from unimic.codec.rangecoder import RangeDecoder, RangeEncoder, information
+from unimic.codec.rangecoder import (
+    Frequencies,
+    RangeDecoder,
+    RangeEncoder,
+    information,
+)
 from unimic.codec.store import ModelStore
 from unimic.codec.tokens import Codes, Mask, TokenSpace
 
 Watch = Callable[[int, int], None]
+Places = tuple[Integers, Integers]
+Carry = Callable[[Frequencies, Integers, Integers, int], Codes]
 CHUNKS = 16  # pieces of a long text that are coded in lockstep
 
 
@@ -44,6 +52,13 @@ class Coded:
     def ideal_bits(self) -> float:
         """Information of all tokens together."""
         return float(self.token_bits.sum())
+
+
+@dataclass(frozen=True)
+class CodedImage(Coded):
+    """A coded image and ``codes``, the tokens that the receiver will have."""
+
+    codes: Codes
 
 
 def _ignore(done: int, total: int) -> None:
@@ -78,59 +93,89 @@ class Coder:
         return tuple(m for m in (self.image_model, self.text_model) if m is not None)
 
     def encode_image(self, codes: Codes, *, mask: Mask | None = None, prompt: Codes | None = None,
-                     watch: Watch = _ignore) -> Coded:
+                     skip: int = 0, watch: Watch = _ignore) -> CodedImage:
         """Code the tokens of a grid where ``mask`` is set (None: all of them).
 
         Args:
             codes: int32 ``(rows, columns)``; outside the mask, what the receiver holds too.
             mask: bool ``(rows, columns)``.
             prompt: int32 ``(n,)`` text ids that the receiver holds too.
+            skip: 0 … `frequencies.SKIP_ALL`. What the model gives a probability of at least
+                ``1 - skip / SKIP_ALL`` is not sent; the receiver takes it for granted. So 0 sends
+                everything and `frequencies.SKIP_ALL` nothing.
             watch: see the class.
         """
         network = self._need_image()
         mask = np.ones(codes.shape, np.bool_) if mask is None else mask
         encoder, bits = RangeEncoder(), np.zeros(codes.shape)
+
+        def write(symbols: Codes, table: Frequencies, rows: Integers, columns: Integers) -> None:
+            encoder.encode(symbols, table)
+            bits[rows, columns] += information(symbols, table)
+
+        if skip:  # what is not sent differs from ``codes``, and later groups see it
+            def send(table: Frequencies, rows: Integers, columns: Integers, part: int) -> Codes:
+                symbols = network.layout.split(codes[rows, columns])[part].astype(np.int32)
+                write(symbols, table, rows, columns)
+                return symbols
+
+            received = self._step_by_step(codes, mask, prompt, skip, send, watch)
+            return CodedImage(encoder.finish(), bits, received)
+
         for plan in self._plans(codes, mask, prompt, watch):
             coded = codes[plan.rows, plan.columns]
             needed = plan.groups < len(REVEALED)  # nobody sees the last group
             seen = network.layout.tokens(coded[needed], plan.queries.row[needed],
                                          plan.queries.column[needed], plan.groups[needed])
             memory = network.read(join([plan.known, seen]), None)
-            upper, lower = network.layout.split(coded)
+            parts = network.layout.split(coded)
             upper_logits, hidden = network.ask(plan.queries, memory)
-            tables = frequencies(upper_logits), frequencies(network.tail(hidden, upper))
+            tables = frequencies(upper_logits), frequencies(network.tail(hidden, parts[0]))
             for group in _slices(plan.groups):
-                for part, table in zip((upper, lower), tables, strict=True):
-                    symbols = part[group].astype(np.int32)
-                    encoder.encode(symbols, table[group])
-                    bits[plan.rows[group], plan.columns[group]] += information(
-                        symbols, table[group])
-        return Coded(encoder.finish(), bits)
+                for part, table in zip(parts, tables, strict=True):
+                    write(part[group].astype(np.int32), table[group], plan.rows[group],
+                          plan.columns[group])
+        return CodedImage(encoder.finish(), bits, codes)
 
     def decode_image(self, payload: bytes, codes: Codes, *, mask: Mask | None = None,
-                     prompt: Codes | None = None, watch: Watch = _ignore) -> Codes:
+                     prompt: Codes | None = None, skip: int = 0, watch: Watch = _ignore) -> Codes:
         """The grid that `encode_image` coded; arguments as there, ``codes`` known outside the mask.
 
         Raises:
             CorruptData: the payload is not what any tokens are coded to.
         """
-        network = self._need_image()
-        codes = codes.copy()
         mask = np.ones(codes.shape, np.bool_) if mask is None else mask
         decoder = RangeDecoder(payload)
+        received = self._step_by_step(codes, mask, prompt, skip,
+                                      lambda table, rows, columns, part: decoder.decode(table),
+                                      watch)
+        decoder.finish()
+        return received
+
+    def _step_by_step(self, codes: Codes, mask: Mask, prompt: Codes | None, skip: int,
+                      carry: Carry, watch: Watch) -> Codes:
+        """The receiver's grid, group by group; ``carry`` brings the symbols that are sent."""
+        network = self._need_image()
+        codes = codes.copy()
         for plan in self._plans(codes, mask, prompt, watch):
             memory = network.read(plan.known, None)
             for group in _slices(plan.groups):
-                queries = plan.queries.part(group)
+                queries, places = plan.queries.part(group), (plan.rows[group], plan.columns[group])
+
+                def bring(logits: Floats, part: int, places: Places = places) -> Codes:
+                    table = frequencies(logits)
+                    symbols: Codes = table.argmax(1).astype(np.int32)
+                    sent = ~certain(table, skip)
+                    symbols[sent] = carry(table[sent], places[0][sent], places[1][sent], part)
+                    return symbols
+
                 upper_logits, hidden = network.ask(queries, memory)
-                upper = decoder.decode(frequencies(upper_logits)).astype(np.int64)
-                lower = decoder.decode(frequencies(network.tail(hidden, upper)))
-                found = (upper * network.layout.lower + lower).astype(np.int32)
-                codes[plan.rows[group], plan.columns[group]] = found
+                upper = bring(upper_logits, 0).astype(np.int64)
+                lower = bring(network.tail(hidden, upper), 1)
+                codes[places] = (upper * network.layout.lower + lower).astype(np.int32)
                 if group.stop < len(plan.groups):
                     memory = network.read(network.layout.tokens(
-                        found, queries.row, queries.column, queries.group), memory)
-        decoder.finish()
+                        codes[places], queries.row, queries.column, queries.group), memory)
         return codes
 
     def encode_text(self, ids: Codes, *, watch: Watch = _ignore) -> Coded:

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from unimic.codec.rangecoder import PRECISION, Frequencies
 
+SKIP_ALL = 256  # the largest `certain` threshold: everything is
 LOGIT_SCALE = 32  # logits are integers, in this many steps a nat
 _NATS = 16  # further below the largest, a symbol's weight is that of the last entry
 
@@ -44,3 +45,16 @@ def frequencies(logits: NDArray[np.float32]) -> Frequencies:
     rows = np.arange(len(out))
     out[rows, below.argmin(1)] += total - out.sum(1)
     return np.asarray(out, np.int32)
+
+
+def certain(table: Frequencies, skip: int) -> NDArray[np.bool_]:
+    """Rows of `frequencies` whose most probable symbol need not be sent.
+
+    Args:
+        table: int32 ``(n, alphabet)``.
+        skip: 0 … `SKIP_ALL`; 0 finds none, else those of a probability of at least
+            ``1 - skip / SKIP_ALL``.
+    """
+    largest = table.max(1).astype(np.int64) + 1
+    enough = np.asarray(largest * SKIP_ALL >= (SKIP_ALL - skip) << PRECISION)
+    return enough if skip else np.zeros(len(table), np.bool_)

@@ -18,6 +18,7 @@ from typing import Protocol
 import numpy as np
 
 from unimic.codec.errors import CorruptData, InvalidInput, LimitExceeded, UnknownModel
+from unimic.codec.frequencies import SKIP_ALL
 from unimic.codec.limits import Limits
 from unimic.codec.masks import decode_mask, encode_mask
 from unimic.codec.raw import bits_per_token, pack_bits, unpack_bits
@@ -34,6 +35,13 @@ class Coded(Protocol):
     def ideal_bits(self) -> float: ...
 
 
+class CodedImage(Coded, Protocol):
+    """Also the tokens that the receiver will have."""
+
+    @property
+    def codes(self) -> Codes: ...
+
+
 class Coder(Protocol):
     """What packets need of `unimic.codec.coder.Coder`, or of a batched one in the cloud."""
 
@@ -44,10 +52,11 @@ class Coder(Protocol):
     @property
     def text_model(self) -> bytes | None: ...
     def encode_image(
-        self, codes: Codes, *, mask: Mask | None = None, prompt: Codes | None = None
-    ) -> Coded: ...
+        self, codes: Codes, *, mask: Mask | None = None, prompt: Codes | None = None, skip: int = 0
+    ) -> CodedImage: ...
     def decode_image(
-        self, payload: bytes, codes: Codes, *, mask: Mask | None = None, prompt: Codes | None = None
+        self, payload: bytes, codes: Codes, *, mask: Mask | None = None,
+        prompt: Codes | None = None, skip: int = 0
     ) -> Codes: ...
     def encode_text(self, ids: Codes) -> Coded: ...
     def decode_text(self, payload: bytes, count: int) -> Codes: ...
@@ -76,6 +85,13 @@ class Packed:
     sizes: Sizes
 
 
+@dataclass(frozen=True)
+class PackedImage(Packed):
+    """A packet of an image and ``grid``, the image that the receiver will have."""
+
+    grid: TokenGrid
+
+
 def pack_image(
     coder: Coder,
     grid: TokenGrid,
@@ -83,7 +99,8 @@ def pack_image(
     mask: Mask | None = None,
     prompt: Codes | None = None,
     raw: bool = False,
-) -> Packed:
+    skip: int = 0,
+) -> PackedImage:
     """Code an image.
 
     The scenario follows from what the receiver holds: masked with a ``mask``, text-conditioned with
@@ -95,28 +112,71 @@ def pack_image(
         mask: bool ``(rows, columns)``; the receiver holds the tokens where it is False.
         prompt: int32 ``(n,)`` text tokens that the receiver holds.
         raw: write fixed-length tokens, which need no entropy model (and no prompt).
+        skip: 0 … 256; leave out what the receiver's model is sure enough of, see
+            `unimic.codec.coder.Coder.encode_image`. Raw packets send everything.
 
     Raises:
-        InvalidInput: grid, mask and space do not fit each other.
+        InvalidInput: grid, mask and space do not fit each other, or ``skip`` is out of range.
     """
     grid.check(coder.space)
     _check_mask(mask, grid)
+    if not 0 <= skip <= SKIP_ALL:
+        raise InvalidInput("skip", f"{skip} is out of range", f"use 0 to {SKIP_ALL}")
     if raw:
+        skip, received = 0, grid
         sent = grid.codes if mask is None else grid.codes[mask]
         payload, bits = _raw(sent, coder.space.image_codes)
     else:
-        coded = coder.encode_image(grid.codes, mask=mask, prompt=prompt)
+        coded = coder.encode_image(grid.codes, mask=mask, prompt=prompt, skip=skip)
         payload, bits = coded.payload, coded.ideal_bits
+        received = TokenGrid(coded.codes, grid.width, grid.height)
     packet = pb.Packet(
         kind=pb.KIND_IMAGE,
         scenario=_scenario(mask, prompt, raw),
         coding=_coding(raw),
         width=0 if mask is not None else grid.width,
         height=0 if mask is not None else grid.height,
-        crc=_checksum((grid.width, grid.height), grid.codes),
+        crc=_checksum((grid.width, grid.height), received.codes),
+        skip=skip,
         payload=payload,
     )
-    return _packed(packet, bits)
+    return PackedImage(packet, _sizes(packet, bits), received)
+
+
+def pack_image_within(
+    coder: Coder, grid: TokenGrid, budget: int, *, mask: Mask | None = None,
+    prompt: Codes | None = None,
+) -> PackedImage:
+    """Code an image into a packet of at most ``budget`` bytes, as faithfully as that allows.
+
+    The least ``skip`` that keeps the budget is sought by bisection, with at most 8 codings.
+
+    Args:
+        coder: see `pack_image`.
+        grid: see `pack_image`.
+        budget: bytes of the whole packet.
+        mask: see `pack_image`.
+        prompt: see `pack_image`.
+
+    Raises:
+        LimitExceeded: not even the header keeps the budget.
+    """
+    best = pack_image(coder, grid, mask=mask, prompt=prompt)
+    if best.sizes.wire_bytes <= budget:
+        return best
+    best = pack_image(coder, grid, mask=mask, prompt=prompt, skip=SKIP_ALL)
+    if best.sizes.wire_bytes > budget:
+        raise LimitExceeded("budget", f"{budget} bytes do not hold a packet's header",
+                            f"allow at least {best.sizes.wire_bytes}")
+    low, high = 0, SKIP_ALL  # `low` is over the budget, `high` keeps it
+    while high - low > 1:
+        middle = (low + high) // 2
+        packed = pack_image(coder, grid, mask=mask, prompt=prompt, skip=middle)
+        if packed.sizes.wire_bytes <= budget:
+            high, best = middle, packed
+        else:
+            low = middle
+    return best
 
 
 def unpack_image(
@@ -146,6 +206,8 @@ def unpack_image(
     """
     _check_header(packet, pb.KIND_IMAGE, coder.space, coder.image_model, limits)
     is_raw = packet.coding == pb.CODING_RAW
+    if packet.skip > (0 if is_raw else SKIP_ALL):
+        raise CorruptData("skip", f"{packet.skip} is out of range", "send it again")
     expected = _scenario(mask, prompt, is_raw)
     if packet.scenario != expected:
         raise CorruptData("scenario", f"{_name(pb.Scenario, packet.scenario)}, but what it depends "
@@ -168,7 +230,8 @@ def unpack_image(
         places = np.ones(codes.shape, dtype=np.bool_) if mask is None else mask
         codes[places] = unpack_bits(packet.payload, int(places.sum()), coder.space.image_codes)
     else:
-        codes = coder.decode_image(packet.payload, codes, mask=mask, prompt=prompt)
+        codes = coder.decode_image(packet.payload, codes, mask=mask, prompt=prompt,
+                                   skip=packet.skip)
     _check_crc(packet, _checksum((width, height), codes))
     return TokenGrid(codes, width, height)
 
@@ -274,7 +337,11 @@ def _scenario(mask: Mask | None, prompt: Codes | None, is_raw: bool) -> pb.Scena
 
 
 def _packed(packet: pb.Packet, bits: float) -> Packed:
-    return Packed(packet, Sizes(bits, len(packet.payload), packet.ByteSize()))
+    return Packed(packet, _sizes(packet, bits))
+
+
+def _sizes(packet: pb.Packet, bits: float) -> Sizes:
+    return Sizes(bits, len(packet.payload), packet.ByteSize())
 
 
 def _checksum(size: tuple[int, ...], tokens: Codes | Mask) -> int:

@@ -169,7 +169,8 @@ def main(argv: list[str] | None = None) -> None:
     device = default_device()
     network = ImageEntropyNet(ImageEntropyConfig()).to(device)
     average = Average(network, 0.998)
-    parts = optimizers(network, nn.ModuleList([network.content_layers, network.query_layers]), args.rate)
+    towers = nn.ModuleList([network.content_layers, network.query_layers])
+    parts = optimizers(network, towers, args.rate)
     run = Run(args.out, args.minutes, args.rate)
     state = {"model": network, "average": average.module, **parts}
     run.restore(state)
