@@ -22,6 +22,7 @@ from unimic.codec.packets import (
     Packed,
     Sizes,
     pack_image,
+    pack_image_within,
     pack_mask,
     pack_text,
     unpack_image,
@@ -130,13 +131,17 @@ class AsyncClient:
 
     # ── calls ─────────────────────────────────────────────────────────────────────────────────
 
-    async def share(self, image: ImageSource, *, timeout: float | None = None) -> Picture:
+    async def share(self, image: ImageSource, *, budget: int | None = None,
+                    timeout: float | None = None) -> Picture:
         """Send a photo up, once, as tokens.
 
         Args:
             image: a path, the bytes of a file, an open binary file, or a Pillow image.
+            budget: the packet takes at most so many bytes; tokens that the other side's model is
+                surest of are left out and taken for granted on both sides. Needs the entropy model
+                on both sides.
         """
-        return await self._within(timeout, self._share(image))
+        return await self._within(timeout, self._share(image, budget))
 
     async def ask(self, photo: Picture, question: str, *, timeout: float | None = None,
                   on_progress: Progress | None = None) -> Answer:
@@ -218,10 +223,10 @@ class AsyncClient:
 
     # ── how data flows: pixels, tokens, packets, the wire, and back ───────────────────────────
 
-    async def _share(self, image: ImageSource) -> Picture:
+    async def _share(self, image: ImageSource, budget: int | None) -> Picture:
         connection = self._session
         began = perf_counter()
-        photo, grid, packed = await asyncio.to_thread(self._encode_photo, image)
+        photo, grid, packed = await asyncio.to_thread(self._encode_photo, image, budget)
         encode_seconds = perf_counter() - began
         reply = await connection.request(pb.ClientMessage(share=pb.Share(packet=packed.packet)))
         stats = _stats(reply, [packed], encode_seconds, 0.0, None)
@@ -303,11 +308,18 @@ class AsyncClient:
         reply = await connection.request(pb.ClientMessage(task=task), on_progress)
         return _Sent(reply, prompt, packed, encode_seconds)
 
-    def _encode_photo(self, image: ImageSource) -> tuple[Image.Image, TokenGrid, Packed]:
+    def _encode_photo(self, image: ImageSource, budget: int | None
+                      ) -> tuple[Image.Image, TokenGrid, Packed]:
         photo = load_image(image)
         self._check_size(photo.width, photo.height, self._session.opened.limits.max_tokens)
         grid = self._models.images.encode(photo)
-        return photo, grid, self._pack_image(grid, None, None)
+        if budget is None:
+            return photo, grid, self._pack_image(grid, None, None)
+        if self._raw(self._models.coder.image_model):
+            raise InvalidInput("budget", "needs an entropy model that both sides hold",
+                               "install the server's models, or leave it out")
+        within = pack_image_within(self._models.coder, grid, budget)
+        return photo, within.grid, within
 
     def _encode_text(self, text: str) -> tuple[Codes, Packed]:
         ids = self._models.text.encode(text)

@@ -15,8 +15,9 @@ from PIL import Image
 
 from unimic.codec import umc
 from unimic.codec.errors import InvalidInput, LimitExceeded, UnimicError
+from unimic.codec.frequencies import SKIP_ALL
 from unimic.codec.limits import Limits
-from unimic.codec.packets import Packed, for_file, pack_image, pack_text
+from unimic.codec.packets import Packed, for_file, pack_image, pack_image_within, pack_text
 from unimic.codec.store import TEXT_TOKENIZER, ModelStore
 from unimic.codec.text import TextTokenizer
 from unimic.codec.tokens import Codes, TokenGrid
@@ -45,6 +46,7 @@ ENCODE_EXAMPLES = """\
 examples:
   unimic encode photo.jpg photo.umc
   unimic encode photo.jpg photo.umc --prompt "two dogs on a beach"   the prompt helps, and is kept
+  unimic encode photo.jpg photo.umc --budget 200                     at most 200 bytes
   unimic encode notes.txt notes.umc
   curl -s https://example.org/photo.jpg | unimic encode - - | unimic decode - photo.png
 """
@@ -69,8 +71,14 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
                         help="a description of the picture, coded first and used to code it")
     parser.add_argument("--text", action="store_true",
                         help="IN is text even if it looks like a picture")
-    parser.add_argument("--raw", action="store_true",
-                        help="write fixed-length tokens instead of entropy coding")
+    rate = parser.add_mutually_exclusive_group()
+    rate.add_argument("--raw", action="store_true",
+                      help="write fixed-length tokens instead of entropy coding")
+    rate.add_argument("--quality", type=int, default=100, metavar="0-100",
+                      help="of a picture; below 100, tokens that the model predicts with more and "
+                      "more doubt are left out (default: %(default)s, all are kept)")
+    rate.add_argument("--budget", type=int, metavar="BYTES",
+                      help="OUT has at most so many bytes; a picture's quality follows from it")
     parser.set_defaults(run=encode)
 
     parser = subparsers.add_parser(
@@ -100,11 +108,13 @@ def encode(args: argparse.Namespace) -> None:
     store = ModelStore.default()
     coder = load_coder(store)
     if isinstance(content, str):
-        if args.prompt is not None:
-            raise InvalidInput("--prompt", "belongs to a picture, but IN is a text", "leave it out")
+        for option in "prompt", "budget":
+            if getattr(args, option) is not None:
+                raise InvalidInput(f"--{option}", "belongs to a picture, but IN is a text",
+                                   "leave it out")
         parts = [_pack_text(coder, _encode_text(store, content), args.raw)]
     else:
-        parts = _pack_picture(coder, store, content, args.prompt, args.raw)
+        parts = _pack_picture(coder, store, content, args)
     file = io.BytesIO()
     size = umc.write(file, [packed.packet for packed in parts])
     write_output(args.output, file.getvalue(), args.force)
@@ -142,27 +152,51 @@ def _load(args: argparse.Namespace) -> Image.Image | str:
 
 
 def _pack_picture(
-    coder: Coder, store: ModelStore, image: Image.Image, prompt: str | None, raw: bool
+    coder: Coder, store: ModelStore, image: Image.Image, args: argparse.Namespace
 ) -> list[Packed]:
     from unimic.edge.image_tokenizer import ImageTokenizer
 
+    if not 0 <= args.quality <= 100:
+        raise InvalidInput("--quality", f"{args.quality} is out of range", "use 0 to 100")
     rows, columns = coder.space.grid_shape(image.width, image.height)
     if rows * columns > LIMITS.max_tokens:
         raise LimitExceeded("picture", f"{image.width}×{image.height} pixels are "
                             f"{rows * columns:,} tokens, more than {LIMITS.max_tokens:,}",
                             "scale it down")
     parts, ids = [], None
-    if prompt is not None:
-        ids = _encode_text(store, prompt)
-        parts.append(_pack_text(coder, ids, raw))
+    if args.prompt is not None:
+        ids = _encode_text(store, args.prompt)
+        parts.append(_pack_text(coder, ids, args.raw))
     with progress("look") as show:
         grid = ImageTokenizer(store).encode(image, show)
     with progress("code") as show:
-        packed = pack_image(_watched(coder, show), grid, prompt=ids, raw=raw)
+        if args.budget is None:
+            skip = SKIP_ALL - round(SKIP_ALL * args.quality / 100)
+            packed: Packed = pack_image(_watched(coder, show), grid, prompt=ids, raw=args.raw,
+                                        skip=skip)
+        else:
+            packed = _pack_within(_watched(coder, show), grid, ids, parts, args.budget)
+    return [*parts, _picture_for_file(packed, coder)]
+
+
+def _pack_within(coder: Coder, grid: TokenGrid, ids: Codes | None, parts: list[Packed],
+                 budget: int) -> Packed:
+    """The picture, such that a file of ``parts`` and it has at most ``budget`` bytes."""
+    least: Packed = pack_image(coder, grid, prompt=ids, skip=SKIP_ALL)
+    file = [part.packet for part in (*parts, _picture_for_file(least, coder))]
+    smallest = umc.write(io.BytesIO(), file)
+    if smallest > budget:
+        raise LimitExceeded("--budget", f"{budget} bytes are too few",
+                            f"this file takes at least {smallest}")
+    room = budget - smallest - 2  # a longer packet may need two more bytes for its length
+    if room <= 0:
+        return least
+    return pack_image_within(coder, grid, least.sizes.wire_bytes + room, prompt=ids)
+
+
+def _picture_for_file(packed: Packed, coder: Coder) -> Packed:
     conditioned = packed.packet.scenario == pb.SCENARIO_TEXT_CONDITIONED
-    references = [0] if conditioned else []
-    parts.append(Packed(for_file(packed.packet, coder, references), packed.sizes))
-    return parts
+    return Packed(for_file(packed.packet, coder, [0] if conditioned else []), packed.sizes)
 
 
 def _pack_text(coder: Coder, ids: Codes, raw: bool) -> Packed:
