@@ -21,7 +21,7 @@ from unimic.codec.networks import (
     TextNetwork,
     check_golden,
 )
-from unimic.codec.order import REVEALED, Window, windows
+from unimic.codec.order import REVEALED, Window, group_skip, windows
 from unimic.codec.rangecoder import (
     Frequencies,
     RangeDecoder,
@@ -100,9 +100,9 @@ class Coder:
             codes: int32 ``(rows, columns)``; outside the mask, what the receiver holds too.
             mask: bool ``(rows, columns)``.
             prompt: int32 ``(n,)`` text ids that the receiver holds too.
-            skip: 0 … `frequencies.SKIP_ALL`. What the model gives a probability of at least
-                ``1 - skip / SKIP_ALL`` is not sent; the receiver takes it for granted. So 0 sends
-                everything and `frequencies.SKIP_ALL` nothing.
+            skip: 0 … `frequencies.SKIP_ALL`, divided among the groups by `order.group_skip`. What
+                the model gives a probability of at least ``1 - share / SKIP_ALL`` is not sent; the
+                receiver takes it for granted. So 0 sends everything, `SKIP_ALL` nothing.
             watch: see the class.
         """
         network = self._need_image()
@@ -161,11 +161,13 @@ class Coder:
             memory = network.read(plan.known, None)
             for group in _slices(plan.groups):
                 queries, places = plan.queries.part(group), (plan.rows[group], plan.columns[group])
+                share = group_skip(skip, int(plan.groups[group.start]))
 
-                def bring(logits: Floats, part: int, places: Places = places) -> Codes:
+                def bring(logits: Floats, part: int, places: Places = places,
+                          share: int = share) -> Codes:
                     table = frequencies(logits)
                     symbols: Codes = table.argmax(1).astype(np.int32)
-                    sent = ~certain(table, skip)
+                    sent = ~certain(table, share)
                     symbols[sent] = carry(table[sent], places[0][sent], places[1][sent], part)
                     return symbols
 

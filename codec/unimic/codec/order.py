@@ -48,6 +48,16 @@ def reveal_groups(mask: Mask) -> Codes:
     return groups.reshape(mask.shape)
 
 
+def group_skip(skip: int, group: int) -> int:
+    """How much of ``skip`` (0 … 256) falls on ``group`` (1 … 12), again 0 … 256.
+
+    Later groups first: what they hold is framed by what was sent, so it is filled in well, whereas
+    a guess in an early group misleads all that follow.
+    """
+    begins = 192 * (len(REVEALED) - group) // (len(REVEALED) - 1)
+    return min(256, max(0, 4 * (skip - begins)))
+
+
 @dataclass(frozen=True)
 class Window:
     """A rectangle of a grid whose tokens are coded together; ``bottom`` and ``right`` excluded."""
