@@ -93,13 +93,13 @@ def test_a_batch_of_16_gives_each_what_it_gets_alone(store: ModelStore, device: 
     plans = [plan_window(layout, g, np.ones(g.shape, np.bool_), next(windows(*g.shape)), None)
              for g in grids]
     empty = layout.start_row + 1
-    content = pad([content_of(layout, p, g) for p, g in zip(plans, grids, strict=True)], empty)
-    query = pad([p.queries for p in plans], empty)
+    on = torch.device(device)
+    content = pad([content_of(layout, p, g) for p, g in zip(plans, grids, strict=True)], empty, on)
+    query = pad([p.queries for p in plans], empty, on)
     with torch.no_grad():
         memory, groups = network.empty_memory(16)
-        rows = [v.to(device) for v in content.values()]
-        memory = network.content(*rows, memory, groups)
-        logits, _ = network.query(*(v.to(device) for v in query.values()), memory, rows[-1])
+        memory = network.content(*content, memory, groups)
+        logits, _ = network.query(*query, memory, content.group)
     for i, (plan, grid) in enumerate(zip(plans, grids, strict=True)):
         alone, _ = TorchImageNetwork(network).ask(
             plan.queries, one.read(content_of(layout, plan, grid), None))

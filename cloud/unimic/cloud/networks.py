@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from unimic.cloud.models.arithmetic import ExactEmbedding, ExactLinear, to_exact
-from unimic.cloud.models.image_entropy import ImageEntropyConfig, ImageEntropyNet
+from unimic.cloud.models.image_entropy import ImageEntropyConfig, ImageEntropyNet, RowTensors
 from unimic.cloud.models.text_entropy import TextEntropyConfig, TextEntropyNet
 from unimic.codec.image_rows import Integers, Layout, Rows
 from unimic.codec.networks import (
@@ -61,16 +61,16 @@ class TorchImageNetwork:
         self.network = network
         self.layout = Layout(c.upper, c.lower, c.text, c.text_positions, c.groups)
 
-    def _tensors(self, rows: Rows) -> list[Tensor]:
+    def _tensors(self, rows: Rows) -> RowTensors:
         device = self.network.rotations.device
-        return [torch.from_numpy(a).to(device) for a in batch_of_one(rows)]
+        return RowTensors(*(torch.from_numpy(a).to(device) for a in batch_of_one(rows)))
 
     @torch.no_grad()
     def read(self, rows: Rows, memory: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor]:
         old, groups = memory or self.network.empty_memory(1)
         tensors = self._tensors(rows)
         new = self.network.content(*tensors, old, groups)
-        return torch.cat([old, new], 3), torch.cat([groups, tensors[-1]], 1)
+        return torch.cat([old, new], 3), torch.cat([groups, tensors.group], 1)
 
     @torch.no_grad()
     def ask(self, rows: Rows, memory: tuple[Tensor, Tensor]) -> tuple[Floats, Tensor]:

@@ -51,18 +51,6 @@ class Mode(Enum):
     EXACT = "exact"
 
 
-class _StraightThrough(torch.autograd.Function):
-    """Half-even rounding with the gradient of the identity."""
-
-    @staticmethod
-    def forward(ctx: object, x: Tensor) -> Tensor:
-        return torch.round(x)
-
-    @staticmethod
-    def backward(ctx: object, *gradients: Tensor) -> Tensor:
-        return gradients[0]
-
-
 class Arithmetic(nn.Module):
     """Base of every module whose roundings follow the mode."""
 
@@ -79,8 +67,7 @@ class Arithmetic(nn.Module):
             return x
         if self.mode is Mode.EXACT:
             return torch.round(x)
-        out: Tensor = _StraightThrough.apply(x)
-        return out
+        return x + (torch.round(x) - x).detach()  # half to even; the gradient of the identity
 
 
 def set_mode(network: nn.Module, mode: Mode) -> None:
@@ -128,12 +115,12 @@ class Linear(Arithmetic):
         return out
 
     def forward(self, x: Tensor) -> Tensor:
-        weight, ratio = self.weight, self.out_scale / self.in_scale
+        ratio = self.out_scale / self.in_scale
         bias = None if self.bias is None else self.bias * self.out_scale
         if self.mode is Mode.FLOAT:
-            return F.linear(x, weight * ratio, bias)
+            return F.linear(x, self.weight * ratio, bias)
         scale = self.row_scale()
-        weight = self.round(weight / scale) * (scale * ratio)
+        weight = self.round(self.weight / scale) * (scale * ratio)
         return self.round(F.linear(x, weight, bias).float())
 
 
@@ -218,7 +205,8 @@ class Attention(Arithmetic):
         self.heads = heads
 
     def _split(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (self.heads, x.shape[-1] // self.heads)).transpose(1, 2)
+        heads: Tensor = x.unflatten(-1, (self.heads, x.shape[-1] // self.heads))
+        return heads.transpose(1, 2)
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor, visible: Tensor) -> Tensor:
         """``(B, R, W)``, ``(B, K, W)``, ``(B, K, W)`` and bool ``(B, R, K)`` to ``(B, R, W)``.
@@ -231,7 +219,8 @@ class Attention(Arithmetic):
         if self.mode is Mode.FLOAT:
             mixed = F.scaled_dot_product_attention(
                 q, k, v, attn_mask=visible.unsqueeze(1), scale=to_nats)
-            return mixed.transpose(1, 2).flatten(2) * to_activation
+            out: Tensor = mixed.transpose(1, 2).flatten(2) * to_activation
+            return out
         top = 255.0
         logits = self.round(torch.matmul(q, k.transpose(-1, -2)).float()
                             * (to_nats * top / KERNEL_NATS))
@@ -247,8 +236,7 @@ class Attention(Arithmetic):
         total = weight.sum(-1, keepdim=True)
         weight = self.round(weight * over(WEIGHT_ONE, total))
         mixed = torch.matmul(weight, v).float() * (to_activation / WEIGHT_ONE)
-        out = self.round(mixed.transpose(1, 2).flatten(2))
-        return self.limit(out, ACTIVATION_MAX)
+        return self.limit(self.round(mixed.transpose(1, 2).flatten(2)), ACTIVATION_MAX)
 
 
 def rotation_table(positions: int, pairs: int, slowest: float) -> Tensor:

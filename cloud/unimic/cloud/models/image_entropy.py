@@ -14,6 +14,7 @@ given the upper, and embedded as the sum of the two: both share statistics among
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -102,6 +103,21 @@ class Layer(Arithmetic):
         return out
 
 
+def layers(modules: nn.ModuleList) -> list[Layer]:
+    """The list's members, with their type."""
+    return [cast(Layer, module) for module in modules]
+
+
+class RowTensors(NamedTuple):
+    """Rows as int64 tensors ``(B, R)``; see `unimic.codec.image_rows.Rows`."""
+
+    first: Tensor
+    second: Tensor
+    row: Tensor
+    column: Tensor
+    group: Tensor
+
+
 class ImageEntropyNet(nn.Module):
     """The three functions that a coder calls: `content`, `query` and `tail`.
 
@@ -143,13 +159,13 @@ class ImageEntropyNet(nn.Module):
         angles = self._angles(row, column)
         visible = torch.cat([memory_group, group], 1).unsqueeze(1) <= group.unsqueeze(2)
         new = []
-        for layer, old in zip(self.content_layers, memory, strict=False):
+        for layer, old in zip(layers(self.content_layers), memory, strict=False):
             normed = layer.norm(x)
             own = layer.remember(normed, angles)
             new.append(own)
             x = layer(x, normed, angles, torch.cat([old, own], 2), visible)
         normed = self.memory_norm(x)
-        new += [layer.remember(normed, angles) for layer in self.query_layers]
+        new += [layer.remember(normed, angles) for layer in layers(self.query_layers)]
         return torch.stack(new)
 
     def query(self, first: Tensor, second: Tensor, row: Tensor, column: Tensor, group: Tensor,
@@ -158,7 +174,8 @@ class ImageEntropyNet(nn.Module):
         x = self.table(first) + self.table(second)
         angles = self._angles(row, column)
         visible = memory_group.unsqueeze(1) < group.unsqueeze(2)
-        for layer, seen in zip(self.query_layers, memory[len(self.content_layers):], strict=True):
+        later = memory[len(self.content_layers):]
+        for layer, seen in zip(layers(self.query_layers), later, strict=True):
             x = layer(x, layer.norm(x), angles, seen, visible)
         x = self.final_norm(x)
         return self.upper_head(x), self.tail_in(x)
@@ -171,6 +188,6 @@ class ImageEntropyNet(nn.Module):
     def empty_memory(self, batch: int) -> tuple[Tensor, Tensor]:
         """Memory of no rows, and its groups."""
         c, like = self.config, self.rotations
-        layers = c.content_layers + c.query_layers
-        return (like.new_zeros(layers, batch, 2, 0, c.width),
+        count = c.content_layers + c.query_layers
+        return (like.new_zeros(count, batch, 2, 0, c.width),
                 torch.zeros(batch, 0, dtype=torch.long, device=like.device))

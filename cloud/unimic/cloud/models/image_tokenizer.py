@@ -56,7 +56,8 @@ class ResidualBlock(nn.Module):
         nn.init.zeros_(self.second.weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.second(F.silu(self.first(self.norm(x))))
+        out: Tensor = x + self.second(F.silu(self.first(self.norm(x))))
+        return out
 
 
 def _blocks(channels: int, count: int) -> list[nn.Module]:

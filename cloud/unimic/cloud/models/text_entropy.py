@@ -16,7 +16,7 @@ from unimic.cloud.models.arithmetic import (
     Normalise,
     rotation_table,
 )
-from unimic.cloud.models.image_entropy import Layer
+from unimic.cloud.models.image_entropy import Layer, layers
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class TextEntropyNet(nn.Module):
         angles = self.rotations[position]
         visible = torch.cat([memory_position, position], 1).unsqueeze(1) <= position.unsqueeze(2)
         new = []
-        for layer, old in zip(self.layers, memory, strict=True):
+        for layer, old in zip(layers(self.layers), memory, strict=True):
             normed = layer.norm(x)
             own = layer.remember(normed, angles)
             new.append(own)

@@ -27,7 +27,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from unimic.cloud.models.arithmetic import ExactLinear, to_exact
-from unimic.cloud.models.image_entropy import ImageEntropyNet
+from unimic.cloud.models.image_entropy import ImageEntropyNet, RowTensors
 from unimic.cloud.models.image_tokenizer import PATCH, ImageTokenizer
 from unimic.cloud.models.text_entropy import TextEntropyNet
 from unimic.cloud.networks import TorchImageNetwork, TorchTextNetwork
@@ -47,7 +47,6 @@ from unimic.codec.proof import prove
 from unimic.codec.store import ID_BYTES, IMAGE_TOKENIZER, add_model
 
 OPSET = 18
-ROWS = ["first", "second", "row", "column", "group"]
 
 
 class _Function(nn.Module):
@@ -127,27 +126,27 @@ def export_image_entropy(network: ImageEntropyNet, folder: Path) -> bytes:
     c = network.config
     rng = np.random.default_rng(0)
 
-    def rows(count: int, group: int) -> list[Tensor]:
+    def rows(count: int, group: int) -> RowTensors:
         limits = (c.upper, c.lower, c.coordinates, c.coordinates)
         columns = [rng.integers(0, limit, count) for limit in limits]
         columns[1] += c.upper
-        return [torch.from_numpy(a)[None] for a in (*columns, np.full(count, group))]
+        return RowTensors(*(torch.from_numpy(a)[None] for a in (*columns, np.full(count, group))))
 
     memory, groups = network.empty_memory(1)
     known = rows(5, 0)
     memory = network.content(*known, memory, groups)
-    row_axes = {n: {0: "batch", 1: "rows"} for n in ROWS}
+    row_axes = {n: {0: "batch", 1: "rows"} for n in FIELDS}
     memory_axes = {"memory": {1: "batch", 3: "keys"}, "memory_group": {0: "batch", 1: "keys"}}
-    names = [*ROWS, "memory", "memory_group"]
+    names = [*FIELDS, "memory", "memory_group"]
     hidden = torch.zeros(1, 3, c.width)
     graphs = {
         "content": export_graph(
             folder / "content.onnx", network, network.content,
-            (*rows(3, 1), memory, known[4]), names, ["new"],
+            (*rows(3, 1), memory, known.group), names, ["new"],
             row_axes | memory_axes | {"new": {1: "batch", 3: "rows"}}),
         "query": export_graph(
             folder / "query.onnx", network, network.query,
-            (*rows(3, 1), memory, known[4]), names, ["logits", "hidden"],
+            (*rows(3, 1), memory, known.group), names, ["logits", "hidden"],
             row_axes | memory_axes | {n: {0: "batch", 1: "rows"} for n in ("logits", "hidden")}),
         "tail": export_graph(
             folder / "tail.onnx", network, network.tail,
@@ -161,7 +160,7 @@ def export_image_entropy(network: ImageEntropyNet, folder: Path) -> bytes:
             golden[f"{part}_{field}"] = value[0].numpy().astype(np.int32)
     golden["given"] = rng.integers(0, c.upper, 11).astype(np.int32)
     golden |= run_image_golden(TorchImageNetwork(network), golden)
-    np.savez_compressed(folder / GOLDEN, **golden)
+    np.savez_compressed(folder / GOLDEN, allow_pickle=False, **golden)
     return model_id(folder)
 
 
@@ -182,7 +181,7 @@ def export_text_entropy(network: TextEntropyNet, folder: Path) -> bytes:
     sequence = np.random.default_rng(0).integers(1, network.config.codes, (2, 12))
     golden: dict[str, np.ndarray] = {"ids": sequence.astype(np.int32)}
     golden |= run_text_golden(TorchTextNetwork(network), golden)
-    np.savez_compressed(folder / GOLDEN, **golden)
+    np.savez_compressed(folder / GOLDEN, allow_pickle=False, **golden)
     return model_id(folder)
 
 

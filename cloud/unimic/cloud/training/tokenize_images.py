@@ -18,7 +18,7 @@ from unimic.cloud.training.data import (
     read_shards,
 )
 from unimic.cloud.training.grids import save_grids
-from unimic.cloud.training.loop import autocast, default_device
+from unimic.cloud.training.loop import autocast, channels_last, default_device
 from unimic.codec.tokens import Codes
 
 BATCH = 16
@@ -69,7 +69,7 @@ def main(argv: list[str] | None = None) -> None:
     model = ImageTokenizer()
     saved = torch.load(args.tokenizer, map_location="cpu", weights_only=True)
     model.load_state_dict(saved["average"])
-    model = model.eval().to(default_device(), memory_format=torch.channels_last)
+    model = channels_last(model.eval().to(default_device()))
 
     def write(name: str, images: list[Named], fast: bool = False) -> None:
         save_grids(args.out / f"{name}.npz", tokenize(model, images, fast))

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unimic.cloud.models.arithmetic import LOGIT_SCALE, Mode, set_mode
-from unimic.cloud.models.image_entropy import ImageEntropyConfig, ImageEntropyNet
+from unimic.cloud.models.image_entropy import ImageEntropyConfig, ImageEntropyNet, RowTensors
 from unimic.cloud.training.data import read_captions
 from unimic.cloud.training.grids import load_grids
 from unimic.cloud.training.loop import Average, Run, autocast, default_device, optimizers
@@ -51,17 +51,17 @@ def content_of(layout: Layout, plan: WindowPlan, codes: Codes) -> Rows:
     return join([plan.known, coded])
 
 
-def pad(rows: list[Rows], empty: int) -> dict[str, Tensor]:
-    """Batch of rows as int64 tensors ``(B, R)``; padding is empty rows of a group never seen."""
+def pad(rows: list[Rows], empty: int, device: torch.device) -> RowTensors:
+    """A batch of rows; padding is empty rows of a group never seen."""
     fill = {"first": empty, "second": empty, "row": 0, "column": 0, "group": NEVER}
     longest = max(map(len, rows))
-    out = {}
+    columns = []
     for name in FIELDS:
         array = np.full((len(rows), longest), fill[name], np.int64)
         for line, item in zip(array, rows, strict=True):
             line[:len(item)] = getattr(item, name)
-        out[name] = torch.from_numpy(array)
-    return out
+        columns.append(torch.from_numpy(array).to(device))
+    return RowTensors(*columns)
 
 
 def batch_bits(network: ImageEntropyNet, layout: Layout, plans: list[WindowPlan],
@@ -70,19 +70,19 @@ def batch_bits(network: ImageEntropyNet, layout: Layout, plans: list[WindowPlan]
     device = network.rotations.device
     empty = layout.start_row + 1
     contents = [content_of(layout, p, g) for p, g in zip(plans, grids, strict=True)]
-    content = {k: v.to(device) for k, v in pad(contents, empty).items()}
-    query = {k: v.to(device) for k, v in pad([p.queries for p in plans], empty).items()}
-    upper = torch.zeros_like(query["group"])
+    content = pad(contents, empty, device)
+    query = pad([p.queries for p in plans], empty, device)
+    upper = torch.zeros_like(query.group)
     lower = torch.zeros_like(upper)
     for i, (plan, grid) in enumerate(zip(plans, grids, strict=True)):
         for part, values in zip((upper, lower), layout.split(grid[plan.rows, plan.columns]),
                                 strict=True):
             part[i, :len(values)] = torch.from_numpy(values)
     memory, memory_group = network.empty_memory(len(plans))
-    memory = network.content(*content.values(), memory, memory_group)
-    upper_logits, hidden = network.query(*query.values(), memory, content["group"])
+    memory = network.content(*content, memory, memory_group)
+    upper_logits, hidden = network.query(*query, memory, content.group)
     lower_logits = network.tail(hidden, upper)
-    kept = query["group"] != NEVER
+    kept = query.group != NEVER
     nats = sum(F.cross_entropy(logits[kept].float() / LOGIT_SCALE, target[kept], reduction="none")
                for logits, target in ((upper_logits, upper), (lower_logits, lower)))
     assert isinstance(nats, Tensor)

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from unimic.cloud.models.image_tokenizer import ImageTokenizer
 from unimic.cloud.training.data import training_images
-from unimic.cloud.training.loop import Average, Run, autocast, default_device
+from unimic.cloud.training.loop import Average, Run, autocast, channels_last, default_device
 from unimic.cloud.training.perceptual import LPIPS, InceptionDistance
 
 CROP = 128
@@ -92,7 +92,7 @@ def main(argv: list[str] | None = None) -> None:
 
     torch.manual_seed(args.seed)
     device = default_device()
-    model = ImageTokenizer().to(device, memory_format=torch.channels_last)
+    model = channels_last(ImageTokenizer().to(device))
     if args.polish:
         saved = torch.load(args.polish, map_location="cpu", weights_only=True)
         model.load_state_dict(saved["average"])
