@@ -155,10 +155,10 @@ def export_image_entropy(network: ImageEntropyNet, folder: Path) -> bytes:
     }
     write_exact(folder, network, c, graphs)
     golden: dict[str, np.ndarray] = {}
-    for part, count, group in (("known", 9, 0), ("coded", 7, 1), ("asked", 11, 2)):
+    for part, count, group in (("known", 40, 0), ("coded", 60, 1), ("asked", 200, 2)):
         for field, value in zip(FIELDS, rows(count, group), strict=True):
             golden[f"{part}_{field}"] = value[0].numpy().astype(np.int32)
-    golden["given"] = rng.integers(0, c.upper, 11).astype(np.int32)
+    golden["given"] = rng.integers(0, c.upper, 200).astype(np.int32)
     golden |= run_image_golden(TorchImageNetwork(network), golden)
     np.savez_compressed(folder / GOLDEN, allow_pickle=False, **golden)
     return model_id(folder)
@@ -178,7 +178,8 @@ def export_text_entropy(network: TextEntropyNet, folder: Path) -> bytes:
         {"ids": batch_rows, "position": batch_rows, "memory": {1: "batch", 3: "keys"},
          "memory_position": batch_keys, "logits": batch_rows, "new": {1: "batch", 3: "rows"}})
     write_exact(folder, network, network.config, {"step": graph})
-    sequence = np.random.default_rng(0).integers(1, network.config.codes, (2, 12))
+    shape = (4, min(40, network.config.positions))
+    sequence = np.random.default_rng(0).integers(1, network.config.codes, shape)
     golden: dict[str, np.ndarray] = {"ids": sequence.astype(np.int32)}
     golden |= run_text_golden(TorchTextNetwork(network), golden)
     np.savez_compressed(folder / GOLDEN, allow_pickle=False, **golden)
