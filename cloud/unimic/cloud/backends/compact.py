@@ -1,7 +1,8 @@
 """The embedded backend: the project's own compact model, small enough for a CPU.
 
 Images are drawn as in MaskGIT (Chang et al., arXiv 2202.04200, section 3.2): all hidden tokens are
-predicted at once, the surest are kept, the rest is predicted again, fewer and fewer along a cosine.
+predicted at once, some are kept, by chance and the surest rather than the others, and the rest is
+predicted again, fewer and fewer along a cosine.
 Guidance is classifier-free (Ho and Salimans, arXiv 2207.12598). Answers and captions are the
 likeliest next word, one after the other, whatever the seed and the temperature.
 
@@ -65,8 +66,11 @@ ANSWER_TOKENS = 32
 WHOLE, WINDOW = 20, 16
 MOST_WINDOWS = 64
 VIEW_SIDE, VIEW_TOKENS = 24, 384
-CHOICE_NOISE = 2.0
-"""How far chance, at temperature 1, moves the order in which tokens are settled (nats)."""
+CHOICE_NOISE = 30.0
+"""How far chance, at temperature 1, moves the order in which tokens are settled (nats).
+
+Much: where the surest tokens come first, plain background spreads and leaves no room for a thing.
+"""
 
 
 class View:
@@ -155,7 +159,7 @@ class CompactBackend(Backend):
     """
 
     name = "compact"
-    defaults = Sampling(seed=0, steps=12, temperature=1.0, guidance=2.0)
+    defaults = Sampling(seed=0, steps=16, temperature=0.5, guidance=6.0)
     max_tokens = 65_536
 
     def __init__(self, model: Compact, words: Words, space: TokenSpace, view: View) -> None:

@@ -86,13 +86,13 @@ def encode(backend: CompactBackend, image: Image.Image) -> Codes:
     return codes
 
 
-def easy_vqa_accuracy(backend: CompactBackend, side: int) -> float:
-    """Share of right answers on the easy-VQA test split."""
+def easy_vqa_accuracy(backend: CompactBackend, side: int, count: int) -> float:
+    """Share of right answers about the first ``count`` drawings of the easy-VQA test split."""
     asked = defaultdict(list)
     for number, question, answer in shapes.test_questions():
         asked[number].append((question, answer))
     paths, right, total = easy_vqa.get_test_image_paths(), 0, 0
-    for number, pairs in asked.items():
+    for number, pairs in sorted(asked.items())[:count]:
         image = Image.open(paths[number]).convert("RGB")
         codes = encode(backend, image.resize((side, side), Image.Resampling.BICUBIC))
         said = answers(backend, codes, [q for q, _ in pairs])
@@ -101,7 +101,7 @@ def easy_vqa_accuracy(backend: CompactBackend, side: int) -> float:
     return right / total
 
 
-def daquar(backend: CompactBackend, data: Path, tokens: Path) -> dict[str, float]:
+def daquar(backend: CompactBackend, data: Path, tokens: Path, count: int) -> dict[str, float]:
     """Exact matches on DAQUAR eval, the model's and the baseline's."""
     def kind(question: str) -> str:
         return " ".join(question.lower().split()[:2])
@@ -119,7 +119,7 @@ def daquar(backend: CompactBackend, data: Path, tokens: Path) -> dict[str, float
     for q in read_questions(data, "eval"):
         asked[q.image].append(q)
     right = baseline = total = 0
-    for image, questions in asked.items():
+    for image, questions in list(asked.items())[:count]:
         said = answers(backend, grids[image], [q.question for q in questions])
         for answer, q in zip(said, questions, strict=True):
             usual = frequent.get(kind(q.question), overall).most_common(1)[0][0]
@@ -138,7 +138,7 @@ def colour_that_stands_out(backend: CompactBackend, codes: Codes) -> str:
     return min(RGB, key=lambda name: float(np.square(colour - RGB[name]).sum()))
 
 
-def text_to_image(backend: CompactBackend, seeds: int = 4) -> dict[str, float]:
+def text_to_image(backend: CompactBackend, seeds: int = 2) -> dict[str, float]:
     """How often a drawing that was asked for has the right colour and shape."""
     judged, seen, total = 0, 0, 0
     for colour in shapes.COLOURS:
@@ -156,7 +156,7 @@ def text_to_image(backend: CompactBackend, seeds: int = 4) -> dict[str, float]:
 
 
 @torch.inference_mode()
-def inpainting(backend: CompactBackend, tokens: Path, count: int = 500) -> dict[str, float]:
+def inpainting(backend: CompactBackend, tokens: Path, count: int) -> dict[str, float]:
     """Token accuracy of the likeliest fill and its cost in bits, for the middle 6×6 of 14×14."""
     inner = slice(4, 10)
     right = copied = made = 0
@@ -229,18 +229,20 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--tokens", type=Path, required=True, help="folder of the photos' tokens")
     parser.add_argument("--store", type=Path, help="model store, if not the package's")
     parser.add_argument("--weights", help="weights in place of the store's")
+    parser.add_argument("--images", type=int, default=1000, help="of each test set, at most")
     parser.add_argument("--json", type=Path, help="where the figures go")
     args = parser.parse_args(argv)
     store = ModelStore(args.store) if args.store else ModelStore.default()
     backend = load(store, "cuda" if torch.cuda.is_available() else "cpu", args.weights)
-    figures = {"parameters": float(sum(p.numel() for p in backend.model.parameters()))}
+    figures = {"test_images": float(args.images),
+               "parameters": float(sum(p.numel() for p in backend.model.parameters()))}
     parts: tuple[Callable[[], dict[str, float]], ...] = (
         lambda: seconds(backend),
-        lambda: {f"easy_vqa_accuracy_{side}": easy_vqa_accuracy(backend, side)
+        lambda: {f"easy_vqa_accuracy_{side}": easy_vqa_accuracy(backend, side, args.images)
                  for side in (224, 64)},
         lambda: text_to_image(backend),
-        lambda: inpainting(backend, args.tokens),
-        lambda: daquar(backend, args.data, args.tokens),
+        lambda: inpainting(backend, args.tokens, args.images),
+        lambda: daquar(backend, args.data, args.tokens, args.images),
     )
     for part in parts:
         found = {name: round(value, 4) for name, value in part().items()}

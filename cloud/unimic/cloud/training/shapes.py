@@ -61,6 +61,21 @@ def reply(question: str, colour: str, shape: str) -> str | None:
     return colour if "color" in words else shape
 
 
+def kind(pair: Pair) -> tuple[str, str]:
+    """What a question is about (``colour``, ``shape``) and what it takes to answer it.
+
+    That is to name it (``what``), to see that it is there (``there``) or that it is not
+    (``missing``). A model that always says it is missing is right about seven colours in eight, so
+    training must draw the kinds evenly.
+    """
+    question, answer = pair
+    words = _words(question)
+    if answer not in ("yes", "no"):
+        return ("colour" if answer in COLOURS else "shape"), "what"
+    present = (answer == "yes") != bool(words & {"no", "not"})
+    return ("colour" if words & {*COLOURS} else "shape"), ("there" if present else "missing")
+
+
 def _shown(pairs: Iterable[Pair]) -> tuple[set[str], set[str]]:
     """Colours and shapes that the answers leave possible."""
     left = (set(COLOURS), set(SHAPES))

@@ -50,8 +50,11 @@ from unimic.codec.tokens import Codes
 TEXT_LIMIT = 40
 """Tokens of a question, answer or prompt in training; longer ones are cut."""
 
-DRAWING_SIDES = {64: (1, 0.1), 128: (2, 0.3), 224: (3, 0.4), 256: (4, 0.2)}
+DRAWING_SIDES = {64: (1, 0.05), 128: (2, 0.55), 224: (3, 0.3), 256: (4, 0.1)}
 """Sides in pixels that drawings are enlarged to: seed of the mirroring, share of the batches."""
+
+SHARES = {"drawing": 0.55, "photo": 0.15, "picture": 0.3}
+"""Of the tokens of a step that each of its batches has."""
 
 WEIGHTS = {"drawing": 0.05, "photo": 0.05, "picture": 0.3}
 """Of the image loss of each batch, beside 1 for the text loss."""
@@ -117,13 +120,14 @@ def crop(codes: np.ndarray, rows: int, columns: int, rng: np.random.Generator) -
 
 
 class Mixture:
-    """Draws the batches, of about ``tokens`` tokens each."""
+    """Draws the batches of a step of about ``tokens`` tokens."""
 
     def __init__(self, photos: list[Photo], drawings: list[shapes.Drawing],
                  drawn: dict[str, np.ndarray], texts: Texts, tokens: int, seed: int) -> None:
         self.rng = np.random.default_rng(seed)
         self.random = random.Random(seed)
-        self.texts, self.tokens = texts, tokens
+        self.texts = texts
+        self.tokens = {name: int(share * tokens) for name, share in SHARES.items()}
         self.photos = photos
         self.captioned = [p for p in photos if p.captions]
         self.questioned = [p for p in photos if p.pairs]
@@ -136,17 +140,20 @@ class Mixture:
         return self.drawn[str(self.random.choices(sides, shares)[0])]
 
     def drawing_answers(self) -> Batch:
-        """Eight questions and a description for each of some drawings."""
+        """Nine questions and a description for each of some drawings."""
         codes = self._drawn()
-        side = codes.shape[1]
-        chosen = self.random.sample(self.drawings, self.tokens // (side * side + 110))
+        count = self.tokens["drawing"] // (codes[0].size + 110)
+        chosen = self.random.sample(self.drawings, count)
         texts = []
         for drawing in chosen:
-            kinds: dict[str, list[shapes.Pair]] = {}
+            kinds: dict[tuple[str, str], list[shapes.Pair]] = {}
             for pair in drawing.pairs:
-                kinds.setdefault(pair[1] if pair[1] in ("yes", "no") else "what", []).append(pair)
-            said = [self.texts.answered(*pair) for kind in kinds.values()
-                    for pair in self.random.sample(kind, min(3, len(kind)))]
+                kinds.setdefault(shapes.kind(pair), []).append(pair)
+            said = []
+            for (about, _), pairs in kinds.items():
+                count = 2 if about == "shape" else 1  # shapes are the harder ones to see
+                asked = self.random.sample(pairs, min(count, len(pairs)))
+                said += [self.texts.answered(*pair) for pair in asked]
             if drawing.colour and drawing.shape:
                 said.append(self.texts.caption(f"a {drawing.colour} {drawing.shape}"))
             texts.append(said)
@@ -155,12 +162,12 @@ class Mixture:
     def photo_answers(self) -> Batch:
         """All questions about some indoor photos, or all captions of some others."""
         if self.rng.random() < 0.4:
-            chosen = self.random.sample(self.questioned, self.tokens // 320)
+            chosen = self.random.sample(self.questioned, max(1, self.tokens["photo"] // 450))
             texts = [[self.texts.answered(*p) for p in
                       self.random.sample(photo.pairs, min(10, len(photo.pairs)))]
                      for photo in chosen]
         else:
-            chosen = self.random.sample(self.captioned, self.tokens // 280)
+            chosen = self.random.sample(self.captioned, max(1, self.tokens["photo"] // 280))
             texts = [[self.texts.caption(c) for c in photo.captions] for photo in chosen]
         rows = min(p.codes.shape[0] for p in chosen)
         columns = min(p.codes.shape[1] for p in chosen)
@@ -180,21 +187,21 @@ class Mixture:
     def pictures(self) -> Batch:
         """Images to be completed, most of them with a prompt."""
         kind = self.rng.random()
-        if kind < 0.3:
+        if kind < 0.4:
             codes = self._drawn()
-            side = codes.shape[1]
-            drawings = self.random.sample(self.described, self.tokens // (side * side + 12))
+            count = self.tokens["picture"] // (codes[0].size + 12)
+            drawings = self.random.sample(self.described, count)
             grids = [codes[d.image] for d in drawings]
             prompts = [self.random.choice(shapes.DESCRIPTIONS).format(
                 colour=d.colour, shape=d.shape) for d in drawings]
         elif kind < 0.7:
-            chosen = self.random.sample(self.captioned, self.tokens // 215)
+            chosen = self.random.sample(self.captioned, self.tokens["picture"] // 215)
             grids = [p.codes for p in chosen]
             prompts = [self.random.choice(p.captions) for p in chosen]
         else:
             side = self.random.choice((14, 16, 20))
             large = [p for p in self.photos if min(p.codes.shape) >= side]
-            chosen = self.random.sample(large, self.tokens // (side * side))
+            chosen = self.random.sample(large, self.tokens["picture"] // (side * side))
             grids = [crop(p.codes, side, side, self.rng) for p in chosen]
             prompts = [""] * len(chosen)
         codes = np.stack(grids).astype(np.int64)
@@ -284,8 +291,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--text-tokenizer", type=Path, required=True, help="tokenizer.json")
     parser.add_argument("--out", type=Path, required=True, help="folder for checkpoints")
     parser.add_argument("--minutes", type=float, default=60)
-    parser.add_argument("--batch", type=int, default=2400, help="tokens of each of three batches")
-    parser.add_argument("--rate", type=float, default=2e-3)
+    parser.add_argument("--batch", type=int, default=3200, help="tokens of a step")
+    parser.add_argument("--rate", type=float, default=2.5e-3)
     parser.add_argument("--width", type=int, default=CompactConfig.width)
     parser.add_argument("--depth", type=int, default=CompactConfig.depth)
     parser.add_argument("--seed", type=int, default=1)
@@ -295,7 +302,7 @@ def main(argv: list[str] | None = None) -> None:
     device = default_device()
     drawn = load_drawings(args.shapes, args.tokenizer)
     model = Compact(CompactConfig(width=args.width, depth=args.depth)).to(device)
-    average = Average(model, 0.998)
+    average = Average(model, 0.99)
     optimizer = optimizers(model, args.rate)
     run = Run(args.out, args.minutes, args.rate, warmup=100)
     state: dict[str, nn.Module | torch.optim.Optimizer] = {
