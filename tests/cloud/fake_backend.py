@@ -29,6 +29,11 @@ class FakeCoded:
     ideal_bits: float
 
 
+@dataclass(frozen=True)
+class FakeCodedImage(FakeCoded):
+    codes: np.ndarray
+
+
 class FakeCoder:
     """Bytes that can be decoded only with what the encoder knew."""
 
@@ -41,11 +46,12 @@ class FakeCoder:
         self.models = tuple(model for model in (image_model, text_model) if model)
         self.threads: set[str] = set()
 
-    def encode_image(self, codes, *, mask=None, prompt=None, watch=None):
+    def encode_image(self, codes, *, mask=None, prompt=None, skip=0, watch=None):
         mask = np.ones(codes.shape, bool) if mask is None else mask
-        return self._encode(codes[mask], _context(codes, mask, prompt))
+        coded = self._encode(codes[mask], _context(codes, mask, prompt))
+        return FakeCodedImage(coded.payload, coded.ideal_bits, codes)
 
-    def decode_image(self, payload, codes, *, mask=None, prompt=None, watch=None):
+    def decode_image(self, payload, codes, *, mask=None, prompt=None, skip=0, watch=None):
         mask = np.ones(codes.shape, bool) if mask is None else mask
         decoded = codes.copy()
         decoded[mask] = self._decode(payload, int(mask.sum()), _context(codes, mask, prompt))
