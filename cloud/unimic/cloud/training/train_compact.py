@@ -43,7 +43,7 @@ from unimic.cloud.models.image_tokenizer import ImageTokenizer
 from unimic.cloud.training import shapes
 from unimic.cloud.training.data import read_captions, read_questions
 from unimic.cloud.training.grids import load_grids
-from unimic.cloud.training.loop import Average, Run, autocast, default_device
+from unimic.cloud.training.loop import Average, Run, autocast, default_device, optimizers
 from unimic.codec.text import TextTokenizer
 from unimic.codec.tokens import Codes
 
@@ -232,19 +232,6 @@ def text_loss(model: Compact, features: Tensor, batch: Batch) -> Tensor:
     return F.cross_entropy(logits, text[:, 1:][told])
 
 
-def optimizers(model: Compact, rate: float) -> dict[str, torch.optim.Optimizer]:
-    """Muon for the blocks' matrices (Jordan et al., 2024), Adam for everything else."""
-    matrices = [p for p in model.blocks.parameters() if p.ndim == 2]
-    chosen = {id(p) for p in matrices}
-    others = [p for p in model.parameters() if id(p) not in chosen]
-    return {
-        "muon": torch.optim.Muon(matrices, lr=rate, weight_decay=0.05,
-                                 adjust_lr_fn="match_rms_adamw"),
-        "adam": torch.optim.AdamW(others, lr=rate, betas=(0.9, 0.98), weight_decay=0.0,
-                                  fused=True),
-    }
-
-
 def load_photos(data: Path, tokens: Path) -> list[Photo]:
     """Every photo that may be trained on, with its captions and questions."""
     captions = read_captions(data)
@@ -303,7 +290,7 @@ def main(argv: list[str] | None = None) -> None:
     drawn = load_drawings(args.shapes, args.tokenizer)
     model = Compact(CompactConfig(width=args.width, depth=args.depth)).to(device)
     average = Average(model, 0.99)
-    optimizer = optimizers(model, args.rate)
+    optimizer = optimizers(model, model.blocks, args.rate)
     run = Run(args.out, args.minutes, args.rate, warmup=100)
     state: dict[str, nn.Module | torch.optim.Optimizer] = {
         "model": model, "average": average.module, **optimizer}
