@@ -65,6 +65,7 @@ def _add_missing(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     argv = sys.argv[1:] if argv is None else argv
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # gRPC tells of every closed connection
     args = build_parser(argv).parse_args(argv)
     verbose: int = getattr(args, "verbose", 0)
     logging.basicConfig(level=max(logging.DEBUG, logging.WARNING - 10 * verbose),
