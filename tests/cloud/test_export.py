@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from unimic.cloud.models.image_entropy import ImageEntropyConfig, ImageEntropyNe
 from unimic.cloud.models.text_entropy import TextEntropyConfig, TextEntropyNet
 from unimic.cloud.networks import load_image_network, load_text_network
 from unimic.cloud.training.export import export_image_entropy, export_text_entropy
-from unimic.cloud.training.train_image_entropy import batch_bits, layout_of
+from unimic.cloud.training.train_image_entropy import batch_bits
 from unimic.codec.image_rows import plan_window
 from unimic.codec.networks import (
     GOLDEN,
@@ -21,6 +22,7 @@ from unimic.codec.networks import (
     TEXT_ENTROPY,
     OnnxImageNetwork,
     OnnxTextNetwork,
+    image_layout,
     run_image_golden,
     run_text_golden,
 )
@@ -72,7 +74,7 @@ def test_onnx_runtime_gives_what_pytorch_gives(small_store: ModelStore, threads:
 def test_quantised_training_sees_what_is_exported() -> None:
     torch.manual_seed(1)
     trained = ImageEntropyNet(IMAGE)
-    layout = layout_of(IMAGE)
+    layout = image_layout(asdict(IMAGE))
     codes = np.random.default_rng(0).integers(0, 8192, (8, 8)).astype(np.int32)
     window = next(windows(*codes.shape))
     plan = plan_window(layout, codes, np.ones(codes.shape, np.bool_), window, None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch import Tensor
 from unimic.cloud.models.arithmetic import ExactEmbedding, ExactLinear, to_exact
 from unimic.cloud.models.image_entropy import ImageEntropyConfig, ImageEntropyNet, RowTensors
 from unimic.cloud.models.text_entropy import TextEntropyConfig, TextEntropyNet
-from unimic.codec.image_rows import Integers, Layout, Rows
+from unimic.codec.image_rows import Integers, Rows
 from unimic.codec.networks import (
     IMAGE_ENTROPY,
     TEXT_ENTROPY,
@@ -20,6 +21,7 @@ from unimic.codec.networks import (
     Floats,
     batch_of_one,
     configuration,
+    image_layout,
 )
 from unimic.codec.store import ModelStore
 
@@ -57,9 +59,8 @@ class TorchImageNetwork:
     """`unimic.codec.networks.ImageNetwork` on PyTorch; memories stay on the device."""
 
     def __init__(self, network: ImageEntropyNet) -> None:
-        c = network.config
         self.network = network
-        self.layout = Layout(c.upper, c.lower, c.text, c.text_positions, c.groups)
+        self.layout = image_layout(asdict(network.config))
 
     def _tensors(self, rows: Rows) -> RowTensors:
         device = self.network.rotations.device

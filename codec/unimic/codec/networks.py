@@ -29,12 +29,11 @@ IMAGE_GRAPHS = ("content", "query", "tail")
 TEXT_GRAPHS = ("step",)
 
 
-class ImageMemory(Protocol):
-    """What an image network remembers of content rows; only its network looks inside."""
-
-
 class ImageNetwork(Protocol):
-    """Executor of the image entropy model; arrays without a batch axis."""
+    """Executor of the image entropy model; arrays without a batch axis.
+
+    Only the network itself looks inside its memory.
+    """
 
     layout: Layout
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from unimic.codec.frequencies import SKIP_ALL
 from unimic.codec.tokens import Codes, Mask
 
 WINDOW = 16
@@ -54,8 +55,8 @@ def group_skip(skip: int, group: int) -> int:
     Later groups first: what they hold is framed by what was sent, so it is filled in well, whereas
     a guess in an early group misleads all that follow.
     """
-    begins = 192 * (len(REVEALED) - group) // (len(REVEALED) - 1)
-    return min(256, max(0, 4 * (skip - begins)))
+    begins = 3 * SKIP_ALL // 4 * (len(REVEALED) - group) // (len(REVEALED) - 1)
+    return min(SKIP_ALL, max(0, 4 * (skip - begins)))
 
 
 @dataclass(frozen=True)

@@ -110,6 +110,16 @@ class Run:
         for group in optimizer.param_groups:
             group["lr"] = self.peak * min(1.0, (self.step + 1) / self.warmup) * cosine
 
+    def descend(self, fraction: float, network: nn.Module, loss: Tensor,
+                parts: Mapping[str, torch.optim.Optimizer]) -> None:
+        """One step of every optimizer against ``loss``, the gradient's norm kept to 1."""
+        network.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+        for optimizer in parts.values():
+            self.set_rate(optimizer, fraction)
+            optimizer.step()
+
     def __iter__(self) -> Iterator[float]:
         budget = self.minutes * 60
         before = time.monotonic()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import math
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ from unimic.cloud.training.data import read_captions
 from unimic.cloud.training.grids import load_grids
 from unimic.cloud.training.loop import Average, Run, autocast, default_device, optimizers
 from unimic.codec.image_rows import FIELDS, Layout, Rows, WindowPlan, join, plan_window
+from unimic.codec.networks import image_layout
 from unimic.codec.order import CONTEXT, REVEALED, WINDOW, Window, windows
 from unimic.codec.text import TextTokenizer
 from unimic.codec.tokens import Codes, Mask
@@ -36,10 +38,6 @@ SOURCES = {  # file: how often it is drawn
     "unlabelled": 0.2,
     "daquar-train": 0.03,
 }
-
-
-def layout_of(config: ImageEntropyConfig) -> Layout:
-    return Layout(config.upper, config.lower, config.text, config.text_positions, config.groups)
 
 
 def content_of(layout: Layout, plan: WindowPlan, codes: Codes) -> Rows:
@@ -174,7 +172,7 @@ def main(argv: list[str] | None = None) -> None:
     run = Run(args.out, args.minutes, args.rate)
     state = {"model": network, "average": average.module, **parts}
     run.restore(state)
-    layout = layout_of(network.config)
+    layout = image_layout(asdict(network.config))
     text = TextTokenizer(args.tokenizer)
     prompts = {name: [text.encode(t)[:TEXT_LIMIT] for t in c.captions]
                for name, c in read_captions(args.data).items() if c.split in ("train", "rest")}
@@ -183,16 +181,10 @@ def main(argv: list[str] | None = None) -> None:
 
     for fraction in run:
         set_mode(network, Mode.QUANTISED if fraction > QUANTISED_FROM else Mode.FLOAT)
-        for optimizer in parts.values():
-            run.set_rate(optimizer, fraction)
         plans, grids = sampler.next(args.batch)
         with autocast(device):
             loss = batch_bits(network, layout, plans, grids).mean()
-        network.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-        for optimizer in parts.values():
-            optimizer.step()
+        run.descend(fraction, network, loss, parts)
         average.update(network, run.step)
         run.log(bits_per_token=loss)
         if run.due():

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from unimic.cloud.models.arithmetic import LOGIT_SCALE, Mode, set_mode
 from unimic.cloud.models.text_entropy import TextEntropyConfig, TextEntropyNet
@@ -115,16 +115,10 @@ def main(argv: list[str] | None = None) -> None:
 
     for fraction in run:
         set_mode(network, Mode.QUANTISED if fraction > QUANTISED_FROM else Mode.FLOAT)
-        for optimizer in parts.values():
-            run.set_rate(optimizer, fraction)
         with autocast(device):
             total, count = bits(network, batches.next(network.config.positions).to(device))
         loss = total / count
-        network.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-        for optimizer in parts.values():
-            optimizer.step()
+        run.descend(fraction, network, loss, parts)
         average.update(network, run.step)
         run.log(bits_per_token=loss)
         if run.due():
