@@ -18,7 +18,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from unimic.cloud.training.data import read_shards
-from unimic.cloud.training.perceptual import LPIPS
+from unimic.perceptual import LPIPS
 from unimic.codec.store import IMAGE_TOKENIZER, ModelStore
 
 
