@@ -1,4 +1,4 @@
-"""Measuring: rates, fidelity, sessions and tasks, beside other codecs. Knows nothing of the cloud.
+"""Measuring: rates, fidelity, sessions and tasks, beside other codecs; knows nothing of the cloud.
 
-A user's own codec joins through the entry-point group ``unimic.codecs``, see `unimic.measure.codecs`.
+A codec of one's own joins through the entry points ``unimic.codecs``, see `unimic.measure.codecs`.
 """

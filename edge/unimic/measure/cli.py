@@ -17,9 +17,11 @@ from unimic.codec.errors import InvalidInput
 from unimic.codec.store import ModelStore
 from unimic.edge.console import check_output, common_options, progress, write_output
 from unimic.edge.console import report as tell
+from unimic.edge.images import load_image
 from unimic.measure import machine
 
 if TYPE_CHECKING:
+    from unimic.measure.codecs import Variant
     from unimic.measure.entropy import Picture
 
 ENTROPY_EXAMPLES = """\
@@ -27,6 +29,11 @@ examples:
   unimic measure entropy --images kodak/ --texts captions.txt
   unimic measure entropy --images photos/ --captions captions.jsonl --json
   unimic measure entropy --texts test.txt --dictionary train.txt
+"""
+SESSION_EXAMPLES = """\
+examples:
+  unimic measure session kitchen.jpg --report session.html --json session.json
+  unimic measure session kitchen.jpg --codecs jpeg,vvc --server localhost:50051
 """
 IMAGES_EXAMPLES = """\
 examples:
@@ -42,6 +49,7 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
                                    description="Measure rates and fidelity.")
     actions = parser.add_subparsers(metavar="WHAT", required=True)
     _add_images(actions)
+    _add_session(actions)
     _add_entropy(actions)
 
 
@@ -99,6 +107,35 @@ def _add_entropy(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -
     entropy.set_defaults(run=measure_entropy)
 
 
+def _add_session(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    session = actions.add_parser(
+        "session", help="bytes and drift of a session of many turns", epilog=SESSION_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter, parents=[_service_options()],
+        description="Hold a session of ten turns with a service and count the bytes of the "
+        "connection, beside what its pictures would take with other codecs at equal LPIPS-VGG; "
+        "then edit one half of the photo again and again, and see what becomes of the other half.")
+    session.add_argument("image", metavar="IMAGE", help="a photo")
+    session.add_argument("--codecs", type=_names, default=["jpeg", "webp", "avif", "vvc"],
+                         metavar="NAMES", help="separated by commas; each also behind scaling "
+                         "(default: jpeg,webp,avif,vvc)")
+    session.add_argument("--edits", type=int, default=50, metavar="N",
+                         help="turns of the drift (default: %(default)s)")
+    session.add_argument("--seed", type=int, default=1, help="default: %(default)s")
+    session.set_defaults(run=measure_session)
+
+
+def _service_options() -> argparse.ArgumentParser:
+    parent = argparse.ArgumentParser(add_help=False)
+    parent.add_argument("--server", metavar="HOST:PORT",
+                        help="use a running service (default: start one)")
+    parent.add_argument("--report", type=Path, metavar="FILE", help="write a report as HTML")
+    parent.add_argument("--json", type=Path, metavar="FILE", help="write the figures as JSON")
+    parent.add_argument("-f", "--force", action="store_true", help="overwrite the files")
+    parent.add_argument("-v", "--verbose", action="count", default=0,
+                        help="say more on standard error")
+    return parent
+
+
 def _names(text: str) -> list[str]:
     return list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
 
@@ -111,22 +148,20 @@ def measure_images(args: argparse.Namespace) -> int:
     for option in "jobs", "crops":
         if getattr(args, option) < (option == "jobs"):
             raise InvalidInput(f"--{option}", f"is {getattr(args, option)}", "use more")
-    outputs = [path for path in (args.json, args.report) if path]
-    for path in outputs:
-        check_output(str(path), args.force or args.resume)
+    _check_outputs(args, args.force or args.resume)
     paths = _files(args.images)
     variants, missing = codecs.find(args.codecs or codecs.all_names())
     judges, missing_metrics = metrics.find(args.metrics or list(metrics.METRICS))
     missing |= missing_metrics
-    for name, remedy in missing.items():
-        print(f"unimic: {name} is skipped: {remedy}", file=sys.stderr)
+    _tell_missing(missing)
     versions = machine.versions(*(variant.codec.versions for variant in variants),
                                 metrics.versions(judges))
     journal_path = args.json.with_suffix(".jsonl")
     if args.force:
         journal_path.unlink(missing_ok=True)
     journal = Journal(journal_path, versions, args.resume)
-    tasks = [Task(path, variant.name, setting, tuple(judge.name for judge in judges), i < args.crops)
+    names = tuple(judge.name for judge in judges)
+    tasks = [Task(path, variant.name, setting, names, i < args.crops)
              for i, path in enumerate(paths) for variant in variants
              for setting in variant.codec.ladder]
     to_do = [task for task in tasks if not journal.has(task)]
@@ -143,17 +178,73 @@ def measure_images(args: argparse.Namespace) -> int:
     journal.close()
     context = report.Context(machine.command(), machine.describe(), versions, missing, args.anchor)
     facts = report.summary(rows, judges, context)
-    force = True  # checked before
-    write_output(str(args.json), json.dumps(facts, ensure_ascii=False, indent=1).encode(), force)
-    if args.report:
-        write_output(str(args.report), report.html(rows, judges, context).encode(), force)
-    print("\n".join([*report.text(facts, judges), "", *(f"written: {path}" for path in outputs)]))
+    _write(args, facts, report.text(facts, judges), report.html(rows, judges, context))
     if facts["errors"]:
         first = facts["errors"][0]
         print(f"unimic: error: {len(facts['errors']):,} of {len(rows):,} measurements failed, the "
               f"first: {first['codec']} {first['setting']}, {first['image']}: {first['error']}",
               file=sys.stderr)
     return 1 if facts["errors"] else 0
+
+
+def measure_session(args: argparse.Namespace) -> None:
+    """Measure a session and drift."""
+    from unimic.edge.aio import Models
+    from unimic.edge.demo import service
+    from unimic.measure import metrics, session
+
+    if args.edits < 1:
+        raise InvalidInput("--edits", f"is {args.edits}", "use 1 or more")
+    _check_outputs(args, args.force)
+    families, versions = _families(args.codecs)
+    judges, missing = metrics.find([session.JUDGE])
+    if missing:
+        raise InvalidInput(session.JUDGE, "is what codecs are matched by, and it is not installed",
+                           *missing.values())
+    photo = load_image(args.image)
+    models = Models.load()
+    with service(args.server) as address:
+        facts = session.measure(address, models, photo, families, args.edits, args.seed, progress)
+    versions = machine.versions(versions, metrics.versions(judges))
+    command, described = machine.command(), machine.describe()
+    facts |= {"command": command, "machine": described, "versions": versions}
+    _write(args, facts, session.text(facts), session.html(facts, command, described, versions))
+
+
+def _families(names: list[str]) -> tuple[list[list[Variant]], dict[str, str]]:
+    """Each codec with its scalings, and versions; codecs that are missing are told and left out."""
+    from unimic.measure import codecs
+
+    wanted = [f"{name}/{scale}" if scale > 1 else name for name in names for scale in codecs.SCALES]
+    variants, missing = codecs.find(wanted)
+    _tell_missing(missing)
+    families: dict[str, list[Variant]] = {}
+    versions: dict[str, str] = {}
+    for variant in variants:
+        families.setdefault(variant.codec.name, []).append(variant)
+        versions |= variant.codec.versions
+    return list(families.values()), versions
+
+
+def _tell_missing(missing: dict[str, str]) -> None:
+    for name, remedy in missing.items():
+        print(f"unimic: {name} is skipped: {remedy}", file=sys.stderr)
+
+
+def _check_outputs(args: argparse.Namespace, force: bool) -> None:
+    for path in (args.json, args.report):
+        if path:
+            check_output(str(path), force)
+
+
+def _write(args: argparse.Namespace, facts: dict[str, Any], lines: list[str], report: str) -> None:
+    """Print the figures and write the files; whether they may be overwritten is known by now."""
+    print("\n".join(lines))
+    if args.json:
+        data = json.dumps(facts, ensure_ascii=False, indent=1).encode()
+        write_output(str(args.json), data, force=True)
+    if args.report:
+        write_output(str(args.report), report.encode(), force=True)
 
 
 def measure_entropy(args: argparse.Namespace) -> None:
