@@ -35,6 +35,11 @@ examples:
   unimic measure session kitchen.jpg --report session.html --json session.json
   unimic measure session kitchen.jpg --codecs jpeg,vvc --server localhost:50051
 """
+TASKS_EXAMPLES = """\
+examples:
+  unimic measure tasks --count 100 --report tasks.html --json tasks.json
+  unimic measure tasks --daquar daquar/ --codecs avif,vvc --server localhost:50051
+"""
 IMAGES_EXAMPLES = """\
 examples:
   unimic measure images kodak/ --report kodak.html --json kodak.json
@@ -50,6 +55,7 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     actions = parser.add_subparsers(metavar="WHAT", required=True)
     _add_images(actions)
     _add_session(actions)
+    _add_tasks(actions)
     _add_entropy(actions)
 
 
@@ -122,6 +128,22 @@ def _add_session(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -
                          help="turns of the drift (default: %(default)s)")
     session.add_argument("--seed", type=int, default=1, help="default: %(default)s")
     session.set_defaults(run=measure_session)
+
+
+def _add_tasks(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    tasks = actions.add_parser(
+        "tasks", help="right answers against bits", epilog=TASKS_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter, parents=[_service_options()],
+        description="Ask a service the questions of easy-VQA's test split, and of DAQUAR's, about "
+        "tokens, and about pictures that other codecs squeezed to the same number of bytes.")
+    tasks.add_argument("--daquar", type=Path, metavar="FOLDER",
+                       help="daquar-eval.csv (image_id, question, answer) with its pictures")
+    tasks.add_argument("--codecs", type=_names, metavar="NAMES",
+                       default=["jpeg", "webp", "avif", "jp2", "jxl", "hevc", "vvc"],
+                       help="separated by commas; each also behind scaling (default: all)")
+    tasks.add_argument("--count", type=int, default=50, metavar="N",
+                       help="pictures of each test set (default: %(default)s)")
+    tasks.set_defaults(run=measure_tasks)
 
 
 def _service_options() -> argparse.ArgumentParser:
@@ -209,6 +231,30 @@ def measure_session(args: argparse.Namespace) -> None:
     command, described = machine.command(), machine.describe()
     facts |= {"command": command, "machine": described, "versions": versions}
     _write(args, facts, session.text(facts), session.html(facts, command, described, versions))
+
+
+def measure_tasks(args: argparse.Namespace) -> None:
+    """Measure answers against bits."""
+    from unimic.edge.client import Client
+    from unimic.edge.demo import service
+    from unimic.measure import tasks
+
+    if args.count < 1:
+        raise InvalidInput("--count", f"is {args.count}", "use 1 or more")
+    _check_outputs(args, args.force)
+    families, versions = _families(args.codecs)
+    grounds = {"easy-VQA test": tasks.easy_vqa(args.count)}
+    if args.daquar:
+        grounds["DAQUAR eval"] = tasks.daquar(args.daquar, args.count)
+    facts = {}
+    with service(args.server) as address, Client(address) as cloud:
+        for ground, subjects in grounds.items():
+            with progress(ground) as show:
+                facts[ground] = tasks.measure(cloud, subjects, families, show)
+    versions = machine.versions(versions)
+    command, described = machine.command(), machine.describe()
+    all_facts = {**facts, "command": command, "machine": described, "versions": versions}
+    _write(args, all_facts, tasks.text(facts), tasks.html(facts, command, described, versions))
 
 
 def _families(names: list[str]) -> tuple[list[list[Variant]], dict[str, str]]:
