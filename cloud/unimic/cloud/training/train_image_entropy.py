@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import math
 from dataclasses import asdict
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -22,14 +23,20 @@ from unimic.cloud.models.image_entropy import ImageEntropyConfig, ImageEntropyNe
 from unimic.cloud.training.data import read_captions
 from unimic.cloud.training.grids import load_grids
 from unimic.cloud.training.loop import Average, Run, autocast, default_device, optimizers
-from unimic.codec.image_rows import FIELDS, Layout, Rows, WindowPlan, join, plan_window
-from unimic.codec.networks import image_layout
-from unimic.codec.order import CONTEXT, REVEALED, WINDOW, Window, windows
+from unimic.codec.image_rows import (
+    NEVER,
+    Layout,
+    WindowPlan,
+    content_rows,
+    plan_window,
+    stack,
+)
+from unimic.codec.networks import fields, image_layout
+from unimic.codec.order import CONTEXT, WINDOW, Window, waves
 from unimic.codec.text import TextTokenizer
 from unimic.codec.tokens import Codes, Mask
 
 QUANTISED_FROM = 0.8
-NEVER = 127  # group of padding rows: no row sees them
 TEXT_LIMIT = 32  # tokens of a training prompt
 SOURCES = {  # file: how often it is drawn
     "flickr-train": 0.45,
@@ -40,36 +47,14 @@ SOURCES = {  # file: how often it is drawn
 }
 
 
-def content_of(layout: Layout, plan: WindowPlan, codes: Codes) -> Rows:
-    """All content rows that some query may see: the last group's never are."""
-    needed = plan.groups < len(REVEALED)
-    row, column = plan.rows[needed], plan.columns[needed]
-    queries = plan.queries.part(needed)
-    coded = layout.tokens(codes[row, column], queries.row, queries.column, plan.groups[needed])
-    return join([plan.known, coded])
-
-
-def pad(rows: list[Rows], empty: int, device: torch.device) -> RowTensors:
-    """A batch of rows; padding is empty rows of a group never seen."""
-    fill = {"first": empty, "second": empty, "row": 0, "column": 0, "group": NEVER}
-    longest = max(map(len, rows))
-    columns = []
-    for name in FIELDS:
-        array = np.full((len(rows), longest), fill[name], np.int64)
-        for line, item in zip(array, rows, strict=True):
-            line[:len(item)] = getattr(item, name)
-        columns.append(torch.from_numpy(array).to(device))
-    return RowTensors(*columns)
-
-
 def batch_bits(network: ImageEntropyNet, layout: Layout, plans: list[WindowPlan],
                grids: list[Codes]) -> Tensor:
     """Bits of every coded token, ``(tokens,)``, in the order of the plans."""
     device = network.rotations.device
-    empty = layout.start_row + 1
-    contents = [content_of(layout, p, g) for p, g in zip(plans, grids, strict=True)]
-    content = pad(contents, empty, device)
-    query = pad([p.queries for p in plans], empty, device)
+    content, query = (
+        RowTensors(*(torch.from_numpy(a).to(device) for a in fields(stack(rows, layout))))
+        for rows in ([content_rows(layout, p, g) for p, g in zip(plans, grids, strict=True)],
+                     [p.queries for p in plans]))
     upper = torch.zeros_like(query.group)
     lower = torch.zeros_like(upper)
     for i, (plan, grid) in enumerate(zip(plans, grids, strict=True)):
@@ -145,8 +130,8 @@ def bits_per_token(network: ImageEntropyNet, layout: Layout, grids: list[Codes])
     bits = []
     for codes in grids:
         coded = np.ones(codes.shape, np.bool_)
-        plans = [plan_window(layout, codes, coded, w, None) for w in windows(*codes.shape)]
-        for plan in plans:
+        for window in chain.from_iterable(waves(*codes.shape)):
+            plan = plan_window(layout, codes, coded, window, None)
             bits.append(batch_bits(network, layout, [plan], [codes]).cpu())
     return float(torch.cat(bits).mean())
 

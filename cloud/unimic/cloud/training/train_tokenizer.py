@@ -25,6 +25,7 @@ from unimic.cloud.models.image_tokenizer import ImageTokenizer
 from unimic.cloud.training.data import training_images
 from unimic.cloud.training.loop import Average, Run, autocast, channels_last, default_device
 from unimic.cloud.training.perceptual import LPIPS, InceptionDistance
+from unimic.cloud.training.shipped import load_image_tokenizer
 
 CROP = 128
 
@@ -86,6 +87,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--minutes", type=float, default=60)
     parser.add_argument("--batch", type=int, default=24)
     parser.add_argument("--rate", type=float, default=5e-4)
+    parser.add_argument("--start", type=Path, help="exported tokenizer to go on from (its folder)")
     parser.add_argument("--polish", type=Path, help="checkpoint whose encoder is kept")
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args(argv)
@@ -93,6 +95,8 @@ def main(argv: list[str] | None = None) -> None:
     torch.manual_seed(args.seed)
     device = default_device()
     model = channels_last(ImageTokenizer().to(device))
+    if args.start:
+        load_image_tokenizer(args.start, model)
     if args.polish:
         saved = torch.load(args.polish, map_location="cpu", weights_only=True)
         model.load_state_dict(saved["average"])
@@ -121,9 +125,9 @@ def main(argv: list[str] | None = None) -> None:
         with autocast(device):
             warped = same_warp(fake, real)
             alex = lpips(*warped).mean()
-            few = args.batch // 4
+            few = args.batch // 2  # Inception costs more than the rest of the loss
             deep = inception(warped[0][:few], warped[1][:few]).mean()
-        loss = pixel + alex + 0.25 * deep + 0.1 * usage_push(latents)
+        loss = 0.5 * pixel + alex + 0.5 * deep + 0.1 * usage_push(latents)
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(trained, 1.0)
