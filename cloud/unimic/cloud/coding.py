@@ -69,16 +69,17 @@ class StoppableCoder:
         self._coder = coder
         self._stop = stop
 
-    def encode_image(self, codes: Codes, *, mask: Mask | None = None, prompt: Codes | None = None,
-                     skip: int = 0) -> CodedImage:
+    def encode_image(self, codes: Codes, *, mask: Mask | None = None, hole: Mask | None = None,
+                     prompt: Codes | None = None, skip: int = 0) -> CodedImage:
         """See `Coder`, here and below."""
-        return self._coder.encode_image(codes, mask=mask, prompt=prompt, skip=skip,
+        return self._coder.encode_image(codes, mask=mask, hole=hole, prompt=prompt, skip=skip,
                                         watch=self._watch)
 
     def decode_image(self, payload: bytes, codes: Codes, *, mask: Mask | None = None,
-                     prompt: Codes | None = None, skip: int = 0) -> Codes:
-        return self._coder.decode_image(payload, codes, mask=mask, prompt=prompt, skip=skip,
-                                        watch=self._watch)
+                     hole: Mask | None = None, prompt: Codes | None = None, skip: int = 0,
+                     ) -> Codes:
+        return self._coder.decode_image(payload, codes, mask=mask, hole=hole, prompt=prompt,
+                                        skip=skip, watch=self._watch)
 
     def encode_text(self, ids: Codes) -> Coded:
         return self._coder.encode_text(ids, watch=self._watch)

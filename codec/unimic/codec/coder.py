@@ -94,13 +94,15 @@ class Coder:
         """Names of the networks it holds."""
         return tuple(m for m in (self.image_model, self.text_model) if m is not None)
 
-    def encode_image(self, codes: Codes, *, mask: Mask | None = None, prompt: Codes | None = None,
-                     skip: int = 0, watch: Watch = _ignore) -> CodedImage:
+    def encode_image(self, codes: Codes, *, mask: Mask | None = None, hole: Mask | None = None,
+                     prompt: Codes | None = None, skip: int = 0, watch: Watch = _ignore,
+                     ) -> CodedImage:
         """Code the tokens of a grid where ``mask`` is set (None: all of them).
 
         Args:
-            codes: int32 ``(rows, columns)``; outside the mask, what the receiver holds too.
+            codes: int32 ``(rows, columns)``; outside mask and hole, what the receiver holds too.
             mask: bool ``(rows, columns)``.
+            hole: likewise, apart from the mask: where the receiver holds nothing and gets nothing.
             prompt: int32 ``(n,)`` text ids that the receiver holds too.
             skip: 0 … `frequencies.SKIP_ALL`, divided among the groups by `order.group_skip`. What
                 the model gives a probability of at least ``1 - share / SKIP_ALL`` is not sent; the
@@ -108,19 +110,22 @@ class Coder:
             watch: see the class.
         """
         network = self._need_image()
-        job = EncodeJob(network.layout, codes, mask, prompt, skip, watch)
+        job = EncodeJob(network.layout, codes, mask, hole, prompt, skip, watch)
         self._drive(network, job)
         job.check()
         return CodedImage(job.encoder.finish(), job.bits, job.codes)
 
     def decode_image(self, payload: bytes, codes: Codes, *, mask: Mask | None = None,
-                     prompt: Codes | None = None, skip: int = 0, watch: Watch = _ignore) -> Codes:
-        """The grid that `encode_image` coded; arguments as there, ``codes`` known outside the mask.
+                     hole: Mask | None = None, prompt: Codes | None = None, skip: int = 0,
+                     watch: Watch = _ignore) -> Codes:
+        """The grid that `encode_image` coded; arguments as there.
+
+        What ``codes`` hold under the mask and in the hole means nothing; in the hole it is kept.
 
         Raises:
             CorruptData: the payload is not what any tokens are coded to.
         """
-        job = DecodeJob(payload, codes, mask, prompt, skip, watch)
+        job = DecodeJob(payload, codes, mask, hole, prompt, skip, watch)
         self._drive(self._need_image(), job)
         job.check()
         job.decoder.finish()

@@ -134,12 +134,12 @@ def content_rows(layout: Layout, plan: WindowPlan, codes: Codes) -> Rows:
 
 
 def plan_window(layout: Layout, codes: Codes, mask: Mask, window: Window,
-                prompt: Codes | None) -> WindowPlan:
+                prompt: Codes | None, hole: Mask | None = None) -> WindowPlan:
     """Plan of one window of a grid ``codes`` whose coded tokens are ``mask``.
 
-    Codes under the mask are not read, except where earlier windows coded them.
+    Codes in the hole are not read, nor those under the mask that earlier windows did not code.
     """
-    row, column = (a.astype(np.int64) for a in np.nonzero(window.visible(mask)))
+    row, column = (a.astype(np.int64) for a in np.nonzero(window.visible(mask, hole)))
     to_local = (CONTEXT - window.top, CONTEXT - window.left)
     seen = layout.tokens(codes[row, column], row + to_local[0], column + to_local[1],
                          np.zeros(len(row), np.int64))

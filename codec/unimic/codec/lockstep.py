@@ -43,11 +43,11 @@ class Job:
     ahead = False
     """Whether all codes are known beforehand and sent, so that a wave needs one look."""
 
-    def __init__(self, codes: Codes, mask: Mask | None, prompt: Codes | None, skip: int,
-                 watch: Watch) -> None:
+    def __init__(self, codes: Codes, mask: Mask | None, hole: Mask | None, prompt: Codes | None,
+                 skip: int, watch: Watch) -> None:
         self.codes = codes.copy()
         self.mask = np.ones(codes.shape, np.bool_) if mask is None else mask
-        self.prompt, self.skip = prompt, skip
+        self.hole, self.prompt, self.skip = hole, prompt, skip
         self.done = False
         self.error: BaseException | None = None
         self._watch = watch
@@ -61,7 +61,7 @@ class Job:
                 self._watch(self._coded, self._total)
                 chosen = [w for w in wave if _inside(self.mask, w).any()]
                 if chosen:
-                    plans = [plan_window(layout, self.codes, self.mask, w, self.prompt)
+                    plans = [plan_window(layout, self.codes, self.mask, w, self.prompt, self.hole)
                              for w in chosen]
                     self._coded += sum(len(p.groups) for p in plans)
                     return plans
@@ -97,9 +97,9 @@ class Job:
 class EncodeJob(Job):
     """Writes the tokens of a known grid."""
 
-    def __init__(self, layout: Layout, codes: Codes, mask: Mask | None, prompt: Codes | None,
-                 skip: int, watch: Watch) -> None:
-        super().__init__(codes, mask, prompt, skip, watch)
+    def __init__(self, layout: Layout, codes: Codes, mask: Mask | None, hole: Mask | None,
+                 prompt: Codes | None, skip: int, watch: Watch) -> None:
+        super().__init__(codes, mask, hole, prompt, skip, watch)
         self.ahead = not skip  # what is not sent differs from the codes, and later groups see it
         self.encoder, self.bits = RangeEncoder(), np.zeros(codes.shape)
         self._parts = layout.split(codes)
@@ -114,9 +114,9 @@ class EncodeJob(Job):
 class DecodeJob(Job):
     """Reads a payload."""
 
-    def __init__(self, payload: bytes, codes: Codes, mask: Mask | None, prompt: Codes | None,
-                 skip: int, watch: Watch) -> None:
-        super().__init__(codes, mask, prompt, skip, watch)
+    def __init__(self, payload: bytes, codes: Codes, mask: Mask | None, hole: Mask | None,
+                 prompt: Codes | None, skip: int, watch: Watch) -> None:
+        super().__init__(codes, mask, hole, prompt, skip, watch)
         self.decoder = RangeDecoder(payload)
 
     def carry(self, table: Frequencies, rows: Integers, columns: Integers, part: int) -> Codes:

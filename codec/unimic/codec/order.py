@@ -69,11 +69,12 @@ class Window:
     bottom: int
     right: int
 
-    def visible(self, mask: Mask) -> Mask:
+    def visible(self, mask: Mask, hole: Mask | None = None) -> Mask:
         """Tokens that both sides hold when the window's turn comes, as far as it may see them.
 
         Args:
             mask: ``(rows, columns)`` of the whole grid; True where a token is coded.
+            hole: likewise; True where nobody holds one.
 
         Returns:
             A mask of the same shape: inside the window and up to `CONTEXT` tokens around it, what
@@ -85,6 +86,8 @@ class Window:
         near = np.zeros_like(mask)
         near[max(0, self.top - CONTEXT):self.bottom + CONTEXT,
              max(0, self.left - CONTEXT):self.right + CONTEXT] = True
+        if hole is not None:
+            held &= ~hole
         return held & near
 
 

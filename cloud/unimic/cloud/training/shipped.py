@@ -11,8 +11,10 @@ from pathlib import Path
 import numpy as np
 import onnx
 import torch
-from torch import Tensor
+from safetensors.torch import load_file
+from torch import Tensor, nn
 
+from unimic.cloud.models.arithmetic import RESIDUAL_SCALE, Embedding, Linear
 from unimic.cloud.models.image_tokenizer import ImageTokenizer
 
 
@@ -37,3 +39,21 @@ def load_image_tokenizer(folder: Path, model: ImageTokenizer) -> None:
     """
     weights = _initializers(folder / "encoder.onnx") | _initializers(folder / "decoder.onnx")
     model.load_state_dict({name: weights[name] for name in model.state_dict()})
+
+
+@torch.no_grad()
+def load_exact(weights: Path, network: nn.Module) -> None:
+    """Fill a trainable entropy network from the integers of its ``weights.safetensors``.
+
+    Raises:
+        KeyError: the file lacks a parameter of the network.
+    """
+    integers = load_file(weights)
+    for name, module in network.named_modules():
+        if isinstance(module, Linear):
+            scale = integers[f"{name}.multiplier"] * (module.in_scale / module.out_scale)
+            module.weight.copy_(integers[f"{name}.weight"] * scale[:, None])
+            if module.bias is not None:
+                module.bias.copy_(integers[f"{name}.bias"] * scale / module.in_scale)
+        elif isinstance(module, Embedding):
+            module.weight.copy_(integers[f"{name}.weight"] / RESIDUAL_SCALE)

@@ -1,8 +1,8 @@
 """Train the entropy model of image tokens for its three scenarios at once.
 
 Every batch draws windows of grids as the coder would plan them: alone or with context from
-neighbouring windows, all tokens coded or only those under a random mask, with or without the
-caption as prompt. The last part of the budget is quantisation-aware.
+neighbouring windows, all tokens coded or only those under a random mask (the others known or held
+by nobody), with or without the caption as prompt. The last part of the budget is quantisation-aware.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from unimic.cloud.models.image_entropy import ImageEntropyConfig, ImageEntropyNe
 from unimic.cloud.training.data import read_captions
 from unimic.cloud.training.grids import load_grids
 from unimic.cloud.training.loop import Average, Run, autocast, default_device, optimizers
+from unimic.cloud.training.shipped import load_exact
 from unimic.codec.image_rows import (
     NEVER,
     Layout,
@@ -38,6 +39,8 @@ from unimic.codec.tokens import Codes, Mask
 
 QUANTISED_FROM = 0.8
 TEXT_LIMIT = 32  # tokens of a training prompt
+MASKED = 0.35  # of the windows: only what is under a mask is coded
+PARTIAL = 0.15  # of those: and nobody holds the rest
 SOURCES = {  # file: how often it is drawn
     "flickr-train": 0.45,
     "flickr-train-flipped": 0.2,
@@ -73,11 +76,16 @@ def batch_bits(network: ImageEntropyNet, layout: Layout, plans: list[WindowPlan]
 
 
 def random_mask(rng: np.random.Generator, rows: int, columns: int) -> Mask:
-    """A rectangle, everything but a rectangle, or single tokens: what an edit or a budget sends."""
-    kind = rng.integers(3)
+    """Single tokens, a side, a rectangle, or everything but a rectangle: what an edit sends."""
+    kind = rng.integers(4)
     if kind == 0:
         return rng.random((rows, columns)) < rng.uniform(0.1, 0.9)
     mask = np.zeros((rows, columns), np.bool_)
+    if kind == 1:
+        axis = int(rng.integers(2))
+        edge = int(rng.integers(1, max(2, mask.shape[axis])))
+        np.moveaxis(mask, axis, 0)[:edge] = True
+        return ~mask if rng.random() < 0.5 and not mask.all() else mask
     height, width = (int(rng.integers(max(1, n // 4), n + 1)) for n in (rows, columns))
     top, left = int(rng.integers(rows - height + 1)), int(rng.integers(columns - width + 1))
     mask[top:top + height, left:left + width] = True
@@ -110,16 +118,17 @@ class Sampler:
         for _ in range(count):
             name, codes = source[self.rng.integers(len(source))]
             window = self._window(*codes.shape)
-            coded = np.ones(codes.shape, np.bool_)
-            if self.rng.random() < 0.25:
+            coded, hole = np.ones(codes.shape, np.bool_), None
+            if self.rng.random() < MASKED:
                 coded = random_mask(self.rng, *codes.shape)
                 if not coded[window.top:window.bottom, window.left:window.right].any():
                     coded[:] = True
+                hole = ~coded if self.rng.random() < PARTIAL else None
             prompts = self.prompts.get(name)
             prompt = None
             if prompts and self.rng.random() < 0.5:
                 prompt = prompts[self.rng.integers(len(prompts))]
-            plans.append(plan_window(self.layout, codes, coded, window, prompt))
+            plans.append(plan_window(self.layout, codes, coded, window, prompt, hole))
             grids.append(codes)
         return plans, grids
 
@@ -142,6 +151,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--grids", type=Path, required=True, help="folder of tokenize_images")
     parser.add_argument("--tokenizer", type=Path, required=True, help="tokenizer.json of the text")
     parser.add_argument("--out", type=Path, required=True, help="folder for checkpoints")
+    parser.add_argument("--start", type=Path, help="weights.safetensors to go on from")
     parser.add_argument("--minutes", type=float, default=45)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--rate", type=float, default=2e-3)
@@ -151,6 +161,8 @@ def main(argv: list[str] | None = None) -> None:
     torch.manual_seed(args.seed)
     device = default_device()
     network = ImageEntropyNet(ImageEntropyConfig()).to(device)
+    if args.start:
+        load_exact(args.start, network)
     average = Average(network, 0.998)
     towers = nn.ModuleList([network.content_layers, network.query_layers])
     parts = optimizers(network, towers, args.rate)
