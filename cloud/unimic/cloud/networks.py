@@ -14,6 +14,7 @@ from unimic.cloud.models.arithmetic import ExactEmbedding, ExactLinear, to_exact
 from unimic.cloud.models.image_entropy import ImageEntropyConfig, ImageEntropyNet, RowTensors
 from unimic.cloud.models.text_entropy import TextEntropyConfig, TextEntropyNet
 from unimic.codec.coder import Coder, Drive, coder_of, load_coder
+from unimic.codec.exactness import Executor
 from unimic.codec.image_rows import Integers, Rows
 from unimic.codec.networks import (
     IMAGE_ENTROPY,
@@ -37,6 +38,13 @@ def load_device_coder(store: ModelStore, device: str, drive: Drive) -> Coder:
         return load_coder(store, drive=drive)
     return coder_of(store, lambda: load_image_network(store, device),
                     lambda: load_text_network(store, device), drive)
+
+
+def executors(store: ModelStore, name: str, device: str) -> list[Executor]:
+    """PyTorch on ``device``, one sequence at a time and in batches; see `unimic models verify`."""
+    load = {IMAGE_ENTROPY: load_image_network, TEXT_ENTROPY: load_text_network}[name]
+    network = load(store, device)
+    return [Executor(f"PyTorch on {device}", network, batch) for batch in (1, 7, 64)]
 
 
 def load_image_network(store: ModelStore, device: str) -> TorchImageNetwork:

@@ -2,7 +2,8 @@
 
 Every batch draws windows of grids as the coder would plan them: alone or with context from
 neighbouring windows, all tokens coded or only those under a random mask (the others known or held
-by nobody), with or without the caption as prompt. The last part of the budget is quantisation-aware.
+by nobody), with or without the caption as prompt. The last part of the budget is
+quantisation-aware.
 """
 
 from __future__ import annotations
