@@ -61,11 +61,16 @@ class Crops:
 
 
 def same_warp(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """One random rescaling and shift for both, so that no metric's pixel grid can be gamed."""
-    size = random.randrange(96, 161, 8)
-    x, y = random.randrange(9), random.randrange(9)
-    both = torch.cat([a, b])[:, :, y:, x:]
-    both = F.interpolate(both, (size, size), mode="bilinear", antialias=size < CROP)
+    """One random part and size for both, so that no metric's pixel grid or scale can be gamed.
+
+    Enlarged parts matter: the networks' first strides of 2 and 4 would hide fine texture otherwise.
+    """
+    side, size = random.randrange(CROP // 2, CROP + 1), random.randrange(96, 161, 8)
+    x, y = random.randint(0, CROP - side), random.randint(0, CROP - side)
+    both = torch.cat([a, b])[:, :, y:y + side, x:x + side]
+    both = F.interpolate(both, (size, size), mode="bilinear", antialias=size < side)
+    if random.random() < 0.5:
+        both = both.transpose(2, 3).contiguous(memory_format=torch.channels_last)
     warped_a, warped_b = both.chunk(2)
     return warped_a, warped_b
 
@@ -127,7 +132,7 @@ def main(argv: list[str] | None = None) -> None:
             alex = lpips(*warped).mean()
             few = args.batch // 2  # Inception costs more than the rest of the loss
             deep = inception(warped[0][:few], warped[1][:few]).mean()
-        loss = 0.5 * pixel + alex + 0.5 * deep + 0.1 * usage_push(latents)
+        loss = 0.5 * pixel + alex + deep + 0.1 * usage_push(latents)
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(trained, 1.0)
