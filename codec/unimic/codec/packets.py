@@ -94,6 +94,11 @@ class PackedImage(Packed):
     grid: TokenGrid
 
 
+def skip_of_quality(quality: int) -> int:
+    """``skip`` for a quality of 0 (send nothing) … 100 (send everything)."""
+    return SKIP_ALL - round(SKIP_ALL * quality / 100)
+
+
 def pack_image(
     coder: Coder,
     grid: TokenGrid,

@@ -18,7 +18,7 @@ from importlib.metadata import entry_points
 
 from unimic.codec.errors import InvalidInput, UnimicError
 from unimic.codec.version import __version__
-from unimic.edge.commands import demo, files, measure, models, tasks
+from unimic.edge.commands import demo, files, models, tasks
 
 DESCRIPTION = """\
 Code pictures and texts as tokens, and work on them with a multimodal model in the cloud.
@@ -38,11 +38,12 @@ def build_parser(argv: Sequence[str]) -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--version", action="version", version=f"unimic {__version__}")
     subparsers = parser.add_subparsers(metavar="COMMAND", required=True)
-    for module in (files, tasks, models, measure, demo):
+    for module in (files, tasks, models, demo):
         module.add(subparsers)
     if argv and argv[0] in subparsers.choices:
         return parser  # without waiting for what other packages import
-    for command in sorted(entry_points(group="unimic.commands"), key=lambda entry: entry.name):
+    installed = sorted(entry_points(group="unimic.commands"), key=lambda entry: entry.name)
+    for command in [entry for entry in installed if entry.name in argv[:1]] or installed:
         try:
             command.load()(subparsers)
         except ImportError as error:

@@ -18,8 +18,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from unimic.cloud.training.data import read_shards
-from unimic.cloud.training.perceptual import LPIPS
 from unimic.codec.store import IMAGE_TOKENIZER, ModelStore
+from unimic.perceptual import LPIPS
 
 
 def entropy(codes: np.ndarray) -> float:

@@ -24,8 +24,8 @@ from torch import Tensor, nn
 from unimic.cloud.models.image_tokenizer import ImageTokenizer
 from unimic.cloud.training.data import training_images
 from unimic.cloud.training.loop import Average, Run, autocast, channels_last, default_device
-from unimic.cloud.training.perceptual import LPIPS, InceptionDistance
 from unimic.cloud.training.shipped import load_image_tokenizer
+from unimic.perceptual import LPIPS, InceptionDistance
 
 CROP = 128
 

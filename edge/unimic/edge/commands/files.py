@@ -17,7 +17,14 @@ from unimic.codec import umc
 from unimic.codec.errors import InvalidInput, LimitExceeded, UnimicError
 from unimic.codec.frequencies import SKIP_ALL
 from unimic.codec.limits import Limits
-from unimic.codec.packets import Packed, for_file, pack_image, pack_image_within, pack_text
+from unimic.codec.packets import (
+    Packed,
+    for_file,
+    pack_image,
+    pack_image_within,
+    pack_text,
+    skip_of_quality,
+)
 from unimic.codec.store import TEXT_TOKENIZER, ModelStore
 from unimic.codec.text import TextTokenizer
 from unimic.codec.tokens import Codes, TokenGrid
@@ -171,9 +178,8 @@ def _pack_picture(
         grid = ImageTokenizer(store).encode(image, show)
     with progress("code") as show:
         if args.budget is None:
-            skip = SKIP_ALL - round(SKIP_ALL * args.quality / 100)
             packed: Packed = pack_image(_watched(coder, show), grid, prompt=ids, raw=args.raw,
-                                        skip=skip)
+                                        skip=skip_of_quality(args.quality))
         else:
             packed = _pack_within(_watched(coder, show), grid, ids, parts, args.budget)
     return [*parts, _picture_for_file(packed, coder)]

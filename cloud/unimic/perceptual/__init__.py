@@ -1,4 +1,4 @@
-"""Perceptual distances on networks that other packages carry.
+"""Perceptual distances on networks that other packages carry: losses and judges.
 
 ``lpips``: Zhang et al., "The Unreasonable Effectiveness of Deep Features as a Perceptual Metric"
 (arXiv 1801.03924), version 0.1 heads, on AlexNet or VGG-16, weights from the package
@@ -99,12 +99,15 @@ class LPIPS(nn.Module):
             conv += 1
         return taps
 
-    def forward(self, a: Tensor, b: Tensor) -> Tensor:
-        total = torch.zeros(a.shape[0], device=a.device)
-        pairs = zip(self.features(a), self.features(b), self.heads, strict=True)
-        for fa, fb, head in pairs:
+    def between(self, a: list[Tensor], b: list[Tensor]) -> Tensor:
+        """The distance of two batches of which `features` are known."""
+        total = torch.zeros(a[0].shape[0], device=a[0].device)
+        for fa, fb, head in zip(a, b, self.heads, strict=True):
             total = total + _distance(fa.float(), fb.float(), head)
         return total
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        return self.between(self.features(a), self.features(b))
 
 
 class InceptionDistance(nn.Module):

@@ -32,6 +32,8 @@ from unimic.edge.images import load_image
 
 Progress = Callable[[int, int], None]
 
+DICTIONARY_BYTES = 112_640  # zstd's own choice
+
 
 @dataclass(frozen=True)
 class Picture:
@@ -114,8 +116,11 @@ def measure_pictures(store: ModelStore, coder: Coder, pictures: Sequence[Picture
 
 
 def measure_texts(store: ModelStore, coder: Coder, texts: Sequence[str],
-                  progress: Progress) -> dict[str, Any]:
-    """Rates of texts, each coded by itself, in bits a character, beside general compressors."""
+                  dictionary: Sequence[str], progress: Progress) -> dict[str, Any]:
+    """Rates of texts, each coded by itself, in bits a character, beside general compressors.
+
+    Some of these may learn from the texts of ``dictionary`` first.
+    """
     tokenizer = text_tokenizer(store)
     characters = sum(map(len, texts))
     ideal = payload = wire = tokens = 0.0
@@ -130,7 +135,7 @@ def measure_texts(store: ModelStore, coder: Coder, texts: Sequence[str],
     progress(len(texts), len(texts))
     data = [line.encode() for line in texts]
     others = {name: 8 * sum(len(pack(d)) for d in data) / characters
-              for name, pack in compressors()}
+              for name, pack in compressors([line.encode() for line in dictionary])}
     return {
         "texts": len(texts), "characters": characters, "tokens": int(tokens),
         "ideal_bits_per_character": ideal / characters,
@@ -140,14 +145,25 @@ def measure_texts(store: ModelStore, coder: Coder, texts: Sequence[str],
     }
 
 
-def compressors() -> Iterable[tuple[str, Callable[[bytes], bytes]]]:
-    """General compressors at their strongest, those of other packages where installed."""
+def compressors(dictionary: Sequence[bytes]) -> Iterable[tuple[str, Callable[[bytes], bytes]]]:
+    """General compressors at their strongest, those of other packages where installed.
+
+    zstd also with a dictionary trained on the texts ``dictionary``, if there are any. What both
+    sides know beforehand (the format, the dictionary's number) is not written.
+    """
     yield "zlib", lambda d: zlib.compress(d, 9)
     yield "bz2", lambda d: bz2.compress(d, 9)
     yield "xz", lambda d: lzma.compress(d, preset=9)
     with suppress(ImportError):
         yield "brotli", importlib.import_module("brotli").compress
     with suppress(ImportError):
-        yield "zstd", importlib.import_module("zstandard").ZstdCompressor(level=19).compress
+        zstd = importlib.import_module("zstandard")
+        settings = zstd.ZstdCompressionParameters.from_level(
+            19, format=zstd.FORMAT_ZSTD1_MAGICLESS, write_content_size=False, write_dict_id=False)
+        yield "zstd", zstd.ZstdCompressor(compression_params=settings).compress
+        if dictionary:
+            trained = zstd.train_dictionary(DICTIONARY_BYTES, list(dictionary))
+            yield "zstd with a dictionary", zstd.ZstdCompressor(
+                dict_data=trained, compression_params=settings).compress
     with suppress(ImportError):
         yield "ppmd", importlib.import_module("pyppmd").compress

@@ -1,0 +1,315 @@
+"""``unimic measure``: its actions; the modules beside this one do the measuring.
+
+Libraries are imported when an action runs, so that ``--help`` is quick.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from unimic.codec.errors import InvalidInput
+from unimic.codec.store import ModelStore
+from unimic.edge.console import check_output, common_options, progress, write_output
+from unimic.edge.console import report as tell
+from unimic.edge.images import load_image
+from unimic.measure import machine
+
+if TYPE_CHECKING:
+    from unimic.measure.codecs import Variant
+    from unimic.measure.entropy import Picture
+
+ENTROPY_EXAMPLES = """\
+examples:
+  unimic measure entropy --images kodak/ --texts captions.txt
+  unimic measure entropy --images photos/ --captions captions.jsonl --json
+  unimic measure entropy --texts test.txt --dictionary train.txt
+"""
+SESSION_EXAMPLES = """\
+examples:
+  unimic measure session kitchen.jpg --report session.html --json session.json
+  unimic measure session kitchen.jpg --codecs jpeg,vvc --server localhost:50051
+"""
+IMAGES_EXAMPLES = """\
+examples:
+  unimic measure images kodak/ --report kodak.html --json kodak.json
+  unimic measure images kodak/ --report kodak.html --json kodak.json --resume   go on with it
+  unimic measure images photo.png --codecs unimic,vvc,vvc/2,avif/2 --metrics psnr,lpips-vgg
+"""
+
+
+def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command."""
+    parser = subparsers.add_parser("measure", help="measure rates and fidelity",
+                                   description="Measure rates and fidelity.")
+    actions = parser.add_subparsers(metavar="WHAT", required=True)
+    _add_images(actions)
+    _add_session(actions)
+    _add_entropy(actions)
+
+
+def _add_images(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    images = actions.add_parser(
+        "images", help="rate and fidelity beside other codecs", epilog=IMAGES_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="Code pictures with every codec at every setting, and say how many bits they "
+        "take, how near they come to the originals and how long it lasts.")
+    images.add_argument("images", type=Path, nargs="+", metavar="IMAGE",
+                        help="pictures, or folders of pictures")
+    images.add_argument("--codecs", type=_names, metavar="NAMES",
+                        help="separated by commas: unimic, jpeg, webp, avif, jp2, jxl, hevc, vvc "
+                        "and those that other packages add; NAME/2 scales down and up by 2 "
+                        "(default: all, the classical ones also with /2 and /4)")
+    images.add_argument("--metrics", type=_names, metavar="NAMES",
+                        help="separated by commas: psnr, ms-ssim, lpips-vgg, lpips-alex "
+                        "(default: all)")
+    images.add_argument("--anchor", default="vvc", metavar="CODEC",
+                        help="what BD-rates compare with (default: %(default)s)")
+    images.add_argument("--report", type=Path, metavar="FILE", help="write a report as HTML")
+    images.add_argument("--json", type=Path, default=Path("results.json"), metavar="FILE",
+                        help="where the results go; as they come they are kept as JSON lines in "
+                        "the file of the same name with .jsonl (default: %(default)s)")
+    images.add_argument("--crops", type=int, default=4, metavar="N",
+                        help="pictures to show side by side in the report (default: %(default)s)")
+    images.add_argument("--jobs", type=int, default=os.cpu_count() or 1, metavar="N",
+                        help="processes (default: one for each core, %(default)s)")
+    again = images.add_mutually_exclusive_group()
+    again.add_argument("--resume", action="store_true",
+                       help="go on with the JSON lines that are there; failures are tried again")
+    again.add_argument("-f", "--force", action="store_true", help="overwrite what is there")
+    images.add_argument("-v", "--verbose", action="count", default=0,
+                        help="say more on standard error")
+    images.set_defaults(run=measure_images)
+
+
+def _add_entropy(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    entropy = actions.add_parser(
+        "entropy", parents=[common_options()], help="rates of the entropy models",
+        epilog=ENTROPY_EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="Code pictures and texts with the shipped entropy models and say how many bits "
+        "they take: ideal, payload and wire, beside fixed-length tokens and an order-0 histogram.")
+    entropy.add_argument("--images", type=Path, nargs="+", default=[], metavar="PATH",
+                         help="pictures, or folders of pictures")
+    entropy.add_argument("--captions", type=Path, metavar="FILE",
+                         help='JSON lines {"image": name without extension, "captions": [text]}; '
+                         "only pictures with a caption are measured then")
+    entropy.add_argument("--texts", type=Path, nargs="+", default=[], metavar="FILE",
+                         help="UTF-8 files; each line is coded by itself")
+    entropy.add_argument("--dictionary", type=Path, metavar="FILE",
+                         help="UTF-8 file of other texts, to train zstd's dictionary on")
+    entropy.add_argument("--every", type=int, default=1, metavar="N",
+                         help="measure every Nth picture and line only")
+    entropy.set_defaults(run=measure_entropy)
+
+
+def _add_session(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    session = actions.add_parser(
+        "session", help="bytes and drift of a session of many turns", epilog=SESSION_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter, parents=[_service_options()],
+        description="Hold a session of ten turns with a service and count the bytes of the "
+        "connection, beside what its pictures would take with other codecs at equal LPIPS-VGG; "
+        "then edit one half of the photo again and again, and see what becomes of the other half.")
+    session.add_argument("image", metavar="IMAGE", help="a photo")
+    session.add_argument("--codecs", type=_names, default=["jpeg", "webp", "avif", "vvc"],
+                         metavar="NAMES", help="separated by commas; each also behind scaling "
+                         "(default: jpeg,webp,avif,vvc)")
+    session.add_argument("--edits", type=int, default=50, metavar="N",
+                         help="turns of the drift (default: %(default)s)")
+    session.add_argument("--seed", type=int, default=1, help="default: %(default)s")
+    session.set_defaults(run=measure_session)
+
+
+def _service_options() -> argparse.ArgumentParser:
+    parent = argparse.ArgumentParser(add_help=False)
+    parent.add_argument("--server", metavar="HOST:PORT",
+                        help="use a running service (default: start one)")
+    parent.add_argument("--report", type=Path, metavar="FILE", help="write a report as HTML")
+    parent.add_argument("--json", type=Path, metavar="FILE", help="write the figures as JSON")
+    parent.add_argument("-f", "--force", action="store_true", help="overwrite the files")
+    parent.add_argument("-v", "--verbose", action="count", default=0,
+                        help="say more on standard error")
+    return parent
+
+
+def _names(text: str) -> list[str]:
+    return list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+
+
+def measure_images(args: argparse.Namespace) -> int:
+    """Measure, report, and say by the exit code whether all went well."""
+    from unimic.measure import codecs, metrics, report
+    from unimic.measure.run import Journal, Task, measure_all
+
+    for option in "jobs", "crops":
+        if getattr(args, option) < (option == "jobs"):
+            raise InvalidInput(f"--{option}", f"is {getattr(args, option)}", "use more")
+    _check_outputs(args, args.force or args.resume)
+    paths = _files(args.images)
+    variants, missing = codecs.find(args.codecs or codecs.all_names())
+    judges, missing_metrics = metrics.find(args.metrics or list(metrics.METRICS))
+    missing |= missing_metrics
+    _tell_missing(missing)
+    versions = machine.versions(*(variant.codec.versions for variant in variants),
+                                metrics.versions(judges))
+    journal_path = args.json.with_suffix(".jsonl")
+    if args.force:
+        journal_path.unlink(missing_ok=True)
+    journal = Journal(journal_path, versions, args.resume)
+    names = tuple(judge.name for judge in judges)
+    tasks = [Task(path, variant.name, setting, names, i < args.crops)
+             for i, path in enumerate(paths) for variant in variants
+             for setting in variant.codec.ladder]
+    to_do = [task for task in tasks if not journal.has(task)]
+    with progress("measure") as show:
+        show(len(tasks) - len(to_do), len(tasks))
+        left = itertools.count(len(tasks) - len(to_do) + 1)
+
+        def done(row: dict[str, Any]) -> None:
+            journal.add(row)
+            show(next(left), len(tasks))
+
+        measure_all(to_do, args.jobs, done)
+    rows = [journal.rows[task.key] for task in tasks]
+    journal.close()
+    context = report.Context(machine.command(), machine.describe(), versions, missing, args.anchor)
+    facts = report.summary(rows, judges, context)
+    _write(args, facts, report.text(facts, judges), report.html(rows, judges, context))
+    if facts["errors"]:
+        first = facts["errors"][0]
+        print(f"unimic: error: {len(facts['errors']):,} of {len(rows):,} measurements failed, the "
+              f"first: {first['codec']} {first['setting']}, {first['image']}: {first['error']}",
+              file=sys.stderr)
+    return 1 if facts["errors"] else 0
+
+
+def measure_session(args: argparse.Namespace) -> None:
+    """Measure a session and drift."""
+    from unimic.edge.aio import Models
+    from unimic.edge.demo import service
+    from unimic.measure import metrics, session
+
+    if args.edits < 1:
+        raise InvalidInput("--edits", f"is {args.edits}", "use 1 or more")
+    _check_outputs(args, args.force)
+    families, versions = _families(args.codecs)
+    judges, missing = metrics.find([session.JUDGE])
+    if missing:
+        raise InvalidInput(session.JUDGE, "is what codecs are matched by, and it is not installed",
+                           *missing.values())
+    photo = load_image(args.image)
+    models = Models.load()
+    with service(args.server) as address:
+        facts = session.measure(address, models, photo, families, args.edits, args.seed, progress)
+    versions = machine.versions(versions, metrics.versions(judges))
+    command, described = machine.command(), machine.describe()
+    facts |= {"command": command, "machine": described, "versions": versions}
+    _write(args, facts, session.text(facts), session.html(facts, command, described, versions))
+
+
+def _families(names: list[str]) -> tuple[list[list[Variant]], dict[str, str]]:
+    """Each codec with its scalings, and versions; codecs that are missing are told and left out."""
+    from unimic.measure import codecs
+
+    wanted = [f"{name}/{scale}" if scale > 1 else name for name in names for scale in codecs.SCALES]
+    variants, missing = codecs.find(wanted)
+    _tell_missing(missing)
+    families: dict[str, list[Variant]] = {}
+    versions: dict[str, str] = {}
+    for variant in variants:
+        families.setdefault(variant.codec.name, []).append(variant)
+        versions |= variant.codec.versions
+    return list(families.values()), versions
+
+
+def _tell_missing(missing: dict[str, str]) -> None:
+    for name, remedy in missing.items():
+        print(f"unimic: {name} is skipped: {remedy}", file=sys.stderr)
+
+
+def _check_outputs(args: argparse.Namespace, force: bool) -> None:
+    for path in (args.json, args.report):
+        if path:
+            check_output(str(path), force)
+
+
+def _write(args: argparse.Namespace, facts: dict[str, Any], lines: list[str], report: str) -> None:
+    """Print the figures and write the files; whether they may be overwritten is known by now."""
+    print("\n".join(lines))
+    if args.json:
+        data = json.dumps(facts, ensure_ascii=False, indent=1).encode()
+        write_output(str(args.json), data, force=True)
+    if args.report:
+        write_output(str(args.report), report.encode(), force=True)
+
+
+def measure_entropy(args: argparse.Namespace) -> None:
+    """Measure and report."""
+    from unimic.codec.coder import load_coder
+    from unimic.measure.entropy import measure_pictures, measure_texts
+
+    if args.every < 1:
+        raise InvalidInput("--every", f"is {args.every}", "use 1 or more")
+    pictures = _pictures(args.images, args.captions)[::args.every]
+    texts = {path: _lines(path)[::args.every] for path in args.texts}
+    if not pictures and not texts:
+        raise InvalidInput("--images", "nothing to measure", "name pictures or texts")
+    store = ModelStore.default()
+    coder = load_coder(store)
+    dictionary = _lines(args.dictionary) if args.dictionary else []
+    facts: dict[str, Any] = {}
+    if pictures:
+        with progress("pictures") as show:
+            facts["images"] = measure_pictures(store, coder, pictures, show)
+    for path, lines in texts.items():
+        with progress(path.name) as show:
+            facts[f"texts {path.name}"] = measure_texts(store, coder, lines, dictionary, show)
+    tell(args, facts, answer="\n".join(_table(facts)))
+
+
+def _pictures(paths: list[Path], captions: Path | None) -> list[Picture]:
+    from unimic.measure.entropy import Picture
+
+    files = _files(paths)
+    if captions is None:
+        return [Picture(path) for path in files]
+    try:
+        rows = [json.loads(line) for line in _lines(captions)]
+        known = {str(row["image"]): str(row["captions"][0]) for row in rows}
+    except (ValueError, KeyError, IndexError, TypeError) as error:
+        raise InvalidInput("--captions", f"{captions} cannot be understood ({error!r})",
+                           'write lines like {"image": "name", "captions": ["text"]}') from error
+    return [Picture(path, known[path.stem]) for path in files if path.stem in known]
+
+
+def _files(paths: list[Path]) -> list[Path]:
+    """Files, and those in folders."""
+    files: list[Path] = []
+    for path in paths:
+        files += sorted(p for p in path.iterdir() if p.is_file()) if path.is_dir() else [path]
+    return files
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return [line for line in path.read_text(encoding="utf-8").splitlines() if line]
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidInput(str(path), f"cannot be read ({error})", "name a UTF-8 file") from error
+
+
+def _table(facts: dict[str, Any]) -> list[str]:
+    lines = []
+    for title, figures in facts.items():
+        lines.append(title)
+        for name, value in figures.items():
+            if isinstance(value, dict):
+                lines += [f"  {name.replace('_', ' ')}: {inner} {number:.3f}"
+                          for inner, number in value.items()]
+            else:
+                shown = f"{value:,.3f}" if isinstance(value, float) else f"{value:,}"
+                lines.append(f"  {name.replace('_', ' '):<40} {shown:>12}")
+    return lines

@@ -1,0 +1,220 @@
+"""Parts of a self-contained HTML report: page, sortable tables, plots. No network, light and dark.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+
+# Okabe and Ito's colours, which people with any colour vision can tell apart, for both grounds.
+_COLOURS = (("#0b62c4", "#5aa9ff"), ("#c4540a", "#ff9a4d"), ("#00806a", "#2fd0ae"),
+            ("#a0417f", "#e58fc6"), ("#7a6a00", "#e0cf45"), ("#5b4bc0", "#a99bff"),
+            ("#2f7d1f", "#83d46c"), ("#b3202c", "#ff8088"), ("#4a5568", "#b5bfcc"))
+
+_STYLE = """
+:root { color-scheme: light dark; --ground: #fff; --text: #1c2430; --faint: #5b6675;
+  --line: #d9dee5; --band: #f4f6f9; --strong: #0b62c4; }
+@media (prefers-color-scheme: dark) { :root { --ground: #14181e; --text: #e6eaf0; --faint: #9aa5b3;
+  --line: #333c47; --band: #1c222a; --strong: #5aa9ff; } }
+* { box-sizing: border-box; }
+body { margin: 0 auto; padding: 2rem 1.5rem 4rem; max-width: 78rem; background: var(--ground);
+  color: var(--text); font: 15px/1.5 system-ui, "Segoe UI", "DejaVu Sans", sans-serif; }
+h1 { font-size: 1.7rem; margin: 0 0 .3rem; } h2 { font-size: 1.2rem; margin: 2.6rem 0 .3rem; }
+p { max-width: 52rem; margin: .4rem 0; } .faint, figcaption { color: var(--faint); }
+code { font-family: ui-monospace, "DejaVu Sans Mono", monospace; font-size: .9em;
+  overflow-wrap: anywhere; }
+.scroll { overflow-x: auto; margin: .6rem 0; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .88rem; }
+th, td { padding: .28rem .7rem; text-align: right; border-bottom: 1px solid var(--line);
+  white-space: nowrap; }
+th:first-child, td:first-child, .left { text-align: left; }
+th { position: sticky; top: 0; background: var(--ground); cursor: pointer; font-weight: 600;
+  vertical-align: bottom; white-space: normal; }
+th[aria-sort=ascending]::after { content: " ▲"; } th[aria-sort=descending]::after { content: " ▼"; }
+tbody tr:hover { background: var(--band); } tr.ours td { color: var(--strong); font-weight: 600; }
+.plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(25rem, 1fr)); gap: 1.4rem; }
+figure { margin: 0; } figcaption { font-size: .85rem; } svg { width: 100%; height: auto; }
+svg text { fill: var(--faint); font-size: 12px; } svg .axis { stroke: var(--line); fill: none; }
+svg .title { fill: var(--text); font-size: 14px; font-weight: 600; }
+.legend { display: flex; flex-wrap: wrap; gap: .2rem 1.1rem; margin: .6rem 0; }
+.legend label { cursor: pointer; display: inline-flex; align-items: center; gap: .35rem; }
+.legend i { width: 1.3rem; height: .25rem; border-radius: 2px; display: inline-block; }
+.crops { display: flex; flex-wrap: wrap; gap: .8rem; margin: .6rem 0 1.4rem; }
+.crops figure { width: 13rem; } .crops img { width: 100%; display: block; border-radius: 3px; }
+.crops .map img { image-rendering: pixelated; }
+summary { cursor: pointer; color: var(--strong); margin: .6rem 0; }
+"""
+
+_SCRIPT = """
+for (const th of document.querySelectorAll("th")) th.onclick = () => {
+  const body = th.closest("table").tBodies[0], at = th.cellIndex;
+  const up = th.getAttribute("aria-sort") !== "ascending";
+  for (const other of th.parentNode.cells) other.removeAttribute("aria-sort");
+  th.setAttribute("aria-sort", up ? "ascending" : "descending");
+  const key = row => row.cells[at].dataset.sort ?? row.cells[at].textContent;
+  const compare = (a, b) => {
+    const x = key(a), y = key(b), m = parseFloat(x), n = parseFloat(y);
+    if (isNaN(m) !== isNaN(n)) return isNaN(m) ? 1 : -1;      // what has no value comes last
+    return (up ? 1 : -1) * (isNaN(m) ? x.localeCompare(y) : m - n);
+  };
+  body.append(...[...body.rows].sort(compare));
+};
+for (const box of document.querySelectorAll(".legend input")) box.onchange = () => {
+  for (const part of document.querySelectorAll(`[data-series="${box.value}"]`))
+    part.style.display = box.checked ? "" : "none";
+};
+"""
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a table: the field of its rows, its title, digits behind the point."""
+
+    field: str
+    title: str
+    digits: int | None = None
+    left: bool = False
+
+
+@dataclass(frozen=True)
+class Point:
+    """A point of a curve and what a pointer on it shows."""
+
+    x: float
+    y: float
+    label: str
+
+
+def page(title: str, sections: Sequence[str], series: Sequence[str] = ()) -> str:
+    """A whole document; ``series`` are the names that have a colour, in their order."""
+    light, dark = ("".join(f"--series-{i}:{pair[mode]};" for i, pair in enumerate(_COLOURS))
+                   for mode in (0, 1))
+    colours = (f":root{{{light}}}@media (prefers-color-scheme: dark){{:root{{{dark}}}}}"
+               + "".join(f"[data-series='{escape(name)}']{{--colour:{_colour(i)}}}"
+                         for i, name in enumerate(series)))
+    return (f"<!doctype html>\n<html lang=en><meta charset=utf-8><meta name=viewport "
+            f'content="width=device-width"><title>{escape(title)}</title>'
+            f"<style>{_STYLE}{colours}</style>\n<h1>{escape(title)}</h1>\n"
+            + "\n".join(sections) + f"\n<script>{_SCRIPT}</script>\n")
+
+
+def section(title: str, *content: str) -> str:
+    """A heading and what stands under it."""
+    return f"<h2>{escape(title)}</h2>\n" + "\n".join(content)
+
+
+def paragraph(text: str) -> str:
+    """Plain text."""
+    return f"<p class=faint>{escape(text)}</p>"
+
+
+def shown(value: object, digits: int | None = None) -> str:
+    """A value as tables show it; an unknown one as a dash."""
+    if value is None:
+        return "–"
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return f"{value:,.{digits}f}" if digits is not None else f"{value:,}"
+    return str(value)
+
+
+def table(columns: Sequence[Column], rows: Sequence[Mapping[str, object]], ours: str = "") -> str:
+    """A table that sorts by a click on a title; rows whose first field is ``ours`` stand out."""
+    head = "".join(f"<th{' class=left' if c.left else ''}>{escape(c.title)}</th>" for c in columns)
+    body = []
+    for row in rows:
+        cells = []
+        for column in columns:
+            value = row.get(column.field)
+            number = isinstance(value, (int, float))
+            key = f' data-sort="{value!r}"' if number else ""
+            cells.append(f"<td{' class=left' if column.left else ''}{key}>"
+                         f"{escape(shown(value, column.digits))}</td>")
+        mark = " class=ours" if ours and row.get(columns[0].field) == ours else ""
+        body.append(f"<tr{mark}>{''.join(cells)}</tr>")
+    return (f"<div class=scroll><table><thead><tr>{head}</tr></thead><tbody>"
+            + "\n".join(body) + "</tbody></table></div>")
+
+
+def legend(series: Sequence[str]) -> str:
+    """Names of the curves; a click hides one in all plots."""
+    return "<div class=legend>" + "".join(
+        f"<label><input type=checkbox checked value='{escape(name)}'>"
+        f"<i style='background:{_colour(i)}'></i>{escape(name)}</label>"
+        for i, name in enumerate(series)) + "</div>"
+
+
+def _colour(index: int) -> str:
+    return f"var(--series-{index % len(_COLOURS)})"
+
+
+# ── plots ─────────────────────────────────────────────────────────────────────────────────────
+
+WIDTH, HEIGHT, LEFT, TOP, RIGHT, BOTTOM = 560, 350, 58, 34, 14, 44
+
+
+def plot(title: str, x_title: str, curves: Mapping[str, Sequence[Point]], *,
+         bold: str = "", log_x: bool = False) -> str:
+    """Curves as SVG, axes labelled; the value axis spans the data and says so by its labels.
+
+    Args:
+        title: above it: what the value axis shows.
+        x_title: below it.
+        curves: points by series, in the order of x.
+        bold: the series drawn thicker.
+        log_x: whether x is logarithmic.
+    """
+    points = [point for curve in curves.values() for point in curve]
+    if not points:
+        return ""
+    low, high = min(p.x for p in points), max(p.x for p in points)
+    xs = _log_ticks(low, high) if log_x else _ticks(low, high)
+    ys = _ticks(min(p.y for p in points), max(p.y for p in points))
+    place = math.log if log_x else float
+
+    def x(value: float) -> float:
+        first, last = place(min(xs[0], low)), place(max(xs[-1], high))
+        return LEFT + (place(value) - first) / (last - first) * (WIDTH - LEFT - RIGHT)
+
+    def y(value: float) -> float:
+        return HEIGHT - BOTTOM - (value - ys[0]) / (ys[-1] - ys[0]) * (HEIGHT - TOP - BOTTOM)
+
+    parts = [f'<text class=title x=0 y=16>{escape(title)}</text>',
+             f'<text x={(LEFT + WIDTH) / 2} y={HEIGHT - 6} text-anchor=middle>'
+             f'{escape(x_title)}</text>']
+    for tick in ys:
+        parts.append(f'<path class=axis d="M{LEFT} {y(tick):.1f}H{WIDTH - RIGHT}"/><text '
+                     f'x={LEFT - 8} y={y(tick) + 4:.1f} text-anchor=end>{tick:g}</text>')
+    for tick in xs:
+        parts.append(f'<path class=axis d="M{x(tick):.1f} {TOP}V{HEIGHT - BOTTOM}"/><text '
+                     f'x={x(tick):.1f} y={HEIGHT - BOTTOM + 17} text-anchor=middle>{tick:g}</text>')
+    for name, curve in curves.items():
+        line = "".join(f"{'L' if i else 'M'}{x(p.x):.1f} {y(p.y):.1f}"
+                       for i, p in enumerate(curve))
+        dots = "".join(f'<circle cx={x(p.x):.1f} cy={y(p.y):.1f} r={4 if name == bold else 2.8}>'
+                       f"<title>{escape(p.label)}</title></circle>" for p in curve)
+        parts.append(f"<g data-series='{escape(name)}' fill='var(--colour)'><path d='{line}' "
+                     f"fill=none stroke='var(--colour)' stroke-linejoin=round "
+                     f"stroke-width={3 if name == bold else 1.6} />{dots}</g>")
+    return (f'<figure><svg viewBox="0 0 {WIDTH} {HEIGHT}" role=img aria-label="{escape(title)}">'
+            + "".join(parts) + "</svg></figure>")
+
+
+def _ticks(low: float, high: float) -> list[float]:
+    """Round numbers, about six, that enclose low … high."""
+    span = (high - low) or abs(high) or 1.0
+    step = 10 ** math.floor(math.log10(span / 5))
+    step *= next(factor for factor in (1, 2, 5, 10) if span / (step * factor) <= 6)
+    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    return [round(i * step, 10) for i in range(first, max(last, first + 1) + 1)]
+
+
+def _log_ticks(low: float, high: float) -> list[float]:
+    """1, 2 and 5 times powers of ten within low … high, or around it if there are too few."""
+    exponents = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    marks = [factor * 10.0**exponent for exponent in exponents for factor in (1, 2, 5)]
+    inside = [mark for mark in marks if low <= mark <= high]
+    if len(inside) >= 2:
+        return inside
+    return [max(m for m in marks if m <= low), min(m for m in marks if m >= high * (1 + 1e-9))]

@@ -1,0 +1,78 @@
+"""Our own codec as one of many."""
+
+from __future__ import annotations
+
+import copy
+import io
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from unimic.codec import umc
+from unimic.codec.coder import CodedImage, Coder, load_coder
+from unimic.codec.limits import Limits
+from unimic.codec.order import REVEALED, reveal_groups, windows
+from unimic.codec.packets import for_file, pack_image, skip_of_quality
+from unimic.codec.store import ModelStore
+from unimic.codec.tokens import Codes, TokenGrid
+from unimic.edge.image_tokenizer import ImageTokenizer
+from unimic.edge.images import MAX_PIXELS
+from unimic.measure.codecs import Codec, Encoded, Setting
+
+RAW = "raw"
+LIMITS = Limits(max_tokens=MAX_PIXELS // 256)
+
+
+def codec() -> Codec:
+    """UniMIC with the shipped models: a quality of 0 … 100, or ``raw``, fixed-length tokens."""
+    store = ModelStore.default()
+    coder, images = load_coder(store, threads=1), ImageTokenizer(store, threads=1)
+
+    def encode(image: Image.Image, setting: Setting) -> Encoded:
+        return _encode(coder, images.encode(image), setting)
+
+    def decode(data: bytes, size: tuple[int, int]) -> Image.Image:
+        (grid,) = umc.decode(coder, umc.read(io.BytesIO(data), LIMITS), limits=LIMITS)
+        assert isinstance(grid, TokenGrid)
+        return images.decode(grid)
+
+    versions = {entry.name: entry.id.hex() for entry in store.entries.values()}
+    return Codec("unimic", [*range(101), RAW], (50, 60, 65, 70, 75, 80, 100, RAW), encode, decode,
+                 versions, scaled=False)
+
+
+def _encode(coder: Coder, grid: TokenGrid, setting: Setting) -> Encoded:
+    coded: list[CodedImage] = []
+
+    def remember(*args: Any, **kwargs: Any) -> CodedImage:
+        coded.append(coder.encode_image(*args, **kwargs))
+        return coded[-1]
+
+    watched = copy.copy(coder)
+    setattr(watched, "encode_image", remember)  # noqa: B010  (a method of one object only)
+    skip = 0 if setting == RAW else skip_of_quality(int(setting))
+    packed = pack_image(watched, grid, skip=skip, raw=setting == RAW)
+    packet = for_file(packed.packet, coder)
+    file = io.BytesIO()
+    size, header = umc.write(file, [packet]), packet.ByteSize() - len(packet.payload)
+    parts = {"container": 8.0 * (size - packet.ByteSize()), "header": 8.0 * header}
+    payload = 8.0 * len(packet.payload)
+    if not coded:
+        return Encoded(file.getvalue(), packed.sizes.ideal_bits, len(packet.payload),
+                       parts | {"tokens": payload})
+    bits = coded[0].token_bits
+    parts |= {f"group {number}": value for number, value in
+              enumerate(group_bits(bits, grid.codes), start=1)}
+    parts["range coder"] = payload - float(bits.sum())
+    return Encoded(file.getvalue(), packed.sizes.ideal_bits, len(packet.payload), parts, bits)
+
+
+def group_bits(bits: NDArray[np.float64], codes: Codes) -> list[float]:
+    """Bits of each group of the coding order, over all windows of a grid that is sent whole."""
+    totals = np.zeros(len(REVEALED) + 1)
+    for window in windows(*codes.shape):
+        part = bits[window.top:window.bottom, window.left:window.right]
+        np.add.at(totals, reveal_groups(np.ones(part.shape, bool)), part)
+    return [float(total) for total in totals[1:]]

@@ -1,0 +1,293 @@
+"""The report of ``unimic measure images`` as one HTML file."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from unimic.edge.images import load_image
+from unimic.measure.html import (
+    Column,
+    Point,
+    legend,
+    page,
+    paragraph,
+    plot,
+    section,
+    shown,
+    table,
+)
+from unimic.measure.metrics import Metric
+from unimic.measure.run import (
+    Row,
+    at_rate,
+    averages,
+    bd_rate,
+    families,
+    family,
+    middle,
+    webp_base64,
+)
+
+OURS = "unimic"
+FULL = 100  # the setting of ours that sends every token
+_SIZES = [Column("ideal_bits", "ideal, bits", 0), Column("payload_bytes", "payload, bytes", 0),
+          Column("file_bytes", "file, bytes", 0), Column("bpp", "bits per pixel", 4)]
+_TIMES = [Column("encode_seconds", "encode, s", 2), Column("decode_seconds", "decode, s", 2)]
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a report says besides figures.
+
+    Attributes:
+        command: that made it.
+        machine: and when.
+        versions: of everything, by name.
+        missing: codecs and metrics that were skipped, and what to install.
+        anchor: the codec that BD-rates compare with.
+    """
+
+    command: str
+    machine: str
+    versions: dict[str, str]
+    missing: dict[str, str]
+    anchor: str
+
+
+def summary(rows: Sequence[Row], metrics: Sequence[Metric], context: Context) -> Row:
+    """All that follows from the rows, for programs.
+
+    ``at_our_rate`` and ``bd_rate_percent`` are by metric; of the latter None means that the curves
+    do not overlap enough.
+    """
+    means = averages(rows, [metric.name for metric in metrics])
+    reference = _reference(means)
+    fronts = {metric.name: dict(families(means, metric.name, metric.higher)) for metric in metrics}
+    return {
+        "command": context.command, "machine": context.machine, "versions": context.versions,
+        "missing": context.missing, "anchor": context.anchor,
+        "training_losses": {metric.name: metric.training_loss for metric in metrics
+                            if metric.training_loss},
+        "averages": means,
+        "at_our_rate": {metric.name: at_rate(means, reference["bpp"], metric.name, metric.higher)
+                        for metric in metrics} if reference else {},
+        "bd_rate_percent": {
+            metric.name: {name: bd_rate(fronts[metric.name][context.anchor], front, metric.name,
+                                        metric.higher)
+                          for name, front in fronts[metric.name].items()}
+            if context.anchor in fronts[metric.name] else {} for metric in metrics},
+        "errors": [row for row in rows if "error" in row],
+        "rows": [{name: value for name, value in row.items() if name not in ("crop", "token_bits")}
+                 for row in rows if "error" not in row],
+    }
+
+
+def html(rows: Sequence[Row], metrics: Sequence[Metric], context: Context) -> str:
+    """The report."""
+    facts = summary(rows, metrics, context)
+    means: list[Row] = facts["averages"]
+    series = list(dict.fromkeys(map(family, means)))
+    series.sort(key=lambda name: name != OURS)
+    good = [row for row in rows if "error" not in row]
+    count = len({row["image"] for row in good})
+    sections = [
+        f"<p class=faint><code>{escape(context.command)}</code><br>{escape(context.machine)}</p>",
+        paragraph(f"{count} {'picture' if count == 1 else 'pictures'}, {len(good):,} measurements. "
+                  "Rates are whole files: JPEG, WebP and AVIF as written, JPEG 2000 and JPEG XL as "
+                  "bare codestreams, HEVC and VVC as raw bitstreams, ours with its container. "
+                  + _losses(metrics)),
+        _our_rate(facts, metrics),
+        section("Rate and fidelity",
+                paragraph("Means over the pictures. A curve is the best that a codec reaches over "
+                          "all its settings, with and without scaling; point at a dot to see which "
+                          "it is. Rates are logarithmic; value axes need not begin at 0."),
+                legend(series), "<div class=plots>", *_curves(means, metrics), "</div>"),
+        _bd_rates(facts, metrics, context.anchor),
+        _crops(good, means, metrics),
+        _bits(good),
+        section("All settings", paragraph("Means over the pictures; a click on a title sorts."),
+                table([Column("codec", "codec"), Column("setting", "setting"), *_SIZES,
+                       *_metric_columns(metrics), *_TIMES], means, OURS)),
+        section("Picture by picture", "<details><summary>Show the table</summary>",
+                table([Column("codec", "codec"), Column("setting", "setting"),
+                       Column("image", "picture", left=True), *_SIZES, *_metric_columns(metrics),
+                       *_TIMES],
+                      [row | {"image": Path(row["image"]).name} for row in good], OURS),
+                "</details>"),
+        _troubles(facts),
+        section("Made with", table(
+            [Column("name", "what"), Column("version", "version", left=True)],
+            [{"name": name, "version": version} for name, version in context.versions.items()]),
+            *(paragraph(f"{metric.title}: {metric.source}.") for metric in metrics)),
+    ]
+    return page("UniMIC: rate and fidelity", [part for part in sections if part], series)
+
+
+def text(facts: Row, metrics: Sequence[Metric]) -> list[str]:
+    """Each codec at our rate as lines for a terminal; every setting where ours was not measured."""
+    rows = {metric.name: {family(row): row for row in found}
+            for metric, found in zip(metrics, facts["at_our_rate"].values(), strict=False)}
+    names = list(dict.fromkeys(name for found in rows.values() for name in found))
+    if not names:
+        return [f"{row['codec']:<10}{row['setting']!s:>6}{row['bpp']:>10.4f} bpp" + "".join(
+            f"{metric.title:>16} {shown(row[metric.name], metric.digits)}" for metric in metrics)
+            for row in facts["averages"]]
+    lines = ["the best at our rate or the next above it (bits per pixel in brackets)",
+             f"{'':<10}" + "".join(f"{_title(metric):>24}" for metric in metrics)]
+    for name in sorted(names, key=lambda name: name != OURS):
+        cells = [(shown(row[metric.name], metric.digits) + f" ({row['bpp']:.4f})"
+                  if (row := rows[metric.name].get(name)) else "–") for metric in metrics]
+        lines.append(f"{name:<10}" + "".join(f"{cell:>24}" for cell in cells))
+    notes = _losses(metrics)
+    return [*lines, notes] if notes else lines
+
+
+def _title(metric: Metric) -> str:
+    return metric.title + (" †" if metric.training_loss else "")
+
+
+def _losses(metrics: Sequence[Metric]) -> str:
+    marked = [f"† {metric.title}: {metric.training_loss}" for metric in metrics
+              if metric.training_loss]
+    return "; ".join(marked) + ", so it is no evidence for ours." if marked else ""
+
+
+def _metric_columns(metrics: Sequence[Metric]) -> list[Column]:
+    return [Column(metric.name, f"{_title(metric)} {'↑' if metric.higher else '↓'}", metric.digits)
+            for metric in metrics]
+
+
+def _reference(means: Sequence[Row]) -> Row | None:
+    """The mean of ours with every token sent."""
+    return next((row for row in means if row["codec"] == OURS and row["setting"] == FULL), None)
+
+
+def _our_rate(facts: Row, metrics: Sequence[Metric]) -> str:
+    """One line a codec: its best settings at our rate or just above."""
+    lines: dict[str, Row] = {}
+    for metric in metrics:
+        for row in facts["at_our_rate"].get(metric.name, []):
+            line = lines.setdefault(family(row), {"codec": family(row)})
+            line[metric.name] = row[metric.name]
+            line[f"{metric.name} at"] = (f"{row['codec']} {row['setting']}, {row['bpp']:.4f}")
+    if not lines:
+        return ""
+    columns = [Column("codec", "codec")]
+    for metric, column in zip(metrics, _metric_columns(metrics), strict=True):
+        columns += [column, Column(f"{metric.name} at", "codec setting, bits per pixel", left=True)]
+    order = sorted(lines.values(), key=lambda line: line["codec"] != OURS)
+    return section("At our rate", paragraph(
+        "For each codec and metric the best measured setting, with or without scaling, whose mean "
+        "rate is ours with every token sent or the next above it. Codecs that cannot go so low "
+        "stand with the lowest rate they have, so look at the rate too."),
+        table(columns, order, OURS))
+
+
+def _curves(means: Sequence[Row], metrics: Sequence[Metric]) -> list[str]:
+    return [plot(f"{_title(metric)} ({'higher' if metric.higher else 'lower'} is better)",
+                 "bits per pixel (file)",
+                 {name: [Point(row["bpp"], row[metric.name],
+                               f"{row['codec']} {row['setting']}: {row['bpp']:.4f} bpp, "
+                               f"{row[metric.name]:.{metric.digits}f}") for row in rows]
+                  for name, rows in families(means, metric.name, metric.higher)},
+                 bold=OURS, log_x=True) for metric in metrics]
+
+
+def _bd_rates(facts: Row, metrics: Sequence[Metric], anchor: str) -> str:
+    names = list(dict.fromkeys(name for by in facts["bd_rate_percent"].values() for name in by))
+    if not names:
+        return ""
+    rows = [{"codec": name} | {metric.name: facts["bd_rate_percent"][metric.name].get(name)
+                               for metric in metrics} for name in names]
+    return section(f"BD-rate against {anchor}", paragraph(
+        "Bits that a codec needs more (+) or less (−) than the anchor for equal fidelity, in "
+        "percent, between the curves above (Bjøntegaard, Akima interpolation). A dash: fewer than "
+        "four points, or curves that hardly overlap."),
+        table([Column("codec", "codec"), *(Column(metric.name, _title(metric) + ", %", 1)
+                                           for metric in metrics)],
+              sorted(rows, key=lambda row: row["codec"] != OURS), OURS))
+
+
+# ── pictures ──────────────────────────────────────────────────────────────────────────────────
+
+def _crops(rows: Sequence[Row], means: Sequence[Row], metrics: Sequence[Metric]) -> str:
+    """The middle of each picture that was kept, beside each codec's best at about our rate."""
+    if _reference(means) is None:
+        return ""
+    judge = next((m for m in reversed(metrics) if not m.training_loss), None)
+    kept: dict[str, list[Row]] = {}
+    for row in rows:
+        if "crop" in row and judge and row.get(judge.name) is not None:
+            kept.setdefault(row["image"], []).append(row)
+    parts = []
+    for image, group in kept.items():
+        own = _reference(group)
+        if own is None or judge is None:
+            continue
+        chosen = sorted(at_rate(group, own["bpp"], judge.name, judge.higher),
+                        key=lambda row: row["codec"] != OURS)
+        original = webp_base64(middle(load_image(image)))
+        parts += ["<div class=crops>", _figure(original, Path(image).name, "original"), *(
+            _figure(row["crop"], f"{row['codec']} {row['setting']}",
+                    f"{row['file_bytes']:,} bytes, {row['bpp']:.4f} bpp, {judge.title} "
+                    f"{shown(row[judge.name], judge.digits)}")
+            for row in chosen), "</div>"]
+    return section("Side by side at about equal rate", paragraph(
+        "The middle of the picture. Each codec at the setting chosen as under “At our rate”, for "
+        f"this picture, by {judge.title}."), *parts) if parts and judge else ""
+
+
+def _figure(picture: str, title: str, note: str, kind: str = "") -> str:
+    return (f"<figure class='{kind}'><img alt='' src='data:image/webp;base64,{picture}'>"
+            f"<figcaption><b>{escape(title)}</b><br>{escape(note)}</figcaption></figure>")
+
+
+def _bits(rows: Sequence[Row]) -> str:
+    """Where the bits of ours go, and a map of them for the pictures that were kept."""
+    full = [row for row in rows if row["codec"] == OURS and row["setting"] == FULL]
+    if not full:
+        return ""
+    names = list(dict.fromkeys(name for row in full for name in row["parts"]))
+    total = sum(8 * row["file_bytes"] for row in full)
+    tokens = {name: sum(row["parts"].get(name, 0.0) for row in full) for name in names}
+    lines = [{"part": name, "bits": bits / len(full), "share": 100 * bits / total}
+             for name, bits in tokens.items()]
+    maps = [part for row in full if "token_bits" in row for part in _bit_map(row)]
+    return section("Where our bits go", paragraph(
+        "With every token sent. Tokens are coded in twelve groups, from a sparse lattice to a "
+        "dense one; the later, the more of the picture is known."),
+        table([Column("part", "part"), Column("bits", "bits a picture", 1),
+               Column("share", "of the file, %", 1)], lines),
+        paragraph("Bits of each token over the picture: dark is cheap, bright is dear.")
+        if maps else "", "<div class=crops>", *maps, "</div>")
+
+
+def _bit_map(row: Row) -> list[str]:
+    bits = np.array(row["token_bits"])
+    level = np.clip(bits / bits.max() if bits.max() else bits, 0, 1)
+    ramp = np.array([[20, 16, 48], [120, 28, 109], [229, 92, 48], [252, 240, 160]], float)
+    colours = np.stack([np.interp(level, np.linspace(0, 1, len(ramp)), channel)
+                        for channel in ramp.T], -1)
+    file = io.BytesIO()
+    Image.fromarray(colours.astype(np.uint8)).save(file, "WEBP", lossless=True)
+    picture = load_image(row["image"])
+    picture.thumbnail((400, 400))
+    return [_figure(webp_base64(picture), Path(row["image"]).name, "original"),
+            _figure(base64.b64encode(file.getvalue()).decode(), "bits a token",
+                    f"{bits.min():.1f} … {bits.max():.1f}, mean {bits.mean():.2f}", "map")]
+
+
+def _troubles(facts: Row) -> str:
+    rows = [{"what": name, "why": f"skipped: {why}"} for name, why in facts["missing"].items()]
+    rows += [{"what": f"{row['codec']} {row['setting']}, {Path(row['image']).name}",
+              "why": row["error"]} for row in facts["errors"]]
+    return section("What could not be measured", table(
+        [Column("what", "what"), Column("why", "why", left=True)], rows)) if rows else ""

@@ -1,0 +1,308 @@
+"""A session of many turns on the real wire, beside the same session done by sending pictures.
+
+Ten turns go through a relay that counts the bytes of the connection. Beside them stands what the
+pictures alone would take with classical codecs, at the setting whose LPIPS-VGG of the photo is not
+worse than that of our tokens: nothing is counted for their questions, masks and headers. Two such
+services are told apart: one that keeps pictures, as ours keeps tokens, so each crosses once; and
+one that keeps nothing, to which the picture of every turn goes again.
+
+Then the photo is edited again and again in its right half, and the left half, which nobody edits,
+is compared with the original: as the service holds it, in tokens; and as a picture that is coded
+anew in every turn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from html import escape
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from unimic.codec.errors import InvalidInput
+from unimic.codec.tokens import TokenGrid
+from unimic.edge.aio import Models
+from unimic.edge.client import Client
+from unimic.edge.results import Answer, Picture
+from unimic.measure.choose import Choice, smallest
+from unimic.measure.codecs import Variant
+from unimic.measure.html import Column, Point, legend, page, paragraph, plot, section, table
+from unimic.measure.metrics import Judge
+from unimic.measure.proxy import CountingProxy
+
+Progress = Callable[[int, int], None]
+Row = dict[str, Any]
+CHECKPOINTS = (1, 5, 20, 50)
+TURNS = 10
+JUDGE = "lpips-vgg"  # not a training loss
+MARGIN = 32
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One turn of ours.
+
+    Attributes:
+        name: of what was done.
+        row: its figures.
+        sent: the picture that a service which keeps nothing needs for it.
+        made: the picture that came of it, if one did.
+    """
+
+    name: str
+    row: Row
+    sent: Image.Image | None
+    made: Image.Image | None
+
+
+def converse(address: str, models: Models, photo: Image.Image, seed: int, progress: Progress
+             ) -> list[Turn]:
+    """The ten turns; boxes are in the right half of the photo."""
+    turns: list[Turn] = []
+    with CountingProxy(address) as proxy, Client(proxy.address, models=models) as cloud:
+        counted = [0, 0]
+
+        def take(name: str, call: Callable[[], Picture | Answer], sent: Image.Image | None) -> Any:
+            result = call()
+            now = [proxy.up, proxy.down]
+            stats = result.stats
+            row = {"turn": name, "up_bytes": now[0] - counted[0],
+                   "down_bytes": now[1] - counted[1], **stats.as_dict()}
+            counted[:] = now
+            made = result.image if isinstance(result, Picture) and name != "share" else None
+            turns.append(Turn(name, row, sent, made))
+            progress(len(turns), TURNS)
+            return result
+
+        width, height = photo.size
+        upper = (width * 5 // 8, height // 8, width * 7 // 8, height * 3 // 8)
+        lower = (width * 5 // 8, height * 5 // 8, width * 7 // 8, height * 7 // 8)
+        shared = take("share", lambda: cloud.share(photo), photo)
+        take("ask", lambda: cloud.ask(shared, "what is in the picture?"), photo)
+        first = take("inpaint", lambda: cloud.inpaint(shared, upper, "a red ball", seed=seed),
+                     photo)
+        second = take("inpaint", lambda: cloud.inpaint(first, lower, "a dog", seed=seed),
+                      first.image)
+        wide = take("outpaint", lambda: cloud.outpaint(second, right=MARGIN, seed=seed),
+                    second.image)
+        take("ask", lambda: cloud.ask(wide, "what colour is the ball?"), wide.image)
+        fresh = take("generate", lambda: cloud.generate("two dogs run on a beach", seed=seed), None)
+        box = (fresh.width // 4, fresh.height // 4, fresh.width * 3 // 4, fresh.height * 3 // 4)
+        edited = take("inpaint", lambda: cloud.inpaint(fresh, box, "a boat", seed=seed),
+                      fresh.image)
+        take("ask", lambda: cloud.ask(edited, "what do the dogs do?"), edited.image)
+        take("inpaint", lambda: cloud.inpaint(wide, upper, "a blue ball", seed=seed), wide.image)
+    return turns
+
+
+def match(families: Sequence[Sequence[Variant]], photo: Image.Image, decoded: Image.Image,
+          progress: Progress) -> tuple[float, list[Choice]]:
+    """Our LPIPS of the photo, and for each codec the smallest file that is not worse.
+
+    Args:
+        families: the variants of each codec.
+        photo: the original.
+        decoded: what our tokens of it show.
+        progress: called as ``progress(done, all)``.
+
+    Raises:
+        InvalidInput: the photo is too small to be judged.
+    """
+    judge = Judge(photo, (JUDGE,))
+
+    def distance(picture: Image.Image) -> float:
+        value = judge(picture)[JUDGE]
+        if value is None:
+            raise InvalidInput("photo", f"{photo.width}×{photo.height} pixels are too few to judge",
+                               "use a larger one")
+        return value
+
+    ours, choices = distance(decoded), []
+    for done, variants in enumerate(families, start=1):
+        choice = smallest(variants, photo, lambda picture: distance(picture) <= ours)
+        if choice:
+            choices.append(choice)
+        progress(done, len(families))
+    return ours, choices
+
+
+def picture_bytes(turns: Sequence[Turn], choice: Choice) -> Row:
+    """What the session's pictures take with a classical codec, turn by turn.
+
+    Returns:
+        ``keeps_pictures`` and ``keeps_nothing``: bytes of each turn, see the module.
+    """
+    sizes: dict[int, int] = {}
+
+    def size(picture: Image.Image) -> int:
+        if id(picture) not in sizes:  # the pictures live as long as the turns
+            sizes[id(picture)] = len(choice.variant.encode(picture, choice.setting).data)
+        return sizes[id(picture)]
+
+    keeps, nothing = [], []
+    for number, turn in enumerate(turns):
+        made = size(turn.made) if turn.made else 0
+        sent = size(turn.sent) if turn.sent else 0
+        keeps.append(made + (sent if number == 0 else 0))
+        nothing.append(sent + made)
+    return {"codec": choice.variant.name, "setting": choice.setting,
+            "keeps_pictures": keeps, "keeps_nothing": nothing}
+
+
+# ── drift ─────────────────────────────────────────────────────────────────────────────────────
+
+
+def drift(address: str, models: Models, photo: Image.Image, choices: Sequence[Choice], edits: int,
+          seed: int, progress: Progress) -> list[Row]:
+    """Quality of the left half after 1, 5, 20, 50 turns of editing the right half.
+
+    Returns:
+        Rows with ``codec``, ``turns``, ``psnr``, the LPIPS, and of ours ``changed_tokens`` (in the
+        left half, since the first turn; anything but 0 is an error of ours).
+    """
+    patch = models.coder.space.patch
+    half = photo.width // 2 // patch  # columns of tokens that nobody edits
+    if not half:
+        raise InvalidInput("photo", f"{photo.width} pixels are too narrow", "use a larger one")
+    kept = (0, 0, half * patch, photo.height)
+    judge = Judge(photo.crop(kept), ("psnr", JUDGE))
+    pixels = dict.fromkeys(choices, photo)
+    rows: list[Row] = []
+
+    with Client(address, models=models) as cloud:
+        picture = cloud.share(photo)
+        first = picture.grid.codes[:, :half]
+        for turn in range(1, edits + 1):
+            box = _box(photo.size, half * patch, turn)
+            picture = cloud.inpaint(picture, box, "", seed=seed + turn)
+            new = picture.image.crop(box)
+            for choice, before in pixels.items():
+                edited = before.copy()
+                edited.paste(new, box[:2])
+                data = choice.variant.encode(edited, choice.setting).data
+                pixels[choice] = choice.variant.decode(data, photo.size)
+            if turn in (*CHECKPOINTS, edits):
+                codes = picture.grid.codes[:, :half]
+                shown = models.images.decode(TokenGrid(codes, kept[2], kept[3]))
+                rows.append({"codec": "unimic", "turns": turn, **judge(shown),
+                             "changed_tokens": int(np.count_nonzero(codes != first))})
+                rows += [{"codec": choice.name, "turns": turn, **judge(held.crop(kept))}
+                         for choice, held in pixels.items()]
+            progress(turn, edits)
+    return rows
+
+
+def _box(size: tuple[int, int], left: int, turn: int) -> tuple[int, int, int, int]:
+    """A box in the right half that wanders down with the turns."""
+    width, height = size
+    room, tall = width - left, max(1, height // 4)
+    top = (turn - 1) % 4 * (height - tall) // 3
+    return left + room // 4, top, max(left + room // 4 + 1, width - room // 4), top + tall
+
+
+# ── the whole measurement ─────────────────────────────────────────────────────────────────────
+
+
+def measure(address: str, models: Models, photo: Image.Image, families: Sequence[Sequence[Variant]],
+            edits: int, seed: int, progress: Callable[[str], AbstractContextManager[Progress]]
+            ) -> Row:
+    """Session and drift.
+
+    Returns:
+        ``turns`` (ours), ``bytes`` (of both ways together), ``lpips`` (of ours), ``others`` (see
+        `picture_bytes`) and ``drift`` (see `drift`).
+    """
+    with progress("session") as show:
+        turns = converse(address, models, photo, seed, show)
+    with progress("other codecs") as show:
+        decoded = models.images.decode(models.images.encode(photo))
+        lpips, choices = match(families, photo, decoded, show)
+    with progress("drift") as show:
+        drifted = drift(address, models, photo, choices, edits, seed, show)
+    return {
+        "turns": [turn.row for turn in turns],
+        "bytes": sum(turn.row["up_bytes"] + turn.row["down_bytes"] for turn in turns),
+        "lpips": lpips,
+        "others": [picture_bytes(turns, choice) for choice in choices],
+        "drift": drifted,
+    }
+
+
+def text(facts: Row) -> list[str]:
+    """The figures as lines for a terminal."""
+    others = facts["others"]
+    names = [f"{other['codec']} {other['setting']}" for other in others]
+    lines = [f"LPIPS-VGG of the photo: {facts['lpips']:.4f}; the others are not worse. Bytes: ours "
+             "all on the wire, the others' the pictures alone.",
+             f"{'turn':<10}{'up':>8}{'down':>8}" + "".join(f"{name:>16}" for name in names)]
+    for i, row in enumerate(facts["turns"]):
+        cells = "".join(f"{other['keeps_pictures'][i]:>16,}" for other in others)
+        lines.append(f"{row['turn']:<10}{row['up_bytes']:>8,}{row['down_bytes']:>8,}{cells}")
+    for title, way in (("each picture once", "keeps_pictures"),
+                       ("in every turn", "keeps_nothing")):
+        cells = "".join(f"{sum(other[way]):>16,}" for other in others)
+        times = "".join(f"{sum(other[way]) / facts['bytes']:>15.1f}×" for other in others)
+        lines += [f"{title:<18}{facts['bytes']:>8,}{cells}", f"{'':<26}{times}"]
+    lines.append("the left half, which nobody edits, against the original:")
+    for row in facts["drift"]:
+        changed = (f", {row['changed_tokens']} tokens changed" if "changed_tokens" in row else "")
+        lines.append(f"  {row['turns']:>3} turns  {row['codec']:<14} LPIPS-VGG {row[JUDGE]:.4f}, "
+                     f"PSNR {row['psnr']:.2f} dB{changed}")
+    return lines
+
+
+def html(facts: Row, command: str, machine: str, versions: Mapping[str, str]) -> str:
+    """The figures as a report."""
+    others = facts["others"]
+    names = [f"{other['codec']} {other['setting']}" for other in others]
+    rows = [{**row, **{name: other["keeps_pictures"][i]
+                       for name, other in zip(names, others, strict=True)}}
+            for i, row in enumerate(facts["turns"])]
+    totals = [{"codec": "unimic", "once": facts["bytes"], "every": facts["bytes"]}] + [
+        {"codec": name, "once": sum(other["keeps_pictures"]), "every": sum(other["keeps_nothing"]),
+         "times": sum(other["keeps_pictures"]) / facts["bytes"],
+         "times_every": sum(other["keeps_nothing"]) / facts["bytes"]}
+        for name, other in zip(names, others, strict=True)]
+    codecs = list(dict.fromkeys(row["codec"] for row in facts["drift"]))
+    curves = {metric: {name: [Point(row["turns"], row[metric],
+                                    f"{name}, {row['turns']} turns: {row[metric]:.4f}")
+                              for row in facts["drift"] if row["codec"] == name]
+                       for name in codecs} for metric in ("psnr", JUDGE)}
+    return page("UniMIC: a session", [
+        f"<p class=faint><code>{escape(command)}</code><br>{escape(machine)}</p>",
+        section("The session in bytes", paragraph(
+            "Ours: all that the TCP connection carried. The others: the pictures alone, at the "
+            f"setting whose LPIPS-VGG of the photo is not worse than ours, {facts['lpips']:.4f}; "
+            "nothing is counted for their questions, masks and headers. Once: the service keeps "
+            "pictures, each crosses once. Every: it keeps nothing, and the picture of every turn "
+            "goes again."),
+            table([Column("codec", "codec"), Column("once", "once, bytes", 0),
+                   Column("times", "× ours", 1), Column("every", "every, bytes", 0),
+                   Column("times_every", "× ours", 1)], totals, "unimic")),
+        section("Turn by turn", paragraph(
+            "Bytes. Ideal and payload are of tokens, text and mask; wire is the message as "
+            "protobuf writes it; TCP is all that the connection carried, the first turn with the "
+            "opening of the session. The other codecs as under “once”."),
+            table([Column("turn", "turn"), Column("up_ideal_bits", "up: ideal, bits", 0),
+                   Column("up_payload_bytes", "payload", 0), Column("up_wire_bytes", "wire", 0),
+                   Column("up_bytes", "TCP", 0), Column("down_ideal_bits", "down: ideal, bits", 0),
+                   Column("down_payload_bytes", "payload", 0), Column("down_wire_bytes", "wire", 0),
+                   Column("down_bytes", "TCP", 0), *(Column(name, name, 0) for name in names)],
+                  rows)),
+        section("Drift", paragraph(
+            "The photo is edited again and again in its right half. Shown is the left half, which "
+            "nobody edits, against the original: ours as the service holds it, in tokens; the "
+            "others' coded anew in every turn."),
+            legend(codecs), "<div class=plots>",
+            plot("PSNR, dB (higher is better)", "turns", curves["psnr"], bold="unimic"),
+            plot("LPIPS-VGG (lower is better)", "turns", curves[JUDGE], bold="unimic"), "</div>",
+            table([Column("codec", "codec"), Column("turns", "turns"),
+                   Column("psnr", "PSNR, dB", 2), Column(JUDGE, "LPIPS-VGG", 4),
+                   Column("changed_tokens", "tokens changed")], facts["drift"], "unimic")),
+        section("Made with", table(
+            [Column("name", "what"), Column("version", "version", left=True)],
+            [{"name": name, "version": version} for name, version in versions.items()])),
+    ], codecs)
