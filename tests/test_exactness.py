@@ -6,6 +6,7 @@ On the shipped models. Each case compares integer tables, so a single differing 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +15,11 @@ import torch
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
-from unimic.cloud.networks import TorchImageNetwork, load_image_network, load_text_network
-from unimic.cloud.training.train_image_entropy import content_of, pad
+from unimic.cloud.networks import load_image_network, load_text_network
 from unimic.codec.coder import Coder
 from unimic.codec.errors import ExactnessError
 from unimic.codec.frequencies import frequencies
-from unimic.codec.image_rows import plan_window
+from unimic.codec.image_rows import content_rows, plan_window, stack
 from unimic.codec.networks import (
     IMAGE_ENTROPY,
     TEXT_ENTROPY,
@@ -30,7 +30,7 @@ from unimic.codec.networks import (
     TextNetwork,
     check_golden,
 )
-from unimic.codec.order import windows
+from unimic.codec.order import waves
 from unimic.codec.proof import metadata, prove
 from unimic.codec.store import ModelStore
 from unimic.codec.tokens import Codes
@@ -66,12 +66,13 @@ def random_grid(seed: int, shape: tuple[int, int] = (16, 16)) -> Codes:
 def tables(network: ImageNetwork, codes: Codes) -> list[np.ndarray]:
     mask = np.ones(codes.shape, np.bool_)
     out = []
-    for window in windows(*codes.shape):
-        plan = plan_window(network.layout, codes, mask, window, np.arange(1, 8, dtype=np.int32))
-        memory = network.read(content_of(network.layout, plan, codes), None)
-        upper, hidden = network.ask(plan.queries, memory)
-        given, _ = network.layout.split(codes[plan.rows, plan.columns])
-        out += [frequencies(upper), frequencies(network.tail(hidden, given))]
+    layout = network.layout
+    for window in chain.from_iterable(waves(*codes.shape)):
+        plan = plan_window(layout, codes, mask, window, np.arange(1, 8, dtype=np.int32))
+        memory = network.read(stack([content_rows(layout, plan, codes)], layout), None)
+        upper, hidden = network.ask(stack([plan.queries], layout), memory)
+        given, _ = layout.split(codes[plan.rows, plan.columns])
+        out += [frequencies(upper[0]), frequencies(network.tail(hidden, given[None])[0])]
     return out
 
 
@@ -85,25 +86,23 @@ def test_every_image_executor_gives_the_same_frequencies(store: ModelStore) -> N
             assert np.array_equal(a, b), name
 
 
-@pytest.mark.parametrize("device", DEVICES)
-def test_a_batch_of_16_gives_each_what_it_gets_alone(store: ModelStore, device: str) -> None:
-    one = load_image_network(store, device)
-    network, layout = one.network, one.layout
-    grids = [random_grid(seed, (16 - seed % 3, 16)) for seed in range(16)]
-    plans = [plan_window(layout, g, np.ones(g.shape, np.bool_), next(windows(*g.shape)), None)
+@pytest.mark.parametrize("executor", ["onnx", *DEVICES])
+@pytest.mark.parametrize("batch", [7, 16])
+def test_a_batch_gives_each_what_it_gets_alone(store: ModelStore, executor: str, batch: int,
+                                               ) -> None:
+    network = (OnnxImageNetwork(store) if executor == "onnx"
+               else load_image_network(store, executor))
+    layout = network.layout
+    grids = [random_grid(seed, (16 - seed % 3, 16)) for seed in range(batch)]
+    plans = [plan_window(layout, g, np.ones(g.shape, np.bool_), next(waves(*g.shape))[0], None)
              for g in grids]
-    empty = layout.start_row + 1
-    on = torch.device(device)
-    content = pad([content_of(layout, p, g) for p, g in zip(plans, grids, strict=True)], empty, on)
-    query = pad([p.queries for p in plans], empty, on)
-    with torch.no_grad():
-        memory, groups = network.empty_memory(16)
-        memory = network.content(*content, memory, groups)
-        logits, _ = network.query(*query, memory, content.group)
-    for i, (plan, grid) in enumerate(zip(plans, grids, strict=True)):
-        alone, _ = TorchImageNetwork(network).ask(
-            plan.queries, one.read(content_of(layout, plan, grid), None))
-        assert np.array_equal(logits[i, :len(plan.groups)].cpu().numpy(), alone)
+    contents = [content_rows(layout, p, g) for p, g in zip(plans, grids, strict=True)]
+    logits, _ = network.ask(stack([p.queries for p in plans], layout),
+                            network.read(stack(contents, layout), None))
+    for together, plan, content in zip(logits, plans, contents, strict=True):
+        alone, _ = network.ask(stack([plan.queries], layout),
+                               network.read(stack([content], layout), None))
+        assert np.array_equal(together[:len(plan.groups)], alone[0])
 
 
 def test_every_text_executor_gives_the_same_frequencies(store: ModelStore) -> None:
@@ -156,7 +155,7 @@ def test_an_executor_that_is_off_by_one_is_refused(store: ModelStore) -> None:
     class Broken(OnnxImageNetwork):
         def tail(self, hidden, upper):  # type: ignore[no-untyped-def]
             out = super().tail(hidden, upper)
-            out[3, 5] += 1
+            out[0, 3, 5] += 1
             return out
     check_golden(store, IMAGE_ENTROPY, OnnxImageNetwork(store))
     with pytest.raises(ExactnessError):

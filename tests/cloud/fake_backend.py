@@ -46,12 +46,13 @@ class FakeCoder:
         self.models = tuple(model for model in (image_model, text_model) if model)
         self.threads: set[str] = set()
 
-    def encode_image(self, codes, *, mask=None, prompt=None, skip=0, watch=None):
+    def encode_image(self, codes, *, mask=None, hole=None, prompt=None, skip=0, watch=None):
         mask = np.ones(codes.shape, bool) if mask is None else mask
         coded = self._encode(codes[mask], _context(codes, mask, prompt))
         return FakeCodedImage(coded.payload, coded.ideal_bits, codes)
 
-    def decode_image(self, payload, codes, *, mask=None, prompt=None, skip=0, watch=None):
+    def decode_image(self, payload, codes, *, mask=None, hole=None, prompt=None, skip=0,
+                     watch=None):
         mask = np.ones(codes.shape, bool) if mask is None else mask
         decoded = codes.copy()
         decoded[mask] = self._decode(payload, int(mask.sum()), _context(codes, mask, prompt))

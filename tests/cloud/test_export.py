@@ -26,7 +26,7 @@ from unimic.codec.networks import (
     run_image_golden,
     run_text_golden,
 )
-from unimic.codec.order import windows
+from unimic.codec.order import waves
 from unimic.codec.store import IMAGE_TOKENIZER, TEXT_TOKENIZER, ModelStore, add_model
 
 IMAGE = ImageEntropyConfig(width=64, heads=2, content_layers=1, query_layers=1, hidden=64, text=300)
@@ -76,7 +76,7 @@ def test_quantised_training_sees_what_is_exported() -> None:
     trained = ImageEntropyNet(IMAGE)
     layout = image_layout(asdict(IMAGE))
     codes = np.random.default_rng(0).integers(0, 8192, (8, 8)).astype(np.int32)
-    window = next(windows(*codes.shape))
+    window = next(waves(*codes.shape))[0]
     plan = plan_window(layout, codes, np.ones(codes.shape, np.bool_), window, None)
     exact = copy.deepcopy(trained)
     to_exact(exact)

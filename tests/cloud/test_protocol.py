@@ -170,6 +170,11 @@ BAD = {
         id=9, packet=pack_text(CODER, FakeText().encode("a")).packet)), 9, "kind"),
     "a masked image": (pb.ClientMessage(share=pb.Share(id=9, packet=pack_image(
         CODER, GRID, mask=np.eye(4, 5, dtype=bool)).packet)), 9, "scenario"),
+    "a partial image without its hole": (pb.ClientMessage(share=pb.Share(id=9, packet=pack_image(
+        CODER, GRID, hole=np.eye(4, 5, dtype=bool)).packet)), 9, "scenario"),
+    "a hole of another size": (pb.ClientMessage(share=pb.Share(
+        id=9, packet=pack_image(CODER, GRID, hole=np.eye(4, 5, dtype=bool)).packet,
+        hole=pack_mask(np.ones((4, 4), bool), 64, 50).packet)), 9, "share.hole"),
     "crc": (damaged_share(crc=1), 9, "crc"),
     "cut payload": (damaged_share(payload=share(9).packet.payload[:-3]), 9, "payload"),
     "no payload": (damaged_share(payload=b""), 9, "payload"),

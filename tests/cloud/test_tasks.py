@@ -26,6 +26,20 @@ async def test_ask_and_caption(connect):
         assert (await cloud.caption(shared)).text == reply("", shared.grid.codes)
 
 
+async def test_a_hole_is_not_sent_and_can_be_filled(connect):
+    async with connect() as cloud:
+        whole = await cloud.share(photo())
+        shared = await cloud.share(photo(), hole=(16, 0, 48, 20))
+        hole = np.zeros((4, 5), bool)
+        hole[0:2, 1:3] = True
+        assert (shared.grid.codes == np.where(hole, 0, whole.grid.codes)).all()
+        assert shared.stats.up.payload_bytes < whole.stats.up.payload_bytes
+        assert (np.asarray(shared.image) == np.asarray(photo())).all()
+        edited = await cloud.inpaint(shared, (16, 0, 48, 20), "a vase", seed=3)
+        assert (edited.grid.codes == np.where(hole, draw("a vase", 3, (4, 5)),
+                                              whole.grid.codes)).all()
+
+
 async def test_generate(connect):
     async with connect() as cloud:
         picture = await cloud.generate("dogs", width=100, height=40, seed=7)

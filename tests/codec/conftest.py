@@ -29,7 +29,8 @@ class FakeCoder:
         self.text_model: bytes | None = b"text----"
 
     def encode_image(
-        self, codes: Codes, *, mask: Mask | None = None, prompt: Codes | None = None, skip: int = 0
+        self, codes: Codes, *, mask: Mask | None = None, hole: Mask | None = None,
+        prompt: Codes | None = None, skip: int = 0
     ) -> FakeCoded:
         assert not skip, "the fake sends everything"
         sent = np.ones(codes.shape, dtype=np.bool_) if mask is None else mask
@@ -38,7 +39,7 @@ class FakeCoder:
 
     def decode_image(
         self, payload: bytes, codes: Codes, *, mask: Mask | None = None,
-        prompt: Codes | None = None, skip: int = 0
+        hole: Mask | None = None, prompt: Codes | None = None, skip: int = 0
     ) -> Codes:
         sent = np.ones(codes.shape, dtype=np.bool_) if mask is None else mask
         codes = np.where(sent, 0, codes)

@@ -43,6 +43,7 @@ class Case:
 
     grid: TokenGrid
     mask: Mask | None
+    hole: Mask | None
     prompt: Codes | None
     base: TokenGrid | None
     raw: bool
@@ -54,22 +55,28 @@ def cases(draw: st.DrawFn) -> Case:
     random = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     shape = (-(-height // 16), -(-width // 16))
     grid = TokenGrid(random.integers(0, 64, shape).astype(np.int32), width, height)
-    mask = base = None
-    if draw(st.booleans()):
+    mask = hole = base = None
+    scenario = draw(st.integers(0, 2))
+    if scenario == 2:
+        hole = random.random(shape) < draw(st.sampled_from([0, 0.3, 1]))
+        grid = TokenGrid(np.where(hole, 0, grid.codes).astype(np.int32), width, height)
+    if scenario == 1:
         mask = random.random(shape) < draw(st.sampled_from([0, 0.3, 1]))
         other = random.integers(0, 64, shape).astype(np.int32)
         base = TokenGrid(np.where(mask, other, grid.codes), width, height)
     prompt = random.integers(1, 4096, 5).astype(np.int32) if draw(st.booleans()) else None
-    return Case(grid, mask, prompt, base, draw(st.booleans()))
+    return Case(grid, mask, hole, prompt, base, draw(st.booleans()))
 
 
 def pack(coder: Coder, case: Case) -> Packed:
-    return pack_image(coder, case.grid, mask=case.mask, prompt=case.prompt, raw=case.raw)
+    return pack_image(coder, case.grid, mask=case.mask, hole=case.hole, prompt=case.prompt,
+                      raw=case.raw)
 
 
 def unpack(coder: Coder, packet: pb.Packet, case: Case, limits: Limits = LIMITS) -> TokenGrid:
     return unpack_image(
-        coder, packet, limits=limits, base=case.base, mask=case.mask, prompt=case.prompt
+        coder, packet, limits=limits, base=case.base, mask=case.mask, hole=case.hole,
+        prompt=case.prompt
     )
 
 
@@ -123,13 +130,28 @@ def test_images_come_back(coder: Coder, case: Case) -> None:
     assert packed.sizes.payload_bytes == len(packed.packet.payload)
     assert packed.sizes.wire_bytes == packed.packet.ByteSize()
     assert packed.sizes.payload_bytes <= packed.sizes.ideal_bits / 8 + 2
-    assert header_bytes(packed.packet) <= 16
+    # Raw and partial are a byte each beyond what a session usually says.
+    assert header_bytes(packed.packet) <= 16 + (case.raw and case.hole is not None)
     expected = pb.SCENARIO_GENERIC
     if case.mask is not None:
         expected = pb.SCENARIO_MASKED
+    elif case.hole is not None:
+        expected = pb.SCENARIO_PARTIAL
     elif case.prompt is not None and not case.raw:
         expected = pb.SCENARIO_TEXT_CONDITIONED
     assert packed.packet.scenario == expected
+
+
+def test_what_lies_in_a_hole_is_not_sent(coder: Coder) -> None:
+    hole = np.array([[True, False], [False, False]])
+    one, other = (TokenGrid(np.array([[code, 5], [6, 7]], np.int32), 32, 32) for code in (1, 2))
+    packed = pack_image(coder, one, hole=hole)
+    assert packed.packet == pack_image(coder, other, hole=hole).packet
+    assert packed.grid.codes.tolist() == [[0, 5], [6, 7]]
+    with pytest.raises(InvalidInput, match="hole"):
+        pack_image(coder, one, hole=hole, mask=~hole)
+    with pytest.raises(InvalidInput, match="hole"):
+        pack_image(coder, one, hole=hole[:1])
 
 
 @given(st.lists(st.integers(0, 4095), max_size=30), st.booleans())
@@ -167,7 +189,7 @@ def small_case(mask: bool, prompt: bool, raw: bool) -> Case:
     grid = TokenGrid(random.integers(0, 64, (2, 3)).astype(np.int32), 40, 30)
     where = np.array([[0, 1, 1], [0, 0, 1]], dtype=np.bool_) if mask else None
     text = np.array([5, 6], dtype=np.int32) if prompt else None
-    return Case(grid, where, text, grid if mask else None, raw)
+    return Case(grid, where, None, text, grid if mask else None, raw)
 
 
 @pytest.mark.parametrize("raw", [False, True])

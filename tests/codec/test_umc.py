@@ -27,7 +27,7 @@ LIMITS = Limits()
 
 
 def example(coder: Coder, raw: bool = False) -> tuple[list[pb.Packet], list[umc.Content]]:
-    """A text, an image made of it, a mask, and the image changed there."""
+    """A text, an image made of it, a mask, the image changed there, and the image without that."""
     random = np.random.default_rng(2)
     text = np.array([3, 1, 4], dtype=np.int32)
     image = TokenGrid(random.integers(0, 64, (2, 3)).astype(np.int32), 40, 30)
@@ -40,8 +40,10 @@ def example(coder: Coder, raw: bool = False) -> tuple[list[pb.Packet], list[umc.
         for_file(pack_mask(mask, 40, 30).packet, coder),
         for_file(pack_image(coder, changed, mask=mask, prompt=text, raw=raw).packet, coder,
                  [1, 2, 0]),
+        for_file(pack_image(coder, image, hole=mask, raw=raw).packet, coder, [2]),
     ]
-    return packets, [text, image, mask, changed]
+    without = TokenGrid(np.where(mask, 0, image.codes), 40, 30)
+    return packets, [text, image, mask, changed, without]
 
 
 def written(packets: list[pb.Packet]) -> bytes:

@@ -8,8 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from unimic.cloud.backends.base import backend_names, load_backend
+from unimic.cloud.coding import Together
+from unimic.cloud.networks import load_device_coder
 from unimic.cloud.server import Server, ServerOptions, ServerTls
-from unimic.codec.coder import load_coder
 from unimic.codec.errors import InvalidInput
 from unimic.codec.limits import Limits
 from unimic.codec.store import ModelStore
@@ -29,7 +30,7 @@ def add_serve(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -
     parser.add_argument("--weights", metavar="PATH",
                         help="the backend's weights, if not those that ship with it")
     parser.add_argument("--device", default="cpu",
-                        help="where the backend computes: cpu, cuda, cuda:1 … "
+                        help="where backend and entropy models compute: cpu, cuda, cuda:1 … "
                         "(default: %(default)s)")
     parser.add_argument("--host", default=defaults.host,
                         help="address to listen on; 0.0.0.0 or :: for all (default: %(default)s)")
@@ -63,7 +64,7 @@ def serve(options: argparse.Namespace) -> int:
     chosen, limits = _server_options(options), _limits(options.limit)
     store = ModelStore.default()
     backend = load_backend(options.backend, store, options.device, options.weights)
-    coder = load_coder(store)
+    coder = load_device_coder(store, options.device, Together())
     text = TextTokenizer(store.path("text-tokenizer", "tokenizer.json"))
 
     async def run() -> None:

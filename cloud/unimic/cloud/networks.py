@@ -13,17 +13,38 @@ from torch import Tensor
 from unimic.cloud.models.arithmetic import ExactEmbedding, ExactLinear, to_exact
 from unimic.cloud.models.image_entropy import ImageEntropyConfig, ImageEntropyNet, RowTensors
 from unimic.cloud.models.text_entropy import TextEntropyConfig, TextEntropyNet
+from unimic.codec.coder import Coder, Drive, coder_of, load_coder
+from unimic.codec.exactness import Executor
 from unimic.codec.image_rows import Integers, Rows
 from unimic.codec.networks import (
     IMAGE_ENTROPY,
     TEXT_ENTROPY,
     WEIGHTS,
     Floats,
-    batch_of_one,
     configuration,
+    fields,
     image_layout,
 )
 from unimic.codec.store import ModelStore
+
+
+def load_device_coder(store: ModelStore, device: str, drive: Drive) -> Coder:
+    """The coder of a service: PyTorch on a GPU, ONNX Runtime where ``device`` is the CPU.
+
+    Raises:
+        ExactnessError: the device does not compute a network's integers.
+    """
+    if torch.device(device).type == "cpu":
+        return load_coder(store, drive=drive)
+    return coder_of(store, lambda: load_image_network(store, device),
+                    lambda: load_text_network(store, device), drive)
+
+
+def executors(store: ModelStore, name: str, device: str) -> list[Executor]:
+    """PyTorch on ``device``, one sequence at a time and in batches; see `unimic models verify`."""
+    load = {IMAGE_ENTROPY: load_image_network, TEXT_ENTROPY: load_text_network}[name]
+    network = load(store, device)
+    return [Executor(f"PyTorch on {device}", network, batch) for batch in (1, 7, 64)]
 
 
 def load_image_network(store: ModelStore, device: str) -> TorchImageNetwork:
@@ -64,11 +85,11 @@ class TorchImageNetwork:
 
     def _tensors(self, rows: Rows) -> RowTensors:
         device = self.network.rotations.device
-        return RowTensors(*(torch.from_numpy(a).to(device) for a in batch_of_one(rows)))
+        return RowTensors(*(torch.from_numpy(a).to(device) for a in fields(rows)))
 
     @torch.no_grad()
     def read(self, rows: Rows, memory: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor]:
-        old, groups = memory or self.network.empty_memory(1)
+        old, groups = memory or self.network.empty_memory(len(rows))
         tensors = self._tensors(rows)
         new = self.network.content(*tensors, old, groups)
         return torch.cat([old, new], 3), torch.cat([groups, tensors.group], 1)
@@ -76,12 +97,12 @@ class TorchImageNetwork:
     @torch.no_grad()
     def ask(self, rows: Rows, memory: tuple[Tensor, Tensor]) -> tuple[Floats, Tensor]:
         logits, hidden = self.network.query(*self._tensors(rows), *memory)
-        return logits[0].cpu().numpy(), hidden
+        return logits.cpu().numpy(), hidden
 
     @torch.no_grad()
     def tail(self, hidden: Tensor, upper: Integers) -> Floats:
-        given = torch.from_numpy(upper[None]).to(hidden.device)
-        out: Floats = self.network.tail(hidden, given)[0].cpu().numpy()
+        given = torch.from_numpy(upper).to(hidden.device)
+        out: Floats = self.network.tail(hidden, given).cpu().numpy()
         return out
 
 

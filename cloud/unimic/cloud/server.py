@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import signal
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +17,7 @@ from grpc_reflection.v1alpha import reflection
 
 from unimic.cloud.backends.base import Backend
 from unimic.cloud.batching import Batcher
+from unimic.cloud.coding import MOST_TOGETHER
 from unimic.cloud.service import Service
 from unimic.cloud.session import Engine
 from unimic.codec.coder import Coder
@@ -77,7 +77,7 @@ class Server:
     def __init__(self, backend: Backend, coder: Coder, text: TextTokenizer,
                  limits: Limits, options: ServerOptions) -> None:
         self._options = options
-        self._coding = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="coding")
+        self._coding = ThreadPoolExecutor(MOST_TOGETHER, thread_name_prefix="coding")
         self._engine = Engine(backend, coder, text, limits, Batcher(backend, options.workers),
                               self._coding)
         self._health = health.aio.HealthServicer()

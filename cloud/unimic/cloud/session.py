@@ -252,9 +252,13 @@ class Session:
     # ── work, in the order in which its data flows ────────────────────────────────────────────
 
     async def _share(self, share: pb.Share) -> tuple[TokenGrid, pb.Result]:
-        grid = await self._code(
-            lambda coder: unpack_image(coder, share.packet, limits=self._engine.limits))
-        return grid, pb.Result()
+        return await self._code(partial(self._unpack_shared, share)), pb.Result()
+
+    def _unpack_shared(self, share: pb.Share, coder: StoppableCoder) -> TokenGrid:
+        limits, size, hole = self._engine.limits, (share.packet.width, share.packet.height), None
+        if share.HasField("hole"):
+            hole = self._unpack_mask("share.hole", share.hole, size, coder)
+        return unpack_image(coder, share.packet, limits=limits, hole=hole)
 
     async def _perform(self, task: pb.Task, source: asyncio.Task[TokenGrid | None] | None
                        ) -> tuple[TokenGrid | None, pb.Result]:
@@ -282,7 +286,10 @@ class Session:
             return None, pb.Result(packet=packet, confidence=answer.confidence)
 
         if task.kind == pb.TASK_KIND_INPAINT:
-            mask = await self._code(partial(self._unpack_mask, task.mask, base))
+            mask = await self._code(partial(self._unpack_mask, "task.mask", task.mask,
+                                            (base.width, base.height)))
+            if not mask.any():
+                raise InvalidInput("task.mask", "covers nothing", "set at least one token")
         elif task.kind == pb.TASK_KIND_OUTPAINT:
             base, mask = self._enlarge(base, task.margins)
         else:
@@ -326,15 +333,12 @@ class Session:
         raise UnknownObject("task.object", f"the session holds no image {name}",
                             "share it first, and do not release it")
 
-    def _unpack_mask(self, packet: packet_pb2.Packet, base: TokenGrid, coder: StoppableCoder
-                     ) -> Mask:
-        if (packet.width, packet.height) != (base.width, base.height):
-            raise InvalidInput("task.mask", f"is for {packet.width}×{packet.height} pixels, the "
-                               f"image has {base.width}×{base.height}", "make one for the image")
-        mask = unpack_mask(packet, limits=self._engine.limits, space=coder.space)
-        if not mask.any():
-            raise InvalidInput("task.mask", "covers nothing", "set at least one token")
-        return mask
+    def _unpack_mask(self, field: str, packet: packet_pb2.Packet, size: tuple[int, int],
+                     coder: StoppableCoder) -> Mask:
+        if (packet.width, packet.height) != size:
+            raise InvalidInput(field, f"is for {packet.width}×{packet.height} pixels, the image "
+                               f"has {size[0]}×{size[1]}", "make one for the image")
+        return unpack_mask(packet, limits=self._engine.limits, space=coder.space)
 
     def _enlarge(self, base: TokenGrid, margins: pb.Margins) -> tuple[TokenGrid, Mask]:
         rows, columns = self._engine.coder.space.grid_shape(

@@ -9,31 +9,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unimic.codec.errors import UnknownModel
-from unimic.codec.frequencies import certain, frequencies
-from unimic.codec.image_rows import Integers, WindowPlan, join, plan_window
+from unimic.codec.frequencies import frequencies
+from unimic.codec.image_rows import Integers
+from unimic.codec.lockstep import DecodeJob, EncodeJob, Job, Watch, advance
 from unimic.codec.networks import (
     IMAGE_ENTROPY,
     TEXT_ENTROPY,
-    Floats,
     ImageNetwork,
     OnnxImageNetwork,
     OnnxTextNetwork,
     TextNetwork,
     check_golden,
 )
-from unimic.codec.order import REVEALED, Window, group_skip, windows
-from unimic.codec.rangecoder import (
-    Frequencies,
-    RangeDecoder,
-    RangeEncoder,
-    information,
-)
+from unimic.codec.rangecoder import RangeDecoder, RangeEncoder, information
 from unimic.codec.store import ModelStore
 from unimic.codec.tokens import Codes, Mask, TokenSpace
 
-Watch = Callable[[int, int], None]
-Places = tuple[Integers, Integers]
-Carry = Callable[[Frequencies, Integers, Integers, int], Codes]
+Drive = Callable[[ImageNetwork, Job], None]
 CHUNKS = 16  # pieces of a long text that are coded in lockstep
 
 
@@ -65,11 +57,20 @@ def _ignore(done: int, total: int) -> None:
     pass
 
 
+def drive_alone(network: ImageNetwork, job: Job) -> None:
+    """Take ``job`` to its end."""
+    while not job.done:
+        advance(network, [job])
+
+
 class Coder:
     """Codes tokens of one token space with the networks it holds.
 
     Safe to use from several threads. A ``watch`` is called with the tokens done and to do; what it
     raises ends the work.
+
+    Args:
+        drive: takes an image job to its end; a service brings those of many sessions together.
 
     Attributes:
         space: of the tokens.
@@ -78,7 +79,7 @@ class Coder:
     """
 
     def __init__(self, space: TokenSpace, image: tuple[bytes, ImageNetwork] | None,
-                 text: tuple[bytes, TextNetwork] | None) -> None:
+                 text: tuple[bytes, TextNetwork] | None, drive: Drive = drive_alone) -> None:
         self.space = space
         self.image_model: bytes | None
         self.text_model: bytes | None
@@ -86,19 +87,22 @@ class Coder:
         self._text: TextNetwork | None
         self.image_model, self._image = image or (None, None)
         self.text_model, self._text = text or (None, None)
+        self._drive = drive
 
     @property
     def models(self) -> tuple[bytes, ...]:
         """Names of the networks it holds."""
         return tuple(m for m in (self.image_model, self.text_model) if m is not None)
 
-    def encode_image(self, codes: Codes, *, mask: Mask | None = None, prompt: Codes | None = None,
-                     skip: int = 0, watch: Watch = _ignore) -> CodedImage:
+    def encode_image(self, codes: Codes, *, mask: Mask | None = None, hole: Mask | None = None,
+                     prompt: Codes | None = None, skip: int = 0, watch: Watch = _ignore,
+                     ) -> CodedImage:
         """Code the tokens of a grid where ``mask`` is set (None: all of them).
 
         Args:
-            codes: int32 ``(rows, columns)``; outside the mask, what the receiver holds too.
+            codes: int32 ``(rows, columns)``; outside mask and hole, what the receiver holds too.
             mask: bool ``(rows, columns)``.
+            hole: likewise, apart from the mask: where the receiver holds nothing and gets nothing.
             prompt: int32 ``(n,)`` text ids that the receiver holds too.
             skip: 0 … `frequencies.SKIP_ALL`, divided among the groups by `order.group_skip`. What
                 the model gives a probability of at least ``1 - share / SKIP_ALL`` is not sent; the
@@ -106,79 +110,26 @@ class Coder:
             watch: see the class.
         """
         network = self._need_image()
-        mask = np.ones(codes.shape, np.bool_) if mask is None else mask
-        encoder, bits = RangeEncoder(), np.zeros(codes.shape)
-
-        def write(symbols: Codes, table: Frequencies, rows: Integers, columns: Integers) -> None:
-            encoder.encode(symbols, table)
-            bits[rows, columns] += information(symbols, table)
-
-        if skip:  # what is not sent differs from ``codes``, and later groups see it
-            def send(table: Frequencies, rows: Integers, columns: Integers, part: int) -> Codes:
-                symbols = network.layout.split(codes[rows, columns])[part].astype(np.int32)
-                write(symbols, table, rows, columns)
-                return symbols
-
-            received = self._step_by_step(codes, mask, prompt, skip, send, watch)
-            return CodedImage(encoder.finish(), bits, received)
-
-        for plan in self._plans(codes, mask, prompt, watch):
-            coded = codes[plan.rows, plan.columns]
-            needed = plan.groups < len(REVEALED)  # nobody sees the last group
-            seen = network.layout.tokens(coded[needed], plan.queries.row[needed],
-                                         plan.queries.column[needed], plan.groups[needed])
-            memory = network.read(join([plan.known, seen]), None)
-            parts = network.layout.split(coded)
-            upper_logits, hidden = network.ask(plan.queries, memory)
-            tables = frequencies(upper_logits), frequencies(network.tail(hidden, parts[0]))
-            for group in _slices(plan.groups):
-                for part, table in zip(parts, tables, strict=True):
-                    write(part[group].astype(np.int32), table[group], plan.rows[group],
-                          plan.columns[group])
-        return CodedImage(encoder.finish(), bits, codes)
+        job = EncodeJob(network.layout, codes, mask, hole, prompt, skip, watch)
+        self._drive(network, job)
+        job.check()
+        return CodedImage(job.encoder.finish(), job.bits, job.codes)
 
     def decode_image(self, payload: bytes, codes: Codes, *, mask: Mask | None = None,
-                     prompt: Codes | None = None, skip: int = 0, watch: Watch = _ignore) -> Codes:
-        """The grid that `encode_image` coded; arguments as there, ``codes`` known outside the mask.
+                     hole: Mask | None = None, prompt: Codes | None = None, skip: int = 0,
+                     watch: Watch = _ignore) -> Codes:
+        """The grid that `encode_image` coded; arguments as there.
+
+        What ``codes`` hold under the mask and in the hole means nothing; in the hole it is kept.
 
         Raises:
             CorruptData: the payload is not what any tokens are coded to.
         """
-        mask = np.ones(codes.shape, np.bool_) if mask is None else mask
-        decoder = RangeDecoder(payload)
-        received = self._step_by_step(codes, mask, prompt, skip,
-                                      lambda table, rows, columns, part: decoder.decode(table),
-                                      watch)
-        decoder.finish()
-        return received
-
-    def _step_by_step(self, codes: Codes, mask: Mask, prompt: Codes | None, skip: int,
-                      carry: Carry, watch: Watch) -> Codes:
-        """The receiver's grid, group by group; ``carry`` brings the symbols that are sent."""
-        network = self._need_image()
-        codes = codes.copy()
-        for plan in self._plans(codes, mask, prompt, watch):
-            memory = network.read(plan.known, None)
-            for group in _slices(plan.groups):
-                queries, places = plan.queries.part(group), (plan.rows[group], plan.columns[group])
-                share = group_skip(skip, int(plan.groups[group.start]))
-
-                def bring(logits: Floats, part: int, places: Places = places,
-                          share: int = share) -> Codes:
-                    table = frequencies(logits)
-                    symbols: Codes = table.argmax(1).astype(np.int32)
-                    sent = ~certain(table, share)
-                    symbols[sent] = carry(table[sent], places[0][sent], places[1][sent], part)
-                    return symbols
-
-                upper_logits, hidden = network.ask(queries, memory)
-                upper = bring(upper_logits, 0).astype(np.int64)
-                lower = bring(network.tail(hidden, upper), 1)
-                codes[places] = (upper * network.layout.lower + lower).astype(np.int32)
-                if group.stop < len(plan.groups):
-                    memory = network.read(network.layout.tokens(
-                        codes[places], queries.row, queries.column, queries.group), memory)
-        return codes
+        job = DecodeJob(payload, codes, mask, hole, prompt, skip, watch)
+        self._drive(self._need_image(), job)
+        job.check()
+        job.decoder.finish()
+        return job.codes
 
     def encode_text(self, ids: Codes, *, watch: Watch = _ignore) -> Coded:
         """Code text ids, int32 ``(n,)``; see `encode_image`."""
@@ -220,18 +171,6 @@ class Coder:
             raise _missing("text")
         return self._text
 
-    def _plans(self, codes: Codes, mask: Mask, prompt: Codes | None,
-               watch: Watch) -> Iterator[WindowPlan]:
-        """Plans of the windows that have tokens to code; reads ``codes`` as they fill."""
-        layout, total, done = self._need_image().layout, int(mask.sum()), 0
-        for window in windows(*codes.shape):
-            watch(done, total)
-            if _inside(mask, window).any():
-                plan = plan_window(layout, codes, mask, window, prompt)
-                done += len(plan.groups)
-                yield plan
-        watch(total, total)
-
 
 def _pieces(count: int, positions: int, watch: Watch) -> Iterator[tuple[Integers, Integers]]:
     """Starts and lengths of the pieces of a text that are coded in lockstep.
@@ -247,23 +186,13 @@ def _pieces(count: int, positions: int, watch: Watch) -> Iterator[tuple[Integers
     watch(count, count)
 
 
-def _inside(mask: Mask, window: Window) -> Mask:
-    return mask[window.top:window.bottom, window.left:window.right]
-
-
-def _slices(groups: Integers) -> Iterator[slice]:
-    """Runs of equal values of an ascending array."""
-    ends = np.flatnonzero(np.diff(groups, append=groups[-1:] + 1)) + 1
-    for start, end in zip([0, *ends], ends, strict=False):
-        yield slice(int(start), int(end))
-
-
 def _missing(kind: str) -> UnknownModel:
     return UnknownModel("model", f"there is no {kind} entropy model here",
                         "install the models or use raw coding")
 
 
-def load_coder(store: ModelStore, *, threads: int | None = None) -> Coder:
+def load_coder(store: ModelStore, *, threads: int | None = None, drive: Drive = drive_alone,
+               ) -> Coder:
     """The coder of a store's networks on ONNX Runtime, after their golden self-tests.
 
     Networks that the store lacks are left out; their tokens can then only be coded raw.
@@ -271,12 +200,23 @@ def load_coder(store: ModelStore, *, threads: int | None = None) -> Coder:
     Raises:
         ExactnessError: ONNX Runtime does not compute a network's integers on this machine.
     """
+    return coder_of(store, lambda: OnnxImageNetwork(store, threads),
+                    lambda: OnnxTextNetwork(store, threads), drive)
+
+
+def coder_of(store: ModelStore, load_image: Callable[[], ImageNetwork],
+             load_text: Callable[[], TextNetwork], drive: Drive = drive_alone) -> Coder:
+    """The coder of those networks that the store has, after their golden self-tests.
+
+    Raises:
+        ExactnessError: an executor does not compute its network's integers on this machine.
+    """
     image: tuple[bytes, ImageNetwork] | None = None
     text: tuple[bytes, TextNetwork] | None = None
     if IMAGE_ENTROPY in store.entries:
-        image = store.entry(IMAGE_ENTROPY).id, OnnxImageNetwork(store, threads)
+        image = store.entry(IMAGE_ENTROPY).id, load_image()
         check_golden(store, IMAGE_ENTROPY, image[1])
     if TEXT_ENTROPY in store.entries:
-        text = store.entry(TEXT_ENTROPY).id, OnnxTextNetwork(store, threads)
+        text = store.entry(TEXT_ENTROPY).id, load_text()
         check_golden(store, TEXT_ENTROPY, text[1])
-    return Coder(store.space(), image, text)
+    return Coder(store.space(), image, text, drive)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from unimic.codec.order import CONTEXT, WINDOW, Window, reveal_groups
+from unimic.codec.order import CONTEXT, REVEALED, WINDOW, Window, reveal_groups
 from unimic.codec.tokens import Codes, Mask
 
 Integers = NDArray[np.int64]
@@ -18,7 +18,7 @@ Integers = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows of the network's input, each array ``(n,)``.
+    """Rows of the network's input, each array ``(n,)``, or ``(B, n)`` for a batch.
 
     ``first`` and ``second`` index the embedding table; ``row`` and ``column`` are coordinates in
     the window, shifted so that its context starts at 0; ``group`` is when the row is revealed.
@@ -39,11 +39,26 @@ class Rows:
 
 
 FIELDS = ("first", "second", "row", "column", "group")
+NEVER = 127
+"""Group of the rows that fill up a batch: later than any, so that no other row sees them."""
 
 
 def join(parts: list[Rows]) -> Rows:
     """Rows one after the other."""
     return Rows(*(np.concatenate([getattr(p, name) for p in parts]) for name in FIELDS))
+
+
+def stack(parts: list[Rows], layout: Layout) -> Rows:
+    """Rows side by side as a batch ``(B, longest)``, the shorter ones filled up."""
+    longest = max(map(len, parts))
+    fill = {"first": layout.empty_row, "second": layout.empty_row, "group": NEVER}
+    columns = []
+    for name in FIELDS:
+        column = np.full((len(parts), longest), fill.get(name, 0), np.int64)
+        for line, part in zip(column, parts, strict=True):
+            line[:len(part)] = getattr(part, name)
+        columns.append(column)
+    return Rows(*columns)
 
 
 @dataclass(frozen=True)
@@ -60,6 +75,10 @@ class Layout:
     def start_row(self) -> int:
         return self.upper + self.lower + self.text + self.text_positions + self.groups
 
+    @property
+    def empty_row(self) -> int:
+        return self.start_row + 1
+
     def split(self, codes: Codes) -> tuple[Integers, Integers]:
         """Upper and lower parts of codes."""
         wide = codes.astype(np.int64)
@@ -70,7 +89,7 @@ class Layout:
         ids = np.zeros(0, np.int64) if prompt is None else prompt[:self.text_positions]
         text = self.upper + self.lower
         first = np.concatenate([[self.start_row], text + ids.astype(np.int64)])
-        second = np.concatenate([[self.start_row + 1], text + self.text + np.arange(len(ids))])
+        second = np.concatenate([[self.empty_row], text + self.text + np.arange(len(ids))])
         # Text has no place in the picture: all of it stands at the window's first position.
         place = np.full(len(first), CONTEXT, np.int64)
         return Rows(first, second, place, place, np.zeros(len(first), np.int64))
@@ -83,7 +102,7 @@ class Layout:
     def queries(self, row: Integers, column: Integers, group: Integers) -> Rows:
         """Rows that ask for the token at their position."""
         first = self.start_row - self.groups + np.minimum(group - 1, self.groups - 1)
-        second = np.full(len(row), self.start_row + 1, np.int64)
+        second = np.full(len(row), self.empty_row, np.int64)
         return Rows(first, second, row, column, group)
 
 
@@ -105,13 +124,22 @@ class WindowPlan:
     queries: Rows
 
 
+def content_rows(layout: Layout, plan: WindowPlan, codes: Codes) -> Rows:
+    """All content rows that some query of ``plan`` may see, where ``codes`` are known."""
+    needed = plan.groups < len(REVEALED)  # nobody sees the last group
+    row, column = plan.rows[needed], plan.columns[needed]
+    queries = plan.queries.part(needed)
+    coded = layout.tokens(codes[row, column], queries.row, queries.column, plan.groups[needed])
+    return join([plan.known, coded])
+
+
 def plan_window(layout: Layout, codes: Codes, mask: Mask, window: Window,
-                prompt: Codes | None) -> WindowPlan:
+                prompt: Codes | None, hole: Mask | None = None) -> WindowPlan:
     """Plan of one window of a grid ``codes`` whose coded tokens are ``mask``.
 
-    Codes under the mask are not read, except where earlier windows coded them.
+    Codes in the hole are not read, nor those under the mask that earlier windows did not code.
     """
-    row, column = (a.astype(np.int64) for a in np.nonzero(window.visible(mask)))
+    row, column = (a.astype(np.int64) for a in np.nonzero(window.visible(mask, hole)))
     to_local = (CONTEXT - window.top, CONTEXT - window.left)
     seen = layout.tokens(codes[row, column], row + to_local[0], column + to_local[1],
                          np.zeros(len(row), np.int64))

@@ -30,7 +30,7 @@ TEXT_GRAPHS = ("step",)
 
 
 class ImageNetwork(Protocol):
-    """Executor of the image entropy model; arrays without a batch axis.
+    """Executor of the image entropy model, on batches of rows ``(B, n)``.
 
     Only the network itself looks inside its memory.
     """
@@ -41,10 +41,10 @@ class ImageNetwork(Protocol):
         """The memory after content ``rows``."""
 
     def ask(self, rows: Rows, memory: Any) -> tuple[Floats, Any]:
-        """Upper logits ``(n, upper)`` of query rows, and what `tail` needs."""
+        """Upper logits ``(B, n, upper)`` of query rows, and what `tail` needs."""
 
     def tail(self, hidden: Any, upper: Integers) -> Floats:
-        """Lower logits ``(n, lower)`` given upper parts ``(n,)``."""
+        """Lower logits ``(B, n, lower)`` given upper parts ``(B, n)``."""
 
 
 class TextNetwork(Protocol):
@@ -112,30 +112,29 @@ class OnnxImageNetwork:
         self._graphs = OnnxGraphs(store, IMAGE_ENTROPY, IMAGE_GRAPHS, threads, optimise)
         c = self._graphs.config
         self.layout = image_layout(c)
-        layers = c["content_layers"] + c["query_layers"]
-        self._empty = (np.zeros((layers, 1, 2, 0, c["width"]), np.float32),
-                       np.zeros((1, 0), np.int64))
+        self._layers, self._width = c["content_layers"] + c["query_layers"], c["width"]
 
     def read(self, rows: Rows, memory: tuple[Floats, Integers] | None,
              ) -> tuple[Floats, Integers]:
-        old, groups = memory or self._empty
-        new, = self._graphs.run("content", *batch_of_one(rows), old, groups)
-        return (np.concatenate([old, new], 3),
-                np.concatenate([groups, rows.group[None]], 1))
+        batch = len(rows)
+        old, groups = memory or (
+            np.zeros((self._layers, batch, 2, 0, self._width), np.float32),
+            np.zeros((batch, 0), np.int64))
+        new, = self._graphs.run("content", *fields(rows), old, groups)
+        return np.concatenate([old, new], 3), np.concatenate([groups, rows.group], 1)
 
     def ask(self, rows: Rows, memory: tuple[Floats, Integers]) -> tuple[Floats, Floats]:
-        logits, hidden = self._graphs.run("query", *batch_of_one(rows), *memory)
-        return logits[0], hidden
+        logits, hidden = self._graphs.run("query", *fields(rows), *memory)
+        return logits, hidden
 
     def tail(self, hidden: Floats, upper: Integers) -> Floats:
-        logits, = self._graphs.run("tail", hidden, upper[None])
-        out: Floats = logits[0]
-        return out
+        logits, = self._graphs.run("tail", hidden, upper)
+        return logits
 
 
-def batch_of_one(rows: Rows) -> list[Integers]:
-    """The rows' fields as ``(1, n)`` arrays, in the order of the graphs' inputs."""
-    return [getattr(rows, name)[None] for name in FIELDS]
+def fields(rows: Rows) -> list[Integers]:
+    """The rows' fields in the order of the graphs' inputs."""
+    return [getattr(rows, name) for name in FIELDS]
 
 
 class OnnxTextNetwork:
@@ -193,12 +192,12 @@ def run_image_golden(network: ImageNetwork, golden: Mapping[str, NDArray[Any]],
                      ) -> dict[str, Floats]:
     """Two groups read and asked in turn, as a decoder does."""
     def rows(part: str) -> Rows:
-        return Rows(*(golden[f"{part}_{field}"].astype(np.int64) for field in FIELDS))
+        return Rows(*(golden[f"{part}_{field}"].astype(np.int64)[None] for field in FIELDS))
     memory = network.read(rows("known"), None)
     memory = network.read(rows("coded"), memory)
     upper, hidden = network.ask(rows("asked"), memory)
-    lower = network.tail(hidden, golden["given"].astype(np.int64))
-    return {"upper": upper, "lower": lower}
+    lower = network.tail(hidden, golden["given"].astype(np.int64)[None])
+    return {"upper": upper[0], "lower": lower[0]}
 
 
 def run_text_golden(network: TextNetwork, golden: Mapping[str, NDArray[Any]],

@@ -1,10 +1,11 @@
 """Which token is coded when: windows over the grid, groups inside a window.
 
-A grid is cut into windows of at most 16×16 tokens, coded in reading order, so that the cost grows
-linearly with the area. A window sees the tokens up to 4 rows and columns around it that both sides
-hold by then. Inside a window the tokens are revealed in at most 12 groups, ever denser: in
-the order of a Bayer matrix (Bayer 1973, the ordered-dither pattern), whose every prefix is spread
-evenly. The order is part of the format: changing it breaks every stream.
+A grid is cut into windows of at most 16×16 tokens, so that the cost grows linearly with the area. A
+window sees the tokens up to 4 rows and columns around it that both sides hold by then: those above
+it, to its left, and whatever is not coded at all. Windows that do not see each other are coded
+together, a wave at a time. Inside a window the tokens are revealed in at most 12 groups, ever
+denser: in the order of a Bayer matrix (Bayer 1973, the ordered-dither pattern), whose every prefix
+is spread evenly. The order is part of the format: changing it breaks every stream.
 """
 
 from __future__ import annotations
@@ -68,11 +69,12 @@ class Window:
     bottom: int
     right: int
 
-    def visible(self, mask: Mask) -> Mask:
+    def visible(self, mask: Mask, hole: Mask | None = None) -> Mask:
         """Tokens that both sides hold when the window's turn comes, as far as it may see them.
 
         Args:
             mask: ``(rows, columns)`` of the whole grid; True where a token is coded.
+            hole: likewise; True where nobody holds one.
 
         Returns:
             A mask of the same shape: inside the window and up to `CONTEXT` tokens around it, what
@@ -84,6 +86,8 @@ class Window:
         near = np.zeros_like(mask)
         near[max(0, self.top - CONTEXT):self.bottom + CONTEXT,
              max(0, self.left - CONTEXT):self.right + CONTEXT] = True
+        if hole is not None:
+            held &= ~hole
         return held & near
 
 
@@ -92,8 +96,14 @@ def _cuts(length: int) -> list[int]:
     return [length * i // count for i in range(count + 1)]
 
 
-def windows(rows: int, columns: int) -> Iterator[Window]:
-    """Windows of a grid in coding order, as equal in size as can be."""
-    for top, bottom in zip(_cuts(rows), _cuts(rows)[1:], strict=False):
-        for left, right in zip(_cuts(columns), _cuts(columns)[1:], strict=False):
-            yield Window(top, left, bottom, right)
+def waves(rows: int, columns: int) -> Iterator[list[Window]]:
+    """Windows of a grid in coding order, as equal in size as can be; those of one wave together.
+
+    A window sees its neighbours on the left and above, also those diagonally above. With two waves
+    from row to row and one from column to column all of them belong to earlier waves.
+    """
+    across, down = _cuts(columns), _cuts(rows)
+    wide, high = len(across) - 1, len(down) - 1
+    for wave in range(wide + 2 * (high - 1)):
+        places = ((i, wave - 2 * i) for i in range(high) if 0 <= wave - 2 * i < wide)
+        yield [Window(down[i], across[j], down[i + 1], across[j + 1]) for i, j in places]

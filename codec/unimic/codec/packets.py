@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -52,10 +53,11 @@ class Coder(Protocol):
     @property
     def text_model(self) -> bytes | None: ...
     def encode_image(
-        self, codes: Codes, *, mask: Mask | None = None, prompt: Codes | None = None, skip: int = 0
+        self, codes: Codes, *, mask: Mask | None = None, hole: Mask | None = None,
+        prompt: Codes | None = None, skip: int = 0
     ) -> CodedImage: ...
     def decode_image(
-        self, payload: bytes, codes: Codes, *, mask: Mask | None = None,
+        self, payload: bytes, codes: Codes, *, mask: Mask | None = None, hole: Mask | None = None,
         prompt: Codes | None = None, skip: int = 0
     ) -> Codes: ...
     def encode_text(self, ids: Codes) -> Coded: ...
@@ -102,42 +104,45 @@ def pack_image(
     grid: TokenGrid,
     *,
     mask: Mask | None = None,
+    hole: Mask | None = None,
     prompt: Codes | None = None,
     raw: bool = False,
     skip: int = 0,
 ) -> PackedImage:
     """Code an image.
 
-    The scenario follows from what the receiver holds: masked with a ``mask``, text-conditioned with
-    a ``prompt`` only, else generic. The receiver passes the same mask and prompt to `unpack_image`.
+    The scenario follows from what the receiver holds: masked with a ``mask``, partial with a
+    ``hole``, text-conditioned with a ``prompt`` only, else generic. The receiver passes the same
+    mask, hole and prompt to `unpack_image`.
 
     Args:
         coder: whose token space the image is in.
         grid: the image.
         mask: bool ``(rows, columns)``; the receiver holds the tokens where it is False.
+        hole: likewise, without a mask; tokens where it is True are not sent, the receiver has code
+            0 there.
         prompt: int32 ``(n,)`` text tokens that the receiver holds.
         raw: write fixed-length tokens, which need no entropy model (and no prompt).
         skip: 0 … 256; leave out what the receiver's model is sure enough of, see
             `unimic.codec.coder.Coder.encode_image`. Raw packets send everything.
 
     Raises:
-        InvalidInput: grid, mask and space do not fit each other, or ``skip`` is out of range.
+        InvalidInput: grid, mask, hole and space do not fit each other, or ``skip`` is out of range.
     """
     grid.check(coder.space)
-    _check_mask(mask, grid)
+    sent, codes = _sent(mask, hole, grid.codes)
     if not 0 <= skip <= SKIP_ALL:
         raise InvalidInput("skip", f"{skip} is out of range", f"use 0 to {SKIP_ALL}")
     if raw:
-        skip, received = 0, grid
-        sent = grid.codes if mask is None else grid.codes[mask]
-        payload, bits = _raw(sent, coder.space.image_codes)
+        skip, received = 0, TokenGrid(codes, grid.width, grid.height)
+        payload, bits = _raw(codes[sent], coder.space.image_codes)
     else:
-        coded = coder.encode_image(grid.codes, mask=mask, prompt=prompt, skip=skip)
+        coded = coder.encode_image(codes, mask=sent, hole=hole, prompt=prompt, skip=skip)
         payload, bits = coded.payload, coded.ideal_bits
         received = TokenGrid(coded.codes, grid.width, grid.height)
     packet = pb.Packet(
         kind=pb.KIND_IMAGE,
-        scenario=_scenario(mask, prompt, raw),
+        scenario=_scenario(mask, hole, prompt, raw),
         coding=_coding(raw),
         width=0 if mask is not None else grid.width,
         height=0 if mask is not None else grid.height,
@@ -150,7 +155,7 @@ def pack_image(
 
 def pack_image_within(
     coder: Coder, grid: TokenGrid, budget: int, *, mask: Mask | None = None,
-    prompt: Codes | None = None,
+    hole: Mask | None = None, prompt: Codes | None = None,
 ) -> PackedImage:
     """Code an image into a packet of at most ``budget`` bytes, as faithfully as that allows.
 
@@ -160,23 +165,23 @@ def pack_image_within(
         coder: see `pack_image`.
         grid: see `pack_image`.
         budget: bytes of the whole packet.
-        mask: see `pack_image`.
-        prompt: see `pack_image`.
+        mask, hole, prompt: see `pack_image`.
 
     Raises:
         LimitExceeded: not even the header keeps the budget.
     """
-    best = pack_image(coder, grid, mask=mask, prompt=prompt)
+    pack = partial(pack_image, coder, grid, mask=mask, hole=hole, prompt=prompt)
+    best = pack()
     if best.sizes.wire_bytes <= budget:
         return best
-    best = pack_image(coder, grid, mask=mask, prompt=prompt, skip=SKIP_ALL)
+    best = pack(skip=SKIP_ALL)
     if best.sizes.wire_bytes > budget:
         raise LimitExceeded("budget", f"{budget} bytes do not hold a packet's header",
                             f"allow at least {best.sizes.wire_bytes}")
     low, high = 0, SKIP_ALL  # `low` is over the budget, `high` keeps it
     while high - low > 1:
         middle = (low + high) // 2
-        packed = pack_image(coder, grid, mask=mask, prompt=prompt, skip=middle)
+        packed = pack(skip=middle)
         if packed.sizes.wire_bytes <= budget:
             high, best = middle, packed
         else:
@@ -191,6 +196,7 @@ def unpack_image(
     limits: Limits,
     base: TokenGrid | None = None,
     mask: Mask | None = None,
+    hole: Mask | None = None,
     prompt: Codes | None = None,
 ) -> TokenGrid:
     """The image of a packet of `pack_image`.
@@ -200,24 +206,23 @@ def unpack_image(
         packet: from the sender; anything is safe.
         limits: that the image must keep.
         base: the image that a masked packet changes; its tokens where ``mask`` is True are ignored.
-        mask: as the sender's.
-        prompt: as the sender's.
+        mask, hole, prompt: as the sender's.
 
     Raises:
-        CorruptData: the packet is damaged or does not belong to this base, mask or prompt.
+        CorruptData: the packet is damaged or does not belong to this base, mask, hole or prompt.
         LimitExceeded: the image is too large.
         UnknownModel: it is coded with another model or in another space.
-        InvalidInput: base and mask do not fit each other.
+        InvalidInput: base, mask and hole do not fit each other.
     """
     _check_header(packet, pb.KIND_IMAGE, coder.space, coder.image_model, limits)
     is_raw = packet.coding == pb.CODING_RAW
     if packet.skip > (0 if is_raw else SKIP_ALL):
         raise CorruptData("skip", f"{packet.skip} is out of range", "send it again")
-    expected = _scenario(mask, prompt, is_raw)
+    expected = _scenario(mask, hole, prompt, is_raw)
     if packet.scenario != expected:
         raise CorruptData("scenario", f"{_name(pb.Scenario, packet.scenario)}, but what it depends "
                           f"on is that of {_name(pb.Scenario, expected)}",
-                          "decode it with the mask and prompt it was made with")
+                          "decode it with the mask, hole and prompt it was made with")
     if mask is None:
         width, height = packet.width, packet.height
         rows, columns = _grid_shape(packet, coder.space, limits)
@@ -227,15 +232,15 @@ def unpack_image(
             raise InvalidInput("base", "is missing for a masked packet",
                                "pass the image that it changes")
         base.check(coder.space)
-        _check_mask(mask, base)
         if packet.width or packet.height:
             raise CorruptData("width", "a masked packet has no size", "send it again")
-        width, height, codes = base.width, base.height, np.where(mask, 0, base.codes)
+        width, height, codes = base.width, base.height, base.codes
+    sent, codes = _sent(mask, hole, codes)
+    codes = np.where(sent, 0, codes)
     if is_raw:
-        places = np.ones(codes.shape, dtype=np.bool_) if mask is None else mask
-        codes[places] = unpack_bits(packet.payload, int(places.sum()), coder.space.image_codes)
+        codes[sent] = unpack_bits(packet.payload, int(sent.sum()), coder.space.image_codes)
     else:
-        codes = coder.decode_image(packet.payload, codes, mask=mask, prompt=prompt,
+        codes = coder.decode_image(packet.payload, codes, mask=sent, hole=hole, prompt=prompt,
                                    skip=packet.skip)
     _check_crc(packet, _checksum((width, height), codes))
     return TokenGrid(codes, width, height)
@@ -313,8 +318,9 @@ def for_file(packet: pb.Packet, coder: Coder, references: Sequence[int] = ()) ->
     Args:
         packet: of one of the functions above.
         coder: that packed it.
-        references: positions in the file of what it depends on: of the text (text-conditioned), or
-            of the image, the mask and the text if there is one (masked).
+        references: positions in the file of what it depends on: of the text (text-conditioned), of
+            the hole's mask (partial), or of the image and the mask (masked); with a prompt, then
+            of the text.
     """
     models = {pb.KIND_IMAGE: coder.image_model, pb.KIND_TEXT: coder.text_model}
     copy = pb.Packet()
@@ -334,9 +340,12 @@ def _coding(is_raw: bool) -> pb.Coding:
     return pb.CODING_RAW if is_raw else pb.CODING_ENTROPY
 
 
-def _scenario(mask: Mask | None, prompt: Codes | None, is_raw: bool) -> pb.Scenario:
+def _scenario(mask: Mask | None, hole: Mask | None, prompt: Codes | None, is_raw: bool,
+              ) -> pb.Scenario:
     if mask is not None:
         return pb.SCENARIO_MASKED
+    if hole is not None:
+        return pb.SCENARIO_PARTIAL
     # Fixed-length tokens do not depend on a prompt.
     return pb.SCENARIO_GENERIC if prompt is None or is_raw else pb.SCENARIO_TEXT_CONDITIONED
 
@@ -353,10 +362,17 @@ def _checksum(size: tuple[int, ...], tokens: Codes | Mask) -> int:
     return checksum(np.concatenate([size, tokens.reshape(-1)]))
 
 
-def _check_mask(mask: Mask | None, grid: TokenGrid) -> None:
-    if mask is not None and (mask.dtype != np.bool_ or mask.shape != grid.codes.shape):
-        raise InvalidInput("mask", f"{mask.dtype} {mask.shape} for an image of "
-                           f"{grid.codes.shape} tokens", "pass bool (rows, columns) of the image")
+def _sent(mask: Mask | None, hole: Mask | None, codes: Codes) -> tuple[Mask, Codes]:
+    """Where tokens are sent, and ``codes`` as the receiver will know them: 0 in the hole."""
+    for name, area in ("mask", mask), ("hole", hole):
+        if area is not None and (area.dtype != np.bool_ or area.shape != codes.shape):
+            raise InvalidInput(name, f"{area.dtype} {area.shape} for an image of "
+                               f"{codes.shape} tokens", "pass bool (rows, columns) of the image")
+    if hole is None:
+        return np.ones(codes.shape, np.bool_) if mask is None else mask, codes
+    if mask is not None:
+        raise InvalidInput("hole", "beside a mask", "the receiver of a masked image has no hole")
+    return ~hole, np.where(hole, 0, codes).astype(np.int32)
 
 
 def _check_header(

@@ -8,7 +8,8 @@
 
 Each packet names its token space and, where it is entropy-coded, its model. A packet that depends
 on others names their positions: a text-conditioned image that of its text; a masked image those of
-the image that it changes, of the mask, and of the text if there is one.
+the image that it changes, of the mask, and of the text if there is one; a partial image that of the
+mask of its hole, and of the text if there is one.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ _DEPENDENCIES: dict[int, tuple[tuple[int, ...], ...]] = {
         (pb.KIND_IMAGE, pb.KIND_MASK),
         (pb.KIND_IMAGE, pb.KIND_MASK, pb.KIND_TEXT),
     ),
+    pb.SCENARIO_PARTIAL: ((pb.KIND_MASK,), (pb.KIND_MASK, pb.KIND_TEXT)),
 }
 
 _CRC_BYTES = 4
@@ -132,12 +134,15 @@ def decode(coder: Coder, packets: Sequence[pb.Packet], *, limits: Limits) -> lis
             elif packet.kind == pb.KIND_MASK:
                 masks[position] = unpack_mask(packet, limits=limits, space=coder.space)
             else:
+                area = _first(masks, packet.references)
+                partial = packet.scenario == pb.SCENARIO_PARTIAL
                 grids[position] = unpack_image(
                     coder,
                     packet,
                     limits=limits,
                     base=_first(grids, packet.references),
-                    mask=_first(masks, packet.references),
+                    mask=None if partial else area,
+                    hole=area if partial else None,
                     prompt=_first(texts, packet.references),
                 )
         except (CorruptData, InvalidInput, LimitExceeded, UnknownModel) as error:

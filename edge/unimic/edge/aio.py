@@ -20,6 +20,7 @@ from unimic.codec.errors import InvalidInput, LimitExceeded, UnimicError
 from unimic.codec.limits import Limits
 from unimic.codec.packets import (
     Packed,
+    PackedImage,
     Sizes,
     pack_image,
     pack_image_within,
@@ -131,17 +132,19 @@ class AsyncClient:
 
     # ── calls ─────────────────────────────────────────────────────────────────────────────────
 
-    async def share(self, image: ImageSource, *, budget: int | None = None,
-                    timeout: float | None = None) -> Picture:
+    async def share(self, image: ImageSource, *, hole: MaskSource | None = None,
+                    budget: int | None = None, timeout: float | None = None) -> Picture:
         """Send a photo up, once, as tokens.
 
         Args:
             image: a path, the bytes of a file, an open binary file, or a Pillow image.
-            budget: the packet takes at most so many bytes; tokens that the other side's model is
-                surest of are left out and taken for granted on both sides. Needs the entropy model
-                on both sides.
+            hole: what is not sent, named as the mask of `inpaint` and widened to whole tokens as
+                there: what will be made anew anyway, or what is nobody's business.
+            budget: the image's packet takes at most so many bytes; tokens that the other side's
+                model is surest of are left out and taken for granted on both sides. Needs the
+                entropy model on both sides.
         """
-        return await self._within(timeout, self._share(image, budget))
+        return await self._within(timeout, self._share(image, hole, budget))
 
     async def ask(self, photo: Picture, question: str, *, timeout: float | None = None,
                   on_progress: Progress | None = None) -> Answer:
@@ -223,15 +226,21 @@ class AsyncClient:
 
     # ── how data flows: pixels, tokens, packets, the wire, and back ───────────────────────────
 
-    async def _share(self, image: ImageSource, budget: int | None) -> Picture:
+    async def _share(self, image: ImageSource, hole: MaskSource | None, budget: int | None,
+                     ) -> Picture:
         connection = self._session
         began = perf_counter()
-        photo, grid, packed = await asyncio.to_thread(self._encode_photo, image, budget)
+        photo, packed, packed_hole = await asyncio.to_thread(
+            self._encode_photo, image, hole, budget)
         encode_seconds = perf_counter() - began
-        reply = await connection.request(pb.ClientMessage(share=pb.Share(packet=packed.packet)))
-        stats = _stats(reply, [packed], encode_seconds, 0.0, None)
-        view = View(0, 0, grid.width, grid.height)
-        return self._hold(connection, reply, grid, view, stats, np.asarray(photo))
+        share = pb.Share(packet=packed.packet)
+        if packed_hole:
+            share.hole.CopyFrom(packed_hole.packet)
+        reply = await connection.request(pb.ClientMessage(share=share))
+        sent: list[Packed] = [packed, packed_hole] if packed_hole else [packed]
+        stats = _stats(reply, sent, encode_seconds, 0.0, None)
+        view = View(0, 0, photo.width, photo.height)
+        return self._hold(connection, reply, packed.grid, view, stats, np.asarray(photo))
 
     async def _answer(self, task: pb.Task, photo: Picture, question: str,
                       on_progress: Progress | None) -> Answer:
@@ -308,18 +317,24 @@ class AsyncClient:
         reply = await connection.request(pb.ClientMessage(task=task), on_progress)
         return _Sent(reply, prompt, packed, encode_seconds)
 
-    def _encode_photo(self, image: ImageSource, budget: int | None
-                      ) -> tuple[Image.Image, TokenGrid, Packed]:
+    def _encode_photo(self, image: ImageSource, hole: MaskSource | None, budget: int | None,
+                      ) -> tuple[Image.Image, PackedImage, Packed | None]:
         photo = load_image(image)
         self._check_size(photo.width, photo.height, self._session.opened.limits.max_tokens)
+        coder = self._models.coder
         grid = self._models.images.encode(photo)
+        area, packed_hole = None, None
+        if hole is not None:
+            area = find_region(hole, View(0, 0, photo.width, photo.height), grid,
+                               coder.space.patch).tokens
+            packed_hole = pack_mask(area, photo.width, photo.height)
         if budget is None:
-            return photo, grid, self._pack_image(grid, None, None)
-        if self._raw(self._models.coder.image_model):
+            raw = self._raw(coder.image_model)
+            return photo, pack_image(coder, grid, hole=area, raw=raw), packed_hole
+        if self._raw(coder.image_model):
             raise InvalidInput("budget", "needs an entropy model that both sides hold",
                                "install the server's models, or leave it out")
-        within = pack_image_within(self._models.coder, grid, budget)
-        return photo, within.grid, within
+        return photo, pack_image_within(coder, grid, budget, hole=area), packed_hole
 
     def _encode_text(self, text: str) -> tuple[Codes, Packed]:
         ids = self._models.text.encode(text)

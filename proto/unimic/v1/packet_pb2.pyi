@@ -19,6 +19,7 @@ class Scenario(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     SCENARIO_GENERIC: _ClassVar[Scenario]
     SCENARIO_MASKED: _ClassVar[Scenario]
     SCENARIO_TEXT_CONDITIONED: _ClassVar[Scenario]
+    SCENARIO_PARTIAL: _ClassVar[Scenario]
 
 class Coding(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -31,6 +32,7 @@ KIND_MASK: Kind
 SCENARIO_GENERIC: Scenario
 SCENARIO_MASKED: Scenario
 SCENARIO_TEXT_CONDITIONED: Scenario
+SCENARIO_PARTIAL: Scenario
 CODING_ENTROPY: Coding
 CODING_RAW: Coding
 

@@ -25,15 +25,15 @@ _sym_db = _symbol_database.Default()
 from unimic.v1 import packet_pb2 as unimic_dot_v1_dot_packet__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17unimic/v1/service.proto\x12\tunimic.v1\x1a\x16unimic/v1/packet.proto\"\x18\n\x16GetCapabilitiesRequest\"\xa1\x01\n\x17GetCapabilitiesResponse\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x0f\n\x07\x62\x61\x63kend\x18\x02 \x01(\t\x12\"\n\x05tasks\x18\x03 \x03(\x0e\x32\x13.unimic.v1.TaskKind\x12\r\n\x05space\x18\x04 \x01(\x0c\x12\x0e\n\x06models\x18\x05 \x03(\x0c\x12!\n\x06limits\x18\x06 \x01(\x0b\x32\x11.unimic.v1.Limits\"\x99\x01\n\x06Limits\x12\x19\n\x11max_message_bytes\x18\x01 \x01(\r\x12\x12\n\nmax_tokens\x18\x02 \x01(\r\x12\x17\n\x0fmax_text_tokens\x18\x03 \x01(\r\x12\x13\n\x0bmax_objects\x18\x04 \x01(\r\x12\x19\n\x11max_pending_tasks\x18\x05 \x01(\r\x12\x17\n\x0fmax_task_tokens\x18\x06 \x01(\r\"\xcb\x01\n\rClientMessage\x12\x1f\n\x04open\x18\x01 \x01(\x0b\x32\x0f.unimic.v1.OpenH\x00\x12!\n\x05share\x18\x02 \x01(\x0b\x32\x10.unimic.v1.ShareH\x00\x12\x1f\n\x04task\x18\x03 \x01(\x0b\x32\x0f.unimic.v1.TaskH\x00\x12#\n\x06\x63\x61ncel\x18\x04 \x01(\x0b\x32\x11.unimic.v1.CancelH\x00\x12%\n\x07release\x18\x05 \x01(\x0b\x32\x12.unimic.v1.ReleaseH\x00\x42\t\n\x07message\"6\n\x04Open\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\r\n\x05space\x18\x02 \x01(\x0c\x12\x0e\n\x06models\x18\x03 \x03(\x0c\"6\n\x05Share\x12\n\n\x02id\x18\x01 \x01(\r\x12!\n\x06packet\x18\x02 \x01(\x0b\x32\x11.unimic.v1.Packet\"\x84\x02\n\x04Task\x12\n\n\x02id\x18\x01 \x01(\r\x12!\n\x04kind\x18\x02 \x01(\x0e\x32\x13.unimic.v1.TaskKind\x12\x0e\n\x06object\x18\x03 \x01(\r\x12\x1f\n\x04text\x18\x04 \x01(\x0b\x32\x11.unimic.v1.Packet\x12\x1f\n\x04mask\x18\x05 \x01(\x0b\x32\x11.unimic.v1.Packet\x12#\n\x07margins\x18\x06 \x01(\x0b\x32\x12.unimic.v1.Margins\x12\r\n\x05width\x18\x07 \x01(\r\x12\x0e\n\x06height\x18\x08 \x01(\r\x12%\n\x08sampling\x18\t \x01(\x0b\x32\x13.unimic.v1.Sampling\x12\x10\n\x08progress\x18\n \x01(\x08\"C\n\x07Margins\x12\x0c\n\x04left\x18\x01 \x01(\r\x12\x0b\n\x03top\x18\x02 \x01(\r\x12\r\n\x05right\x18\x03 \x01(\r\x12\x0e\n\x06\x62ottom\x18\x04 \x01(\r\"u\n\x08Sampling\x12\x0c\n\x04seed\x18\x01 \x01(\x04\x12\r\n\x05steps\x18\x02 \x01(\r\x12\x18\n\x0btemperature\x18\x03 \x01(\x02H\x00\x88\x01\x01\x12\x15\n\x08guidance\x18\x04 \x01(\x02H\x01\x88\x01\x01\x42\x0e\n\x0c_temperatureB\x0b\n\t_guidance\"\x14\n\x06\x43\x61ncel\x12\n\n\x02id\x18\x01 \x01(\r\"\x15\n\x07Release\x12\n\n\x02id\x18\x01 \x01(\r\"\xb4\x01\n\rServerMessage\x12#\n\x06opened\x18\x01 \x01(\x0b\x32\x11.unimic.v1.OpenedH\x00\x12\'\n\x08progress\x18\x02 \x01(\x0b\x32\x13.unimic.v1.ProgressH\x00\x12#\n\x06result\x18\x03 \x01(\x0b\x32\x11.unimic.v1.ResultH\x00\x12%\n\x07\x66\x61ilure\x18\x04 \x01(\x0b\x32\x12.unimic.v1.FailureH\x00\x42\t\n\x07message\"[\n\x06Opened\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\r\n\x05space\x18\x02 \x01(\x0c\x12\x0e\n\x06models\x18\x03 \x03(\x0c\x12!\n\x06limits\x18\x04 \x01(\x0b\x32\x11.unimic.v1.Limits\"3\n\x08Progress\x12\n\n\x02id\x18\x01 \x01(\r\x12\x0c\n\x04step\x18\x02 \x01(\r\x12\r\n\x05steps\x18\x03 \x01(\r\"\\\n\x06Result\x12\n\n\x02id\x18\x01 \x01(\r\x12!\n\x06packet\x18\x02 \x01(\x0b\x32\x11.unimic.v1.Packet\x12\x12\n\nconfidence\x18\x03 \x01(\x02\x12\x0f\n\x07seconds\x18\x04 \x01(\x02\"\x9b\x02\n\x07\x46\x61ilure\x12\n\n\x02id\x18\x01 \x01(\r\x12%\n\x04\x63ode\x18\x02 \x01(\x0e\x32\x17.unimic.v1.Failure.Code\x12\r\n\x05\x66ield\x18\x03 \x01(\t\x12\x0f\n\x07message\x18\x04 \x01(\t\"\xbc\x01\n\x04\x43ode\x12\x14\n\x10\x43ODE_UNSPECIFIED\x10\x00\x12\x19\n\x15\x43ODE_INVALID_ARGUMENT\x10\x01\x12\x12\n\x0e\x43ODE_NOT_FOUND\x10\x02\x12\x15\n\x11\x43ODE_CORRUPT_DATA\x10\x03\x12\x1b\n\x17\x43ODE_RESOURCE_EXHAUSTED\x10\x04\x12\x12\n\x0e\x43ODE_CANCELLED\x10\x05\x12\x14\n\x10\x43ODE_UNSUPPORTED\x10\x06\x12\x11\n\rCODE_INTERNAL\x10\x07*\x99\x01\n\x08TaskKind\x12\x19\n\x15TASK_KIND_UNSPECIFIED\x10\x00\x12\x16\n\x12TASK_KIND_GENERATE\x10\x01\x12\x15\n\x11TASK_KIND_INPAINT\x10\x02\x12\x16\n\x12TASK_KIND_OUTPAINT\x10\x03\x12\x14\n\x10TASK_KIND_ANSWER\x10\x04\x12\x15\n\x11TASK_KIND_CAPTION\x10\x05\x32\xa9\x01\n\nMultimodal\x12X\n\x0fGetCapabilities\x12!.unimic.v1.GetCapabilitiesRequest\x1a\".unimic.v1.GetCapabilitiesResponse\x12\x41\n\x07Session\x12\x18.unimic.v1.ClientMessage\x1a\x18.unimic.v1.ServerMessage(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17unimic/v1/service.proto\x12\tunimic.v1\x1a\x16unimic/v1/packet.proto\"\x18\n\x16GetCapabilitiesRequest\"\xa1\x01\n\x17GetCapabilitiesResponse\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x0f\n\x07\x62\x61\x63kend\x18\x02 \x01(\t\x12\"\n\x05tasks\x18\x03 \x03(\x0e\x32\x13.unimic.v1.TaskKind\x12\r\n\x05space\x18\x04 \x01(\x0c\x12\x0e\n\x06models\x18\x05 \x03(\x0c\x12!\n\x06limits\x18\x06 \x01(\x0b\x32\x11.unimic.v1.Limits\"\x99\x01\n\x06Limits\x12\x19\n\x11max_message_bytes\x18\x01 \x01(\r\x12\x12\n\nmax_tokens\x18\x02 \x01(\r\x12\x17\n\x0fmax_text_tokens\x18\x03 \x01(\r\x12\x13\n\x0bmax_objects\x18\x04 \x01(\r\x12\x19\n\x11max_pending_tasks\x18\x05 \x01(\r\x12\x17\n\x0fmax_task_tokens\x18\x06 \x01(\r\"\xcb\x01\n\rClientMessage\x12\x1f\n\x04open\x18\x01 \x01(\x0b\x32\x0f.unimic.v1.OpenH\x00\x12!\n\x05share\x18\x02 \x01(\x0b\x32\x10.unimic.v1.ShareH\x00\x12\x1f\n\x04task\x18\x03 \x01(\x0b\x32\x0f.unimic.v1.TaskH\x00\x12#\n\x06\x63\x61ncel\x18\x04 \x01(\x0b\x32\x11.unimic.v1.CancelH\x00\x12%\n\x07release\x18\x05 \x01(\x0b\x32\x12.unimic.v1.ReleaseH\x00\x42\t\n\x07message\"6\n\x04Open\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\r\n\x05space\x18\x02 \x01(\x0c\x12\x0e\n\x06models\x18\x03 \x03(\x0c\"W\n\x05Share\x12\n\n\x02id\x18\x01 \x01(\r\x12!\n\x06packet\x18\x02 \x01(\x0b\x32\x11.unimic.v1.Packet\x12\x1f\n\x04hole\x18\x03 \x01(\x0b\x32\x11.unimic.v1.Packet\"\x84\x02\n\x04Task\x12\n\n\x02id\x18\x01 \x01(\r\x12!\n\x04kind\x18\x02 \x01(\x0e\x32\x13.unimic.v1.TaskKind\x12\x0e\n\x06object\x18\x03 \x01(\r\x12\x1f\n\x04text\x18\x04 \x01(\x0b\x32\x11.unimic.v1.Packet\x12\x1f\n\x04mask\x18\x05 \x01(\x0b\x32\x11.unimic.v1.Packet\x12#\n\x07margins\x18\x06 \x01(\x0b\x32\x12.unimic.v1.Margins\x12\r\n\x05width\x18\x07 \x01(\r\x12\x0e\n\x06height\x18\x08 \x01(\r\x12%\n\x08sampling\x18\t \x01(\x0b\x32\x13.unimic.v1.Sampling\x12\x10\n\x08progress\x18\n \x01(\x08\"C\n\x07Margins\x12\x0c\n\x04left\x18\x01 \x01(\r\x12\x0b\n\x03top\x18\x02 \x01(\r\x12\r\n\x05right\x18\x03 \x01(\r\x12\x0e\n\x06\x62ottom\x18\x04 \x01(\r\"u\n\x08Sampling\x12\x0c\n\x04seed\x18\x01 \x01(\x04\x12\r\n\x05steps\x18\x02 \x01(\r\x12\x18\n\x0btemperature\x18\x03 \x01(\x02H\x00\x88\x01\x01\x12\x15\n\x08guidance\x18\x04 \x01(\x02H\x01\x88\x01\x01\x42\x0e\n\x0c_temperatureB\x0b\n\t_guidance\"\x14\n\x06\x43\x61ncel\x12\n\n\x02id\x18\x01 \x01(\r\"\x15\n\x07Release\x12\n\n\x02id\x18\x01 \x01(\r\"\xb4\x01\n\rServerMessage\x12#\n\x06opened\x18\x01 \x01(\x0b\x32\x11.unimic.v1.OpenedH\x00\x12\'\n\x08progress\x18\x02 \x01(\x0b\x32\x13.unimic.v1.ProgressH\x00\x12#\n\x06result\x18\x03 \x01(\x0b\x32\x11.unimic.v1.ResultH\x00\x12%\n\x07\x66\x61ilure\x18\x04 \x01(\x0b\x32\x12.unimic.v1.FailureH\x00\x42\t\n\x07message\"[\n\x06Opened\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\r\n\x05space\x18\x02 \x01(\x0c\x12\x0e\n\x06models\x18\x03 \x03(\x0c\x12!\n\x06limits\x18\x04 \x01(\x0b\x32\x11.unimic.v1.Limits\"3\n\x08Progress\x12\n\n\x02id\x18\x01 \x01(\r\x12\x0c\n\x04step\x18\x02 \x01(\r\x12\r\n\x05steps\x18\x03 \x01(\r\"\\\n\x06Result\x12\n\n\x02id\x18\x01 \x01(\r\x12!\n\x06packet\x18\x02 \x01(\x0b\x32\x11.unimic.v1.Packet\x12\x12\n\nconfidence\x18\x03 \x01(\x02\x12\x0f\n\x07seconds\x18\x04 \x01(\x02\"\x9b\x02\n\x07\x46\x61ilure\x12\n\n\x02id\x18\x01 \x01(\r\x12%\n\x04\x63ode\x18\x02 \x01(\x0e\x32\x17.unimic.v1.Failure.Code\x12\r\n\x05\x66ield\x18\x03 \x01(\t\x12\x0f\n\x07message\x18\x04 \x01(\t\"\xbc\x01\n\x04\x43ode\x12\x14\n\x10\x43ODE_UNSPECIFIED\x10\x00\x12\x19\n\x15\x43ODE_INVALID_ARGUMENT\x10\x01\x12\x12\n\x0e\x43ODE_NOT_FOUND\x10\x02\x12\x15\n\x11\x43ODE_CORRUPT_DATA\x10\x03\x12\x1b\n\x17\x43ODE_RESOURCE_EXHAUSTED\x10\x04\x12\x12\n\x0e\x43ODE_CANCELLED\x10\x05\x12\x14\n\x10\x43ODE_UNSUPPORTED\x10\x06\x12\x11\n\rCODE_INTERNAL\x10\x07*\x99\x01\n\x08TaskKind\x12\x19\n\x15TASK_KIND_UNSPECIFIED\x10\x00\x12\x16\n\x12TASK_KIND_GENERATE\x10\x01\x12\x15\n\x11TASK_KIND_INPAINT\x10\x02\x12\x16\n\x12TASK_KIND_OUTPAINT\x10\x03\x12\x14\n\x10TASK_KIND_ANSWER\x10\x04\x12\x15\n\x11TASK_KIND_CAPTION\x10\x05\x32\xa9\x01\n\nMultimodal\x12X\n\x0fGetCapabilities\x12!.unimic.v1.GetCapabilitiesRequest\x1a\".unimic.v1.GetCapabilitiesResponse\x12\x41\n\x07Session\x12\x18.unimic.v1.ClientMessage\x1a\x18.unimic.v1.ServerMessage(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'unimic.v1.service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_TASKKIND']._serialized_start=1932
-  _globals['_TASKKIND']._serialized_end=2085
+  _globals['_TASKKIND']._serialized_start=1965
+  _globals['_TASKKIND']._serialized_end=2118
   _globals['_GETCAPABILITIESREQUEST']._serialized_start=62
   _globals['_GETCAPABILITIESREQUEST']._serialized_end=86
   _globals['_GETCAPABILITIESRESPONSE']._serialized_start=89
@@ -45,29 +45,29 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_OPEN']._serialized_start=614
   _globals['_OPEN']._serialized_end=668
   _globals['_SHARE']._serialized_start=670
-  _globals['_SHARE']._serialized_end=724
-  _globals['_TASK']._serialized_start=727
-  _globals['_TASK']._serialized_end=987
-  _globals['_MARGINS']._serialized_start=989
-  _globals['_MARGINS']._serialized_end=1056
-  _globals['_SAMPLING']._serialized_start=1058
-  _globals['_SAMPLING']._serialized_end=1175
-  _globals['_CANCEL']._serialized_start=1177
-  _globals['_CANCEL']._serialized_end=1197
-  _globals['_RELEASE']._serialized_start=1199
-  _globals['_RELEASE']._serialized_end=1220
-  _globals['_SERVERMESSAGE']._serialized_start=1223
-  _globals['_SERVERMESSAGE']._serialized_end=1403
-  _globals['_OPENED']._serialized_start=1405
-  _globals['_OPENED']._serialized_end=1496
-  _globals['_PROGRESS']._serialized_start=1498
-  _globals['_PROGRESS']._serialized_end=1549
-  _globals['_RESULT']._serialized_start=1551
-  _globals['_RESULT']._serialized_end=1643
-  _globals['_FAILURE']._serialized_start=1646
-  _globals['_FAILURE']._serialized_end=1929
-  _globals['_FAILURE_CODE']._serialized_start=1741
-  _globals['_FAILURE_CODE']._serialized_end=1929
-  _globals['_MULTIMODAL']._serialized_start=2088
-  _globals['_MULTIMODAL']._serialized_end=2257
+  _globals['_SHARE']._serialized_end=757
+  _globals['_TASK']._serialized_start=760
+  _globals['_TASK']._serialized_end=1020
+  _globals['_MARGINS']._serialized_start=1022
+  _globals['_MARGINS']._serialized_end=1089
+  _globals['_SAMPLING']._serialized_start=1091
+  _globals['_SAMPLING']._serialized_end=1208
+  _globals['_CANCEL']._serialized_start=1210
+  _globals['_CANCEL']._serialized_end=1230
+  _globals['_RELEASE']._serialized_start=1232
+  _globals['_RELEASE']._serialized_end=1253
+  _globals['_SERVERMESSAGE']._serialized_start=1256
+  _globals['_SERVERMESSAGE']._serialized_end=1436
+  _globals['_OPENED']._serialized_start=1438
+  _globals['_OPENED']._serialized_end=1529
+  _globals['_PROGRESS']._serialized_start=1531
+  _globals['_PROGRESS']._serialized_end=1582
+  _globals['_RESULT']._serialized_start=1584
+  _globals['_RESULT']._serialized_end=1676
+  _globals['_FAILURE']._serialized_start=1679
+  _globals['_FAILURE']._serialized_end=1962
+  _globals['_FAILURE_CODE']._serialized_start=1774
+  _globals['_FAILURE_CODE']._serialized_end=1962
+  _globals['_MULTIMODAL']._serialized_start=2121
+  _globals['_MULTIMODAL']._serialized_end=2290
 # @@protoc_insertion_point(module_scope)

@@ -84,12 +84,14 @@ class Open(_message.Message):
     def __init__(self, version: _Optional[str] = ..., space: _Optional[bytes] = ..., models: _Optional[_Iterable[bytes]] = ...) -> None: ...
 
 class Share(_message.Message):
-    __slots__ = ("id", "packet")
+    __slots__ = ("id", "packet", "hole")
     ID_FIELD_NUMBER: _ClassVar[int]
     PACKET_FIELD_NUMBER: _ClassVar[int]
+    HOLE_FIELD_NUMBER: _ClassVar[int]
     id: int
     packet: _packet_pb2.Packet
-    def __init__(self, id: _Optional[int] = ..., packet: _Optional[_Union[_packet_pb2.Packet, _Mapping]] = ...) -> None: ...
+    hole: _packet_pb2.Packet
+    def __init__(self, id: _Optional[int] = ..., packet: _Optional[_Union[_packet_pb2.Packet, _Mapping]] = ..., hole: _Optional[_Union[_packet_pb2.Packet, _Mapping]] = ...) -> None: ...
 
 class Task(_message.Message):
     __slots__ = ("id", "kind", "object", "text", "mask", "margins", "width", "height", "sampling", "progress")

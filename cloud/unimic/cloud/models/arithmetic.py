@@ -53,6 +53,14 @@ def square_root(x: Tensor) -> Tensor:
     return torch.sqrt(x.double()).float()
 
 
+def folded(x: Tensor, *last: int) -> Tensor:
+    """``(B, R, …)`` with its later axes folded to ``last``, one of which may be -1.
+
+    As ``unflatten`` and ``flatten``, which are exported as a dozen nodes each.
+    """
+    return x.reshape(x.shape[0], x.shape[1], *last)
+
+
 class Mode(Enum):
     """How a network computes; see the module's description."""
 
@@ -192,7 +200,7 @@ class Normalise(Arithmetic):
         if self.mode is Mode.FLOAT:
             mean = x.float().square().mean(-1, keepdim=True)
             return x * (ACTIVATION_SCALE * torch.rsqrt(mean + 1e-3)).to(x.dtype)
-        blocks = x.unflatten(-1, (width // NORM_BLOCK, NORM_BLOCK)).square().sum(-1)
+        blocks = folded(x, -1, NORM_BLOCK).square().sum(-1)
         if self.mode is Mode.EXACT:
             blocks = torch.floor(blocks * (1 / NORM_BLOCK))
         else:
@@ -215,8 +223,7 @@ class Attention(Arithmetic):
         self.heads = heads
 
     def _split(self, x: Tensor) -> Tensor:
-        heads: Tensor = x.unflatten(-1, (self.heads, x.shape[-1] // self.heads))
-        return heads.transpose(1, 2)
+        return folded(x, self.heads, -1).transpose(1, 2)
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor, visible: Tensor) -> Tensor:
         """``(B, R, W)``, ``(B, K, W)``, ``(B, K, W)`` and bool ``(B, R, K)`` to ``(B, R, W)``.
@@ -229,7 +236,7 @@ class Attention(Arithmetic):
         if self.mode is Mode.FLOAT:
             mixed = F.scaled_dot_product_attention(
                 q, k, v, attn_mask=visible.unsqueeze(1), scale=to_nats)
-            out: Tensor = mixed.transpose(1, 2).flatten(2) * to_activation
+            out: Tensor = folded(mixed.transpose(1, 2), -1) * to_activation
             return out
         top = 255.0
         logits = self.round(torch.matmul(q, k.transpose(-1, -2)).float()
@@ -246,7 +253,7 @@ class Attention(Arithmetic):
         total = weight.sum(-1, keepdim=True)
         weight = self.round(weight * over(WEIGHT_ONE, total))
         mixed = torch.matmul(weight, v).float() * (to_activation / WEIGHT_ONE)
-        return self.limit(self.round(mixed.transpose(1, 2).flatten(2)), ACTIVATION_MAX)
+        return self.limit(self.round(folded(mixed.transpose(1, 2), -1)), ACTIVATION_MAX)
 
 
 def rotation_table(positions: int, pairs: int, slowest: float) -> Tensor:
@@ -271,11 +278,11 @@ class Rotate(Arithmetic):
         """``x`` is ``(B, R, W)``; ``angles`` ``(B, R, 2, pairs)`` from `rotation_table`."""
         pairs = angles.shape[-1]
         cos, sin = angles.unsqueeze(2).unbind(3)
-        split = x.unflatten(-1, (self.heads, x.shape[-1] // self.heads))
+        split = folded(x, self.heads, -1)
         first, second = split[..., :pairs], split[..., pairs:2 * pairs]
         rotated = torch.cat([first * cos - second * sin, first * sin + second * cos], -1)
         rotated = self.round(rotated * (1 / ROTATION_ONE))
-        out = torch.cat([rotated, split[..., 2 * pairs:]], -1).flatten(2)
+        out = folded(torch.cat([rotated, split[..., 2 * pairs:]], -1), -1)
         return self.limit(out, HEAD_MAX)
 
 

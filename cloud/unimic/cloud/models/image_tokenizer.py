@@ -29,7 +29,7 @@ class TokenizerConfig:
     decoder_top: int = 384
     decoder_mid: int = 192
     decoder_low: int = 96
-    decoder_depth: tuple[int, int, int] = (2, 2, 1)
+    decoder_depth: tuple[int, int, int] = (2, 3, 2)
     decoder_last: int = 16
 
 

@@ -25,6 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from unimic.cloud.backends.compact import load_weights
 from unimic.cloud.models.compact import (
     ANSWER,
     ASK,
@@ -277,6 +278,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--tokenizer", type=Path, help="checkpoint to make --shapes with")
     parser.add_argument("--text-tokenizer", type=Path, required=True, help="tokenizer.json")
     parser.add_argument("--out", type=Path, required=True, help="folder for checkpoints")
+    parser.add_argument("--start", type=Path, help="weights.safetensors to go on from")
     parser.add_argument("--minutes", type=float, default=60)
     parser.add_argument("--batch", type=int, default=3200, help="tokens of a step")
     parser.add_argument("--rate", type=float, default=2.5e-3)
@@ -289,6 +291,8 @@ def main(argv: list[str] | None = None) -> None:
     device = default_device()
     drawn = load_drawings(args.shapes, args.tokenizer)
     model = Compact(CompactConfig(width=args.width, depth=args.depth)).to(device)
+    if args.start:
+        model.load_state_dict(load_weights(args.start).state_dict())
     average = Average(model, 0.99)
     optimizer = optimizers(model, model.blocks, args.rate)
     run = Run(args.out, args.minutes, args.rate, warmup=100)

@@ -1,8 +1,9 @@
 """Train the entropy model of image tokens for its three scenarios at once.
 
 Every batch draws windows of grids as the coder would plan them: alone or with context from
-neighbouring windows, all tokens coded or only those under a random mask, with or without the
-caption as prompt. The last part of the budget is quantisation-aware.
+neighbouring windows, all tokens coded or only those under a random mask (the others known or held
+by nobody), with or without the caption as prompt. The last part of the budget is
+quantisation-aware.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import argparse
 import math
 from dataclasses import asdict
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -22,15 +24,24 @@ from unimic.cloud.models.image_entropy import ImageEntropyConfig, ImageEntropyNe
 from unimic.cloud.training.data import read_captions
 from unimic.cloud.training.grids import load_grids
 from unimic.cloud.training.loop import Average, Run, autocast, default_device, optimizers
-from unimic.codec.image_rows import FIELDS, Layout, Rows, WindowPlan, join, plan_window
-from unimic.codec.networks import image_layout
-from unimic.codec.order import CONTEXT, REVEALED, WINDOW, Window, windows
+from unimic.cloud.training.shipped import load_exact
+from unimic.codec.image_rows import (
+    NEVER,
+    Layout,
+    WindowPlan,
+    content_rows,
+    plan_window,
+    stack,
+)
+from unimic.codec.networks import fields, image_layout
+from unimic.codec.order import CONTEXT, WINDOW, Window, waves
 from unimic.codec.text import TextTokenizer
 from unimic.codec.tokens import Codes, Mask
 
 QUANTISED_FROM = 0.8
-NEVER = 127  # group of padding rows: no row sees them
 TEXT_LIMIT = 32  # tokens of a training prompt
+MASKED = 0.35  # of the windows: only what is under a mask is coded
+PARTIAL = 0.15  # of those: and nobody holds the rest
 SOURCES = {  # file: how often it is drawn
     "flickr-train": 0.45,
     "flickr-train-flipped": 0.2,
@@ -40,36 +51,14 @@ SOURCES = {  # file: how often it is drawn
 }
 
 
-def content_of(layout: Layout, plan: WindowPlan, codes: Codes) -> Rows:
-    """All content rows that some query may see: the last group's never are."""
-    needed = plan.groups < len(REVEALED)
-    row, column = plan.rows[needed], plan.columns[needed]
-    queries = plan.queries.part(needed)
-    coded = layout.tokens(codes[row, column], queries.row, queries.column, plan.groups[needed])
-    return join([plan.known, coded])
-
-
-def pad(rows: list[Rows], empty: int, device: torch.device) -> RowTensors:
-    """A batch of rows; padding is empty rows of a group never seen."""
-    fill = {"first": empty, "second": empty, "row": 0, "column": 0, "group": NEVER}
-    longest = max(map(len, rows))
-    columns = []
-    for name in FIELDS:
-        array = np.full((len(rows), longest), fill[name], np.int64)
-        for line, item in zip(array, rows, strict=True):
-            line[:len(item)] = getattr(item, name)
-        columns.append(torch.from_numpy(array).to(device))
-    return RowTensors(*columns)
-
-
 def batch_bits(network: ImageEntropyNet, layout: Layout, plans: list[WindowPlan],
                grids: list[Codes]) -> Tensor:
     """Bits of every coded token, ``(tokens,)``, in the order of the plans."""
     device = network.rotations.device
-    empty = layout.start_row + 1
-    contents = [content_of(layout, p, g) for p, g in zip(plans, grids, strict=True)]
-    content = pad(contents, empty, device)
-    query = pad([p.queries for p in plans], empty, device)
+    content, query = (
+        RowTensors(*(torch.from_numpy(a).to(device) for a in fields(stack(rows, layout))))
+        for rows in ([content_rows(layout, p, g) for p, g in zip(plans, grids, strict=True)],
+                     [p.queries for p in plans]))
     upper = torch.zeros_like(query.group)
     lower = torch.zeros_like(upper)
     for i, (plan, grid) in enumerate(zip(plans, grids, strict=True)):
@@ -88,11 +77,16 @@ def batch_bits(network: ImageEntropyNet, layout: Layout, plans: list[WindowPlan]
 
 
 def random_mask(rng: np.random.Generator, rows: int, columns: int) -> Mask:
-    """A rectangle, everything but a rectangle, or single tokens: what an edit or a budget sends."""
-    kind = rng.integers(3)
+    """Single tokens, a side, a rectangle, or everything but a rectangle: what an edit sends."""
+    kind = rng.integers(4)
     if kind == 0:
         return rng.random((rows, columns)) < rng.uniform(0.1, 0.9)
     mask = np.zeros((rows, columns), np.bool_)
+    if kind == 1:
+        axis = int(rng.integers(2))
+        edge = int(rng.integers(1, max(2, mask.shape[axis])))
+        np.moveaxis(mask, axis, 0)[:edge] = True
+        return ~mask if rng.random() < 0.5 and not mask.all() else mask
     height, width = (int(rng.integers(max(1, n // 4), n + 1)) for n in (rows, columns))
     top, left = int(rng.integers(rows - height + 1)), int(rng.integers(columns - width + 1))
     mask[top:top + height, left:left + width] = True
@@ -125,16 +119,17 @@ class Sampler:
         for _ in range(count):
             name, codes = source[self.rng.integers(len(source))]
             window = self._window(*codes.shape)
-            coded = np.ones(codes.shape, np.bool_)
-            if self.rng.random() < 0.25:
+            coded, hole = np.ones(codes.shape, np.bool_), None
+            if self.rng.random() < MASKED:
                 coded = random_mask(self.rng, *codes.shape)
                 if not coded[window.top:window.bottom, window.left:window.right].any():
                     coded[:] = True
+                hole = ~coded if self.rng.random() < PARTIAL else None
             prompts = self.prompts.get(name)
             prompt = None
             if prompts and self.rng.random() < 0.5:
                 prompt = prompts[self.rng.integers(len(prompts))]
-            plans.append(plan_window(self.layout, codes, coded, window, prompt))
+            plans.append(plan_window(self.layout, codes, coded, window, prompt, hole))
             grids.append(codes)
         return plans, grids
 
@@ -145,8 +140,8 @@ def bits_per_token(network: ImageEntropyNet, layout: Layout, grids: list[Codes])
     bits = []
     for codes in grids:
         coded = np.ones(codes.shape, np.bool_)
-        plans = [plan_window(layout, codes, coded, w, None) for w in windows(*codes.shape)]
-        for plan in plans:
+        for window in chain.from_iterable(waves(*codes.shape)):
+            plan = plan_window(layout, codes, coded, window, None)
             bits.append(batch_bits(network, layout, [plan], [codes]).cpu())
     return float(torch.cat(bits).mean())
 
@@ -157,6 +152,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--grids", type=Path, required=True, help="folder of tokenize_images")
     parser.add_argument("--tokenizer", type=Path, required=True, help="tokenizer.json of the text")
     parser.add_argument("--out", type=Path, required=True, help="folder for checkpoints")
+    parser.add_argument("--start", type=Path, help="weights.safetensors to go on from")
     parser.add_argument("--minutes", type=float, default=45)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--rate", type=float, default=2e-3)
@@ -166,6 +162,8 @@ def main(argv: list[str] | None = None) -> None:
     torch.manual_seed(args.seed)
     device = default_device()
     network = ImageEntropyNet(ImageEntropyConfig()).to(device)
+    if args.start:
+        load_exact(args.start, network)
     average = Average(network, 0.998)
     towers = nn.ModuleList([network.content_layers, network.query_layers])
     parts = optimizers(network, towers, args.rate)

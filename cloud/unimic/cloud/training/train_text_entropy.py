@@ -20,6 +20,7 @@ from unimic.cloud.models.arithmetic import LOGIT_SCALE, Mode, set_mode
 from unimic.cloud.models.text_entropy import TextEntropyConfig, TextEntropyNet
 from unimic.cloud.training.data import read_captions, read_questions, read_text
 from unimic.cloud.training.loop import Average, Run, autocast, default_device, optimizers
+from unimic.cloud.training.shipped import load_exact
 from unimic.codec.text import TextTokenizer
 
 TOKENS = 1536  # in one batch
@@ -96,6 +97,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder of the data sets")
     parser.add_argument("--tokenizer", type=Path, required=True, help="tokenizer.json")
     parser.add_argument("--out", type=Path, required=True, help="folder for checkpoints")
+    parser.add_argument("--start", type=Path, help="weights.safetensors to go on from")
     parser.add_argument("--minutes", type=float, default=30)
     parser.add_argument("--rate", type=float, default=2e-3)
     parser.add_argument("--seed", type=int, default=1)
@@ -105,6 +107,8 @@ def main(argv: list[str] | None = None) -> None:
     device = default_device()
     tokenizer = TextTokenizer(args.tokenizer)
     network = TextEntropyNet(TextEntropyConfig()).to(device)
+    if args.start:
+        load_exact(args.start, network)
     average = Average(network, 0.998)
     parts = optimizers(network, network.layers, args.rate)
     run = Run(args.out, args.minutes, args.rate)

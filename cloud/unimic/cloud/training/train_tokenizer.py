@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from unimic.cloud.models.image_tokenizer import ImageTokenizer
 from unimic.cloud.training.data import training_images
 from unimic.cloud.training.loop import Average, Run, autocast, channels_last, default_device
+from unimic.cloud.training.shipped import load_image_tokenizer
 from unimic.perceptual import LPIPS, InceptionDistance
 
 CROP = 128
@@ -60,11 +61,16 @@ class Crops:
 
 
 def same_warp(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """One random rescaling and shift for both, so that no metric's pixel grid can be gamed."""
-    size = random.randrange(96, 161, 8)
-    x, y = random.randrange(9), random.randrange(9)
-    both = torch.cat([a, b])[:, :, y:, x:]
-    both = F.interpolate(both, (size, size), mode="bilinear", antialias=size < CROP)
+    """One random part and size for both, so that no metric's pixel grid or scale can be gamed.
+
+    Enlarged parts matter: the networks' first strides of 2 and 4 would hide fine texture otherwise.
+    """
+    side, size = random.randrange(CROP // 2, CROP + 1), random.randrange(96, 161, 8)
+    x, y = random.randint(0, CROP - side), random.randint(0, CROP - side)
+    both = torch.cat([a, b])[:, :, y:y + side, x:x + side]
+    both = F.interpolate(both, (size, size), mode="bilinear", antialias=size < side)
+    if random.random() < 0.5:
+        both = both.transpose(2, 3).contiguous(memory_format=torch.channels_last)
     warped_a, warped_b = both.chunk(2)
     return warped_a, warped_b
 
@@ -86,6 +92,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--minutes", type=float, default=60)
     parser.add_argument("--batch", type=int, default=24)
     parser.add_argument("--rate", type=float, default=5e-4)
+    parser.add_argument("--start", type=Path, help="exported tokenizer to go on from (its folder)")
     parser.add_argument("--polish", type=Path, help="checkpoint whose encoder is kept")
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args(argv)
@@ -93,6 +100,8 @@ def main(argv: list[str] | None = None) -> None:
     torch.manual_seed(args.seed)
     device = default_device()
     model = channels_last(ImageTokenizer().to(device))
+    if args.start:
+        load_image_tokenizer(args.start, model)
     if args.polish:
         saved = torch.load(args.polish, map_location="cpu", weights_only=True)
         model.load_state_dict(saved["average"])
@@ -121,9 +130,9 @@ def main(argv: list[str] | None = None) -> None:
         with autocast(device):
             warped = same_warp(fake, real)
             alex = lpips(*warped).mean()
-            few = args.batch // 4
+            few = args.batch // 2  # Inception costs more than the rest of the loss
             deep = inception(warped[0][:few], warped[1][:few]).mean()
-        loss = pixel + alex + 0.25 * deep + 0.1 * usage_push(latents)
+        loss = 0.5 * pixel + alex + deep + 0.1 * usage_push(latents)
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(trained, 1.0)

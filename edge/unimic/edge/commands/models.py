@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Iterator
-from typing import Any
+from importlib.metadata import entry_points
+from typing import TYPE_CHECKING, Any
 
-from unimic.codec.errors import UnimicError
+from unimic.codec.errors import ExactnessError, InvalidInput, UnimicError
 from unimic.codec.store import Entry, ModelStore
-from unimic.edge.console import common_options, report
+from unimic.edge.console import common_options, progress, report
+
+if TYPE_CHECKING:
+    from unimic.codec.exactness import Comparison, Executor
 
 
 def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -27,6 +31,12 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
         description="Check every file's size and hash, that no sum of the entropy models can grow "
         "beyond what float32 adds exactly, and that this machine computes their golden vectors, "
         "with 1 and 2 threads, with optimisations off and on. Exits with 1 if a check fails.")
+    verifying.add_argument("--device", action="append", default=[], metavar="NAME",
+                           help="check PyTorch on this device too (cpu, cuda, cuda:1 …); may be "
+                           "repeated")
+    verifying.add_argument("--frequencies", type=int, default=0, metavar="N",
+                           help="compare so many frequencies of random sequences among all "
+                           "executors, for each model; 100000000 take minutes")
     verifying.set_defaults(run=verify_models)
 
 
@@ -57,39 +67,59 @@ def verify_models(args: argparse.Namespace) -> int:
     store = ModelStore.default()
     results = []
     for name in store.entries:
-        for check, run in _checks(store, name):
+        for check, run in _checks(store, name, args):
+            detail, error = None, None
             try:
-                run()
-                results.append({"model": name, "check": check, "ok": True, "error": None})
-            except UnimicError as error:
-                results.append({"model": name, "check": check, "ok": False, "error": str(error)})
+                detail = run()
+            except UnimicError as failure:
+                error = str(failure)
+            results.append({"model": name, "check": check, "ok": error is None, "error": error,
+                            "detail": detail})
     lines = [f"{'ok    ' if r['ok'] else 'FAILED'}  {r['model']}: {r['check']}"
-             + (f": {r['error']}" if r["error"] else "") for r in results]
+             + (f": {r['error'] or r['detail']}" if r["error"] or r["detail"] else "")
+             for r in results]
     report(args, {"checks": results}, answer="\n".join(lines))
     return 0 if all(result["ok"] for result in results) else 1
 
 
-def _checks(store: ModelStore, name: str) -> Iterator[tuple[str, Callable[[], None]]]:
-    from unimic.codec.networks import (
-        IMAGE_ENTROPY,
-        TEXT_ENTROPY,
-        OnnxImageNetwork,
-        OnnxTextNetwork,
-        check_bounds,
-        check_golden,
-    )
+def _checks(store: ModelStore, name: str, args: argparse.Namespace,
+            ) -> Iterator[tuple[str, Callable[[], str | None]]]:
+    from unimic.codec.exactness import compare, onnx_executors
+    from unimic.codec.networks import IMAGE_ENTROPY, TEXT_ENTROPY, check_bounds, check_golden
 
     yield "sizes and hashes of its files", lambda: store.verify(name)
-    network = {IMAGE_ENTROPY: OnnxImageNetwork, TEXT_ENTROPY: OnnxTextNetwork}.get(name)
-    if network is None:
+    if name not in (IMAGE_ENTROPY, TEXT_ENTROPY):
         return
     yield "every sum stays below 2**24", lambda: check_bounds(store, name)
-    for threads in (1, 2):
-        for optimise in (False, True):
-            check = (f"golden vectors, {threads} {'thread' if threads == 1 else 'threads'}, "
-                     f"optimisations {'on' if optimise else 'off'}")
+    executors = [*onnx_executors(store, name), *_device_executors(store, name, args.device)]
+    for executor in {id(e.network): e for e in executors}.values():
+        def golden(executor: Executor = executor) -> None:
+            check_golden(store, name, executor.network)
 
-            def run(threads: int = threads, optimise: bool = optimise) -> None:
-                check_golden(store, name, network(store, threads, optimise))
+        yield f"golden vectors, {executor.software}", golden
+    if not args.frequencies:
+        return
+    with progress(f"{name} frequencies") as show:
+        found = compare(executors[0], executors[1:], args.frequencies, show)
+    for result in found:
+        def same(result: Comparison = result) -> str:
+            if result.differing:
+                raise ExactnessError(name, f"{result.differing:,} of {result.compared:,} "
+                                     "frequencies differ", "do not code with this executor")
+            return f"0 of {result.compared:,} differ"
 
-            yield check, run
+        yield f"frequencies, {result.name}", same
+
+
+def _device_executors(store: ModelStore, name: str, devices: list[str]) -> Iterator[Executor]:
+    found = entry_points(group="unimic.executors")
+    if devices and not found:
+        raise InvalidInput("--device", "needs the packages of the cloud service",
+                           'pip install "unimic[cloud]"')
+    for device in devices:
+        for point in found:
+            try:
+                yield from point.load()(store, name, device)
+            except (ImportError, RuntimeError) as error:
+                raise InvalidInput("--device", f"{device}: {error}".splitlines()[0],
+                                   "name a device of this machine, as cpu or cuda") from error

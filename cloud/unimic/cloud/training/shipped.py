@@ -1,0 +1,59 @@
+"""Read exported weights back, so that a training can go on from the shipped model.
+
+Checkpoints are large and stay with whoever trained; the exported models are everyone's. Rounding
+costs little: a few hundred steps make up for it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from unimic.cloud.models.arithmetic import RESIDUAL_SCALE, Embedding, Linear
+from unimic.cloud.models.image_tokenizer import ImageTokenizer
+
+
+def _initializers(path: Path) -> dict[str, Tensor]:
+    """Weights of a graph by parameter name, 8-bit ones expanded."""
+    arrays = {t.name: onnx.numpy_helper.to_array(t) for t in onnx.load(str(path)).graph.initializer}
+    weights: dict[str, Tensor] = {}
+    for name, values in arrays.items():
+        scale = arrays.get(name.replace("_integers", "_scale"))
+        if name.endswith("_integers") and scale is not None:
+            values = values * scale
+        plain = name.removesuffix("_integers").removeprefix("network.")
+        weights[plain] = torch.from_numpy(values.astype(np.float32))
+    return weights
+
+
+def load_image_tokenizer(folder: Path, model: ImageTokenizer) -> None:
+    """Fill ``model`` from the ``encoder.onnx`` and ``decoder.onnx`` of an exported tokenizer.
+
+    Raises:
+        KeyError: The graphs lack a parameter of the model.
+    """
+    weights = _initializers(folder / "encoder.onnx") | _initializers(folder / "decoder.onnx")
+    model.load_state_dict({name: weights[name] for name in model.state_dict()})
+
+
+@torch.no_grad()
+def load_exact(weights: Path, network: nn.Module) -> None:
+    """Fill a trainable entropy network from the integers of its ``weights.safetensors``.
+
+    Raises:
+        KeyError: the file lacks a parameter of the network.
+    """
+    integers = load_file(weights)
+    for name, module in network.named_modules():
+        if isinstance(module, Linear):
+            scale = integers[f"{name}.multiplier"] * (module.in_scale / module.out_scale)
+            module.weight.copy_(integers[f"{name}.weight"] * scale[:, None])
+            if module.bias is not None:
+                module.bias.copy_(integers[f"{name}.bias"] * scale / module.in_scale)
+        elif isinstance(module, Embedding):
+            module.weight.copy_(integers[f"{name}.weight"] / RESIDUAL_SCALE)

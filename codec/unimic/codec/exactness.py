@@ -1,0 +1,141 @@
+"""Comparing executors: the same frequencies, bit for bit, or how many differ.
+
+The reference is ONNX Runtime with one thread and no optimisations, one sequence at a time. Windows
+are random in everything: shape, tokens, mask, hole and prompt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unimic.codec.frequencies import frequencies
+from unimic.codec.image_rows import Layout, WindowPlan, content_rows, plan_window, stack
+from unimic.codec.networks import (
+    IMAGE_ENTROPY,
+    ImageNetwork,
+    OnnxImageNetwork,
+    OnnxTextNetwork,
+    TextNetwork,
+)
+from unimic.codec.order import WINDOW, Window
+from unimic.codec.store import ModelStore
+from unimic.codec.tokens import Codes
+
+ROUND = 64  # sequences compared at a time
+TEXT_TOKENS = 48
+
+Tables = list[NDArray[np.int32]]
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Executor:
+    """A way to run a network: ``batch`` sequences at a time."""
+
+    software: str
+    network: Any
+    batch: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.software}, batch {self.batch}"
+
+
+@dataclass
+class Comparison:
+    """Frequencies of one executor that were compared with the reference's, and that differ."""
+
+    name: str
+    compared: int = 0
+    differing: int = 0
+
+
+def onnx_executors(store: ModelStore, name: str) -> Iterator[Executor]:
+    """ONNX Runtime with 1 and 2 threads, optimisations off and on; and in a batch."""
+    network = OnnxImageNetwork if name == IMAGE_ENTROPY else OnnxTextNetwork
+    for threads in (1, 2):
+        for optimise in (False, True):
+            software = (f"ONNX Runtime, {threads} {'thread' if threads == 1 else 'threads'}, "
+                        f"optimisations {'on' if optimise else 'off'}")
+            loaded = network(store, threads, optimise)
+            yield Executor(software, loaded, 1)
+    yield Executor(software, loaded, ROUND)
+
+
+def compare(reference: Executor, others: Sequence[Executor], count: int, progress: Progress,
+            seed: int = 0) -> list[Comparison]:
+    """Run random sequences through all executors until ``count`` frequencies were compared.
+
+    Args:
+        reference: whose frequencies count as right.
+        others: executors of the same network.
+        count: frequencies of all executors together.
+        progress: called with the frequencies compared and ``count``.
+        seed: of the sequences.
+    """
+    rng = np.random.default_rng(seed)
+    results = [Comparison(other.name) for other in others]
+    while (done := sum(r.compared for r in results)) < count:
+        progress(done, count)
+        run = _image_round(reference.network.layout, rng) if hasattr(
+            reference.network, "layout") else _text_round(reference.network.positions, rng)
+        expected = run(reference)
+        for result, other in zip(results, others, strict=True):
+            for ours, theirs in zip(expected, run(other), strict=True):
+                result.compared += ours.size
+                result.differing += int((ours != theirs).sum())
+    progress(count, count)
+    return results
+
+
+def _image_round(layout: Layout, rng: np.random.Generator) -> Callable[[Executor], Tables]:
+    windows = [_random_window(layout, rng) for _ in range(ROUND)]
+
+    def run(executor: Executor) -> Tables:
+        network: ImageNetwork = executor.network
+        tables: Tables = []
+        for start in range(0, ROUND, executor.batch):
+            part = windows[start:start + executor.batch]
+            memory = network.read(stack([content_rows(layout, p, c) for p, c in part], layout),
+                                  None)
+            upper, hidden = network.ask(stack([p.queries for p, _ in part], layout), memory)
+            given = np.zeros(upper.shape[:2], np.int64)
+            for line, (plan, codes) in zip(given, part, strict=True):
+                line[:len(plan.rows)] = layout.split(codes[plan.rows, plan.columns])[0]
+            lower = network.tail(hidden, given)
+            for i, (plan, _) in enumerate(part):
+                tables += [frequencies(logits[i, :len(plan.rows)]) for logits in (upper, lower)]
+        return tables
+
+    return run
+
+
+def _random_window(layout: Layout, rng: np.random.Generator) -> tuple[WindowPlan, Codes]:
+    shape = tuple(int(rng.integers(1, WINDOW + 1)) if rng.random() < 0.3 else WINDOW
+                  for _ in range(2))
+    codes = rng.integers(0, layout.upper * layout.lower, shape).astype(np.int32)
+    mask = rng.random(shape) < rng.uniform(0.3, 1.5)
+    mask.flat[0] = True
+    hole = ~mask & (rng.random(shape) < 0.5) if rng.random() < 0.3 else None
+    prompt = None
+    if rng.random() < 0.3:
+        prompt = rng.integers(1, layout.text, int(rng.integers(1, 40))).astype(np.int32)
+    window = Window(0, 0, *shape)
+    return plan_window(layout, codes, mask, window, prompt, hole), codes
+
+
+def _text_round(positions: int, rng: np.random.Generator) -> Callable[[Executor], Tables]:
+    ids = rng.integers(1, 4096, (ROUND, min(TEXT_TOKENS, positions)))
+    ids[:, 0] = 0
+
+    def run(executor: Executor) -> Tables:
+        network: TextNetwork = executor.network
+        parts = np.split(ids, range(executor.batch, ROUND, executor.batch))
+        return [frequencies(rows) for part in parts for rows in network.step(part, 0, None)[0]]
+
+    return run

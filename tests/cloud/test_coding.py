@@ -1,0 +1,69 @@
+"""Entropy coding of many sessions in one thread."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+from unimic.cloud.backends.base import Cancelled
+from unimic.cloud.coding import StoppableCoder, Together
+from unimic.codec.coder import Coder, load_coder
+from unimic.codec.networks import IMAGE_ENTROPY, OnnxImageNetwork
+from unimic.codec.store import ModelStore
+
+
+class Counting(OnnxImageNetwork):
+    """Remembers the largest batch."""
+
+    largest = 0
+
+    def ask(self, rows, memory):  # type: ignore[no-untyped-def]
+        self.largest = max(self.largest, len(rows))
+        return super().ask(rows, memory)
+
+
+@pytest.fixture(scope="module")
+def network(store: ModelStore) -> Counting:
+    if IMAGE_ENTROPY not in store.entries:
+        pytest.skip("no image entropy model is shipped")
+    return Counting(store)
+
+
+def test_sessions_share_batches_and_get_their_own(network: Counting, store: ModelStore) -> None:
+    together = Coder(store.space(), (b"-", network), None, Together())
+    rng = np.random.default_rng(0)
+    grids = [rng.integers(0, 8192, (9, 4 + i)).astype(np.int32) for i in range(8)]
+    with ThreadPoolExecutor(8) as threads:
+        payloads = [c.payload for c in threads.map(together.encode_image, grids)]
+        back = list(threads.map(together.decode_image, payloads, map(np.zeros_like, grids)))
+    alone = load_coder(store)
+    for grid, payload, decoded in zip(grids, payloads, back, strict=True):
+        assert payload == alone.encode_image(grid).payload
+        np.testing.assert_array_equal(decoded, grid)
+    assert network.largest > 1
+
+
+def test_a_stopped_job_leaves_the_batch(network: Counting, store: ModelStore) -> None:
+    stop = threading.Event()
+    stop.set()
+    together = Coder(store.space(), (b"-", network), None, Together())
+    with pytest.raises(Cancelled):
+        StoppableCoder(together, stop).encode_image(np.zeros((40, 40), np.int32))
+    assert together.encode_image(np.full((2, 2), 4321, np.int32)).payload
+
+
+def test_a_network_that_fails_fails_its_callers_not_the_thread(network: Counting,
+                                                               store: ModelStore) -> None:
+    class Broken(Counting):
+        def read(self, rows, memory):  # type: ignore[no-untyped-def]
+            raise MemoryError
+
+    together = Together()
+    with pytest.raises(MemoryError):
+        Coder(store.space(), (b"-", Broken(store)), None, together).encode_image(
+            np.zeros((2, 2), np.int32))
+    coder = Coder(store.space(), (b"-", network), None, together)
+    assert coder.encode_image(np.zeros((2, 2), np.int32)).codes.shape == (2, 2)

@@ -1,0 +1,43 @@
+"""`models verify --frequencies`: it finds what differs, and nothing where nothing does."""
+
+from __future__ import annotations
+
+import pytest
+
+from unimic.codec.exactness import Executor, compare, onnx_executors
+from unimic.codec.networks import IMAGE_ENTROPY, TEXT_ENTROPY, OnnxImageNetwork, OnnxTextNetwork
+from unimic.codec.store import ModelStore
+
+
+@pytest.fixture(autouse=True)
+def needs_models(store: ModelStore) -> None:
+    if missing := {IMAGE_ENTROPY, TEXT_ENTROPY} - store.entries.keys():
+        pytest.skip(f"not shipped: {', '.join(sorted(missing))}")
+
+
+def test_image_executors_are_compared(store: ModelStore) -> None:
+    class OffByOne(OnnxImageNetwork):
+        def tail(self, hidden, upper):  # type: ignore[no-untyped-def]
+            out = super().tail(hidden, upper)
+            out[0, 0, 0] += 1
+            return out
+
+    reference = next(iter(onnx_executors(store, IMAGE_ENTROPY)))
+    right, wrong = compare(reference, [Executor("ONNX Runtime", OnnxImageNetwork(store), 7),
+                                       Executor("wrong", OffByOne(store), 1)], 1, lambda *_: None)
+    assert right.compared == wrong.compared > 1_000_000
+    assert right.differing == 0 < wrong.differing
+
+
+def test_text_executors_are_compared(store: ModelStore) -> None:
+    class OffByOne(OnnxTextNetwork):
+        def step(self, ids, position, memory):  # type: ignore[no-untyped-def]
+            logits, new = super().step(ids, position, memory)
+            logits[0, 0, 0] += 1
+            return logits, new
+
+    reference = next(iter(onnx_executors(store, TEXT_ENTROPY)))
+    right, wrong = compare(reference, [Executor("ONNX Runtime", OnnxTextNetwork(store), 64),
+                                       Executor("wrong", OffByOne(store), 1)], 1, lambda *_: None)
+    assert right.compared == wrong.compared > 1_000_000
+    assert right.differing == 0 < wrong.differing

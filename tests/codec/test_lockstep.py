@@ -1,0 +1,103 @@
+"""Grids coded together: every one gets the bytes it would get alone."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from unimic.codec.coder import Coder
+from unimic.codec.errors import CorruptData
+from unimic.codec.lockstep import DecodeJob, EncodeJob, Job, advance
+from unimic.codec.networks import IMAGE_ENTROPY, OnnxImageNetwork
+from unimic.codec.store import ModelStore
+
+SHAPES = [(3, 5), (16, 16), (1, 1), (18, 40)]
+
+
+@pytest.fixture(scope="module")
+def network(store: ModelStore) -> OnnxImageNetwork:
+    if IMAGE_ENTROPY not in store.entries:
+        pytest.skip("no image entropy model is shipped")
+    return OnnxImageNetwork(store)
+
+
+def watch(done: int, total: int) -> None:
+    assert 0 <= done <= total
+
+
+Arguments = tuple[np.ndarray, np.ndarray | None, np.ndarray | None, np.ndarray | None, int]
+
+
+def cases() -> list[Arguments]:
+    """Codes, mask, hole, prompt and skip."""
+    rng = np.random.default_rng(5)
+    out = []
+    for i, shape in enumerate(SHAPES):
+        codes = rng.integers(0, 8192, shape).astype(np.int32)
+        mask, hole = (rng.random(shape) < 0.6 if i % 2 else None), None
+        if i == 0:
+            hole = rng.random(shape) < 0.3
+            mask, codes = ~hole, np.where(hole, 0, codes).astype(np.int32)
+        prompt = rng.integers(1, 4096, 5).astype(np.int32) if i == 1 else None
+        out.append((codes, mask, hole, prompt, 128 if i == 3 else 0))
+    return out
+
+
+def run(network: OnnxImageNetwork, jobs: list[Job]) -> None:
+    """The second half of the jobs comes one wave later than the first."""
+    live = jobs[:len(jobs) // 2]
+    advance(network, live)
+    live = jobs
+    while live := [job for job in live if not job.done]:
+        advance(network, live)
+
+
+def test_together_as_alone(network: OnnxImageNetwork, store: ModelStore) -> None:
+    coder = Coder(store.space(), (b"-", network), None)
+    alone = [coder.encode_image(codes, mask=mask, hole=hole, prompt=prompt, skip=skip)
+             for codes, mask, hole, prompt, skip in cases()]
+    jobs = [EncodeJob(network.layout, *case, watch) for case in cases()]
+    run(network, jobs)
+    for job, expected in zip(jobs, alone, strict=True):
+        job.check()
+        assert job.encoder.finish() == expected.payload
+        np.testing.assert_array_equal(job.codes, expected.codes)
+        np.testing.assert_array_equal(job.bits, expected.token_bits)
+
+    readers = []
+    for (codes, mask, hole, prompt, skip), expected in zip(cases(), alone, strict=True):
+        known = np.zeros_like(codes) if mask is None else np.where(mask, 0, codes)
+        readers.append(DecodeJob(expected.payload, known, mask, hole, prompt, skip, watch))
+    run(network, readers)
+    for reader, expected in zip(readers, alone, strict=True):
+        finish(reader)
+        np.testing.assert_array_equal(reader.codes, expected.codes)
+
+
+def finish(job: DecodeJob) -> None:
+    job.check()
+    job.decoder.finish()
+
+
+def test_one_that_fails_does_not_touch_the_others(network: OnnxImageNetwork) -> None:
+    codes = np.random.default_rng(0).integers(0, 8192, (6, 6)).astype(np.int32)
+    good = EncodeJob(network.layout, codes, None, None, None, 0, watch)
+    advance(network, [good])
+
+    class Stop(Exception):
+        pass
+
+    def stop(done: int, total: int) -> None:
+        raise Stop
+
+    payload = good.encoder.finish()
+    reader = DecodeJob(payload, np.zeros_like(codes), None, None, None, 0, watch)
+    stopped = DecodeJob(payload, np.zeros_like(codes), None, None, None, 0, stop)
+    broken = DecodeJob(b"\xff" * 200, np.zeros_like(codes), None, None, None, 0, watch)
+    run(network, [stopped, broken, reader])
+    np.testing.assert_array_equal(reader.codes, codes)
+    reader.check()
+    with pytest.raises(Stop):
+        stopped.check()
+    with pytest.raises(CorruptData):
+        finish(broken)
