@@ -165,13 +165,14 @@ def _names(text: str) -> list[str]:
 def measure_images(args: argparse.Namespace) -> int:
     """Measure, report, and say by the exit code whether all went well."""
     from unimic.measure import codecs, metrics, report
-    from unimic.measure.run import Journal, Task, measure_all
+    from unimic.measure.run import Journal, Task, measure_all, unreadable
 
     for option in "jobs", "crops":
         if getattr(args, option) < (option == "jobs"):
             raise InvalidInput(f"--{option}", f"is {getattr(args, option)}", "use more")
     _check_outputs(args, args.force or args.resume)
-    paths = _files(args.images)
+    broken = {path: row for path in _files(args.images) if (row := unreadable(path))}
+    paths = [path for path in _files(args.images) if path not in broken]
     variants, missing = codecs.find(args.codecs or codecs.all_names())
     judges, missing_metrics = metrics.find(args.metrics or list(metrics.METRICS))
     missing |= missing_metrics
@@ -196,7 +197,7 @@ def measure_images(args: argparse.Namespace) -> int:
             show(next(left), len(tasks))
 
         measure_all(to_do, args.jobs, done)
-    rows = [journal.rows[task.key] for task in tasks]
+    rows = [*(journal.rows[task.key] for task in tasks), *broken.values()]
     journal.close()
     context = report.Context(machine.command(), machine.describe(), versions, missing, args.anchor)
     facts = report.summary(rows, judges, context)

@@ -96,6 +96,15 @@ def _measure(task: Task) -> Row:
     return row
 
 
+def unreadable(path: Path) -> Row | None:
+    """A row that says why a picture cannot be measured at all; None if it can."""
+    try:
+        load_image(path)
+    except UnimicError as error:
+        return {"image": str(path), "codec": "any", "setting": "", "error": str(error)}
+    return None
+
+
 def middle(image: Image.Image) -> Image.Image:
     """The middle of a picture, at most `CROP` pixels on each side."""
     width, height = min(CROP, image.width), min(CROP, image.height)

@@ -175,7 +175,8 @@ def _same(given: str, right: str) -> bool:
 _COLUMNS = [Column("codec", "codec"), Column("share", "of all tokens' bytes", 2),
             Column("bytes", "bytes a picture", 0), Column("bpp", "bits per pixel", 4),
             Column("accuracy", "right, %", 1),
-            Column("over_budget", "over budget, % of pictures", 0), Column("images", "pictures"), Column("questions", "questions")]
+            Column("over_budget", "over budget, % of pictures", 0),
+            Column("images", "pictures"), Column("questions", "questions")]
 
 
 def text(facts: Mapping[str, Sequence[Row]]) -> list[str]:

@@ -1,0 +1,132 @@
+"""Every codec keeps its interface's promises."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from unimic.codec.errors import InvalidInput
+from unimic.measure import choose, codecs
+from unimic.measure.codecs import Codec, Encoded, Setting, Variant
+
+CLASSICAL = [name for name in codecs.BUILT_IN if name != "unimic"]
+
+
+def find(name: str) -> Variant:
+    variants, missing = codecs.find([name])
+    if missing:
+        pytest.skip(missing[name.partition("/")[0]])
+    return variants[0]
+
+
+def psnr(a: Image.Image, b: Image.Image) -> float:
+    error = np.square(np.asarray(a, float) - np.asarray(b, float)).mean()
+    return float(-10 * np.log10(error / 255**2))
+
+
+@pytest.mark.parametrize("name", CLASSICAL)
+def test_more_bits_are_nearer(name: str, photo: Image.Image) -> None:
+    variant = find(name)
+    odd = photo.crop((0, 0, 131, 97))
+    knob, ladder = list(variant.codec.knob), list(variant.codec.ladder)
+    assert [knob.index(setting) for setting in ladder] == sorted(map(knob.index, ladder))
+    sizes, qualities = [], []
+    for setting in (ladder[0], ladder[-1], knob[-1]):
+        coded = variant.encode(odd, setting)
+        decoded = variant.decode(coded.data, odd.size)
+        assert decoded.size == odd.size
+        assert decoded.mode == "RGB"
+        assert coded.payload_bytes is None or 0 < coded.payload_bytes <= len(coded.data)
+        sizes.append(len(coded.data))
+        qualities.append(psnr(odd, decoded))
+    assert sizes == sorted(sizes)
+    assert qualities == sorted(qualities)
+    assert qualities[-1] > 30
+
+
+@pytest.mark.parametrize("name", ["jpeg/2", "webp/4", "vvc/2"])
+def test_scaling_keeps_the_size_and_takes_fewer_bytes(name: str, photo: Image.Image) -> None:
+    variant, plain = find(name), find(name.partition("/")[0])
+    setting = plain.codec.ladder[-1]
+    data = variant.encode(photo, setting).data
+    assert variant.name == name
+    assert variant.decode(data, photo.size).size == photo.size
+    assert len(data) < len(plain.encode(photo, setting).data)
+
+
+def test_video_codecs_write_no_chatter(photo: Image.Image) -> None:
+    for name in ("hevc", "vvc"):
+        variant = find(name)
+        flat = Image.new("RGB", (64, 64), "teal")
+        data = variant.encode(flat, variant.codec.ladder[0]).data
+        assert len(data) < 150
+        pixel = variant.decode(data, flat.size).getpixel((32, 32))
+        assert np.abs(np.subtract(pixel, (0, 128, 128))).max() <= 8
+
+
+def test_ours(photo: Image.Image, store: object) -> None:
+    if "image-entropy" not in store.entries:  # type: ignore[attr-defined]
+        pytest.skip("the image entropy model is not there yet")
+    variant = find("unimic")
+    full, raw = variant.encode(photo, 100), variant.encode(photo, "raw")
+    assert full.token_bits is not None
+    assert full.token_bits.shape == (10, 12)
+    for coded in (full, raw):
+        assert sum(coded.parts.values()) == pytest.approx(8 * len(coded.data))
+    groups = [bits for part, bits in full.parts.items() if part.startswith("group")]
+    assert len(groups) == 12
+    assert sum(groups) == pytest.approx(full.ideal_bits)
+    first, second = (variant.decode(coded.data, photo.size) for coded in (full, raw))
+    assert np.array_equal(first, second)  # both hold the very same tokens
+    assert len(variant.encode(photo, 50).data) < len(full.data)
+
+
+def test_unknown_and_missing_codecs(monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent() -> Codec:
+        raise ImportError("pip install absent")
+
+    monkeypatch.setitem(codecs.BUILT_IN, "absent", absent)
+    found, missing = codecs.find(["absent", "jpeg", "absent/2"])
+    assert [variant.name for variant in found] == ["jpeg"]
+    assert missing == {"absent": "pip install absent"}
+    for wrong in ("nonsense", "jpeg/x", "jpeg/0"):
+        with pytest.raises(InvalidInput, match="is unknown"):
+            codecs.find([wrong])
+
+
+def test_a_codec_of_another_package(monkeypatch: pytest.MonkeyPatch, photo: Image.Image) -> None:
+    """Few lines are enough: this one sends the mean colour."""
+    def mean() -> Codec:
+        def encode(image: Image.Image, setting: Setting) -> Encoded:
+            return Encoded(bytes(np.asarray(image).mean((0, 1)).astype(np.uint8)))
+
+        return Codec("mean", [0], [0], encode,
+                     lambda data, size: Image.new("RGB", size, tuple(data)), {})
+
+    class Entry:
+        name = "mean"
+
+        def load(self) -> object:
+            return mean
+
+    monkeypatch.setattr(codecs, "entry_points", lambda group: [Entry()])
+    (variant,), missing = codecs.find(["mean"])
+    assert not missing
+    assert variant.decode(variant.encode(photo, 0).data, (5, 4)).size == (5, 4)
+    assert "mean/4" in codecs.all_names()
+
+
+def test_choosing_a_setting(photo: Image.Image) -> None:
+    variants = [find("jpeg"), find("jpeg/2")]
+    choice = choose.within(variants, photo, 2000)
+    assert 1500 < len(choice.data) <= 2000
+    assert len(choose.within(variants, photo, 10).data) > 10  # the smallest there is
+    enough = choose.smallest(variants, photo, lambda picture: psnr(photo, picture) >= 27)
+    assert enough is not None
+    assert psnr(photo, enough.decoded) >= 27
+    knob = enough.variant.codec.knob
+    lower = knob[knob.index(enough.setting) - 1]
+    again = enough.variant.decode(enough.variant.encode(photo, lower).data, photo.size)
+    assert psnr(photo, again) < 27
+    assert choose.smallest(variants, photo, lambda picture: False) is None

