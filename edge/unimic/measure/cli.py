@@ -144,8 +144,8 @@ def _add_speed(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
         "the image packets that are decoded in a second, alone and in batches of 8 and 64.")
     speed.add_argument("images", type=Path, nargs="+", metavar="IMAGE",
                        help="pictures, or folders of pictures")
-    speed.add_argument("--threads", type=int, metavar="N", help="for ONNX Runtime (default: its own "
-                       "choice)")
+    speed.add_argument("--threads", type=int, metavar="N",
+                       help="for ONNX Runtime (default: its own choice)")
     speed.add_argument("--device", action="append", default=[], metavar="NAME",
                        help="time PyTorch on this device too (cpu, cuda …); may be repeated")
     speed.set_defaults(run=measure_speed)
