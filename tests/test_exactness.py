@@ -5,6 +5,7 @@ On the shipped models. Each case compares integer tables, so a single differing 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
@@ -31,7 +32,7 @@ from unimic.codec.networks import (
     check_golden,
 )
 from unimic.codec.order import waves
-from unimic.codec.proof import metadata, prove
+from unimic.codec.proof import METADATA, facts, prove
 from unimic.codec.store import ModelStore
 from unimic.codec.tokens import Codes
 
@@ -147,7 +148,7 @@ def test_the_proof_fails_where_a_sum_could_overflow(store: ModelStore, tmp_path:
     with safe_open(path, framework="numpy") as file:
         tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     tensors["head.bias"][0] = 2**24
-    save_file(tensors, tmp_path / WEIGHTS, metadata(path))
+    save_file(tensors, tmp_path / WEIGHTS, {METADATA: json.dumps(facts(path))})
     assert [b.layer for b in prove(tmp_path / WEIGHTS) if not b.holds] == ["head"]
 
 

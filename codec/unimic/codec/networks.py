@@ -8,7 +8,6 @@ training tokens. `unimic.cloud.networks` runs the same folder by PyTorch.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,7 +18,7 @@ from numpy.typing import NDArray
 
 from unimic.codec.errors import ExactnessError
 from unimic.codec.image_rows import FIELDS, Integers, Layout, Rows
-from unimic.codec.proof import metadata, prove
+from unimic.codec.proof import facts, prove
 from unimic.codec.store import ModelStore
 
 Floats = NDArray[np.float32]
@@ -61,8 +60,7 @@ class TextNetwork(Protocol):
 
 def configuration(weights: Path) -> dict[str, int]:
     """Sizes of the network, as its definition names them."""
-    found: dict[str, int] = json.loads(metadata(weights)["config"])
-    return found
+    return facts(weights)["config"]
 
 
 def image_layout(config: Mapping[str, int]) -> Layout:

@@ -31,16 +31,21 @@ class Bound:
         return self.largest < LIMIT
 
 
-def metadata(weights: Path) -> dict[str, str]:
-    """Metadata of a ``weights.safetensors``."""
+METADATA = "unimic"
+"""The one key of the metadata: safetensors writes several in no certain order, and the file's hash
+names the model."""
+
+
+def facts(weights: Path) -> dict[str, dict[str, int]]:
+    """Of a ``weights.safetensors``: ``config``, its sizes, and ``input_bounds`` of its layers."""
     with safe_open(weights, framework="numpy") as file:
-        found: dict[str, str] = file.metadata()
+        found: dict[str, dict[str, int]] = json.loads(file.metadata()[METADATA])
     return found
 
 
 def prove(weights: Path) -> list[Bound]:
     """The bound of every matrix product of a ``weights.safetensors``."""
-    inputs: dict[str, int] = json.loads(metadata(weights)["input_bounds"])
+    inputs = facts(weights)["input_bounds"]
     tensors = load_file(weights)
     bounds = []
     for layer, largest_input in inputs.items():

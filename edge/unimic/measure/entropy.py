@@ -27,6 +27,7 @@ from unimic.codec.networks import HISTOGRAM, IMAGE_ENTROPY
 from unimic.codec.packets import pack_image, pack_text
 from unimic.codec.store import TEXT_TOKENIZER, ModelStore
 from unimic.codec.text import TextTokenizer
+from unimic.codec.tokens import Mask
 from unimic.edge.image_tokenizer import ImageTokenizer
 from unimic.edge.images import load_image
 
@@ -57,7 +58,7 @@ def order0_table(store: ModelStore) -> NDArray[np.float64]:
 
 def measure_pictures(store: ModelStore, coder: Coder, pictures: Sequence[Picture],
                      progress: Progress) -> dict[str, Any]:
-    """Rates of pictures: generic, given the caption, and the right half given the left.
+    """Rates of pictures: generic, given the caption, and half of the tokens given the others.
 
     Returns:
         Bits a token, percentages against both yardsticks, and code usage.
@@ -82,10 +83,9 @@ def measure_pictures(store: ModelStore, coder: Coder, pictures: Sequence[Picture
         add(images=1, tokens=grid.codes.size, pixels=image.width * image.height,
             order0=order0[grid.codes].sum(), ideal=generic.ideal_bits,
             payload=8 * packed.sizes.payload_bytes, wire=8 * packed.sizes.wire_bytes)
-        right = np.zeros(grid.codes.shape, np.bool_)
-        right[:, grid.codes.shape[1] // 2:] = True
-        add(half_tokens=right.sum(), half_generic=generic.token_bits[right].sum(),
-            half_masked=coder.encode_image(grid.codes, mask=right).ideal_bits)
+        for name, half in _halves(grid.codes.shape, done).items():
+            add(**{f"{name}_generic": generic.token_bits[half].sum(),
+                   f"{name}_masked": coder.encode_image(grid.codes, mask=half).ideal_bits})
         if picture.caption is not None:
             conditioned = coder.encode_image(grid.codes, prompt=text.encode(picture.caption))
             add(captioned=1, captioned_generic=generic.ideal_bits,
@@ -106,13 +106,22 @@ def measure_pictures(store: ModelStore, coder: Coder, pictures: Sequence[Picture
         "payload_below_order0_percent": 100 * (1 - total["payload"] / total["order0"]),
         "payload_below_raw_percent": 100 * (1 - total["payload"] / (tokens * raw)),
         "payload_over_ideal_percent": 100 * (total["payload"] / total["ideal"] - 1),
-        "masked_half_below_generic_percent":
-            100 * (1 - total["half_masked"] / total["half_generic"]),
+        **{f"{name}_below_generic_percent":
+           100 * (1 - total[f"{name}_masked"] / total[f"{name}_generic"])
+           for name in _halves((1, 2), 0)},
     }
     if total.get("captioned"):
         figures["conditioned_below_generic_percent"] = (
             100 * (1 - total["captioned_ideal"] / total["captioned_generic"]))
     return figures
+
+
+def _halves(shape: tuple[int, ...], seed: int) -> dict[str, Mask]:
+    """What is coded given the rest: the right half, and a scattered one."""
+    right = np.zeros(shape, np.bool_)
+    right[:, shape[1] // 2:] = True
+    scattered = np.random.default_rng(seed).random(shape) < 0.5
+    return {"masked_right_half": right, "masked_scattered_half": scattered}
 
 
 def measure_texts(store: ModelStore, coder: Coder, texts: Sequence[str],

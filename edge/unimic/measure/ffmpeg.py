@@ -96,11 +96,12 @@ def _to_planes(image: Image.Image, width: int, height: int) -> bytes:
 
 def _from_planes(planes: bytes, size: tuple[int, int]) -> Image.Image:
     width, height = _even(size)
-    samples = np.frombuffer(planes, "<u2").astype(np.float32) / _PEAK
+    integers = np.frombuffer(planes, "<u2")
+    samples: NDArray[np.float32] = integers.astype(np.float32) / np.float32(_PEAK)
     if samples.size != width * height * 3 // 2:
         raise RuntimeError("ffmpeg: the decoded picture has another size")
     luma, first, second = np.split(samples, [width * height, width * height * 5 // 4])
-    ycc = np.stack([luma.reshape(height, width),
+    ycc: NDArray[np.float32] = np.stack([luma.reshape(height, width),
                     _enlarge(first, width, height), _enlarge(second, width, height)], -1)
     rgb: NDArray[np.float32] = ycc @ _TO_RGB.T.astype(np.float32)
     pixels = np.rint(rgb * 255).clip(0, 255).astype(np.uint8)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+import itertools
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from PIL import Image
 from unimic.codec import umc
 from unimic.codec.coder import CodedImage, Coder, load_coder
 from unimic.codec.limits import Limits
-from unimic.codec.order import REVEALED, reveal_groups, windows
+from unimic.codec.order import REVEALED, reveal_groups, waves
 from unimic.codec.packets import for_file, pack_image, skip_of_quality
 from unimic.codec.store import ModelStore
 from unimic.codec.tokens import Codes, TokenGrid
@@ -72,7 +73,7 @@ def _encode(coder: Coder, grid: TokenGrid, setting: Setting) -> Encoded:
 def group_bits(bits: NDArray[np.float64], codes: Codes) -> list[float]:
     """Bits of each group of the coding order, over all windows of a grid that is sent whole."""
     totals = np.zeros(len(REVEALED) + 1)
-    for window in windows(*codes.shape):
+    for window in itertools.chain.from_iterable(waves(*codes.shape)):
         part = bits[window.top:window.bottom, window.left:window.right]
         np.add.at(totals, reveal_groups(np.ones(part.shape, bool)), part)
     return [float(total) for total in totals[1:]]

@@ -43,7 +43,7 @@ from unimic.codec.networks import (
     run_image_golden,
     run_text_golden,
 )
-from unimic.codec.proof import prove
+from unimic.codec.proof import METADATA, prove
 from unimic.codec.store import ID_BYTES, IMAGE_TOKENIZER, add_model
 
 OPSET = 18
@@ -81,10 +81,7 @@ def write_exact(folder: Path, network: nn.Module, config: Any,
     tensors["rotations"] = network.get_buffer("rotations").contiguous()
     layers = {name: module.in_max for name, module in network.named_modules()
               if isinstance(module, ExactLinear)}
-    raw = save(tensors, {
-        "config": json.dumps(asdict(config)),
-        "input_bounds": json.dumps(layers),
-    })
+    raw = save(tensors, {METADATA: json.dumps({"config": asdict(config), "input_bounds": layers})})
     (folder / WEIGHTS).write_bytes(raw)
     for bound in prove(folder / WEIGHTS):
         if not bound.holds:

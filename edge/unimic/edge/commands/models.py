@@ -91,7 +91,7 @@ def _checks(store: ModelStore, name: str, args: argparse.Namespace,
     if name not in (IMAGE_ENTROPY, TEXT_ENTROPY):
         return
     yield "every sum stays below 2**24", lambda: check_bounds(store, name)
-    executors = [*onnx_executors(store, name), *_device_executors(store, name, args.device)]
+    executors = [*onnx_executors(store, name), *device_executors(store, name, args.device)]
     for executor in {id(e.network): e for e in executors}.values():
         def golden(executor: Executor = executor) -> None:
             check_golden(store, name, executor.network)
@@ -111,7 +111,12 @@ def _checks(store: ModelStore, name: str, args: argparse.Namespace,
         yield f"frequencies, {result.name}", same
 
 
-def _device_executors(store: ModelStore, name: str, devices: list[str]) -> Iterator[Executor]:
+def device_executors(store: ModelStore, name: str, devices: list[str]) -> Iterator[Executor]:
+    """Executors of the network ``name`` on ``devices``, from the packages that have some.
+
+    Raises:
+        InvalidInput: no package has, or there is no such device.
+    """
     found = entry_points(group="unimic.executors")
     if devices and not found:
         raise InvalidInput("--device", "needs the packages of the cloud service",
