@@ -28,7 +28,7 @@ def psnr(a: Image.Image, b: Image.Image) -> float:
 @pytest.mark.parametrize("name", CLASSICAL)
 def test_more_bits_are_nearer(name: str, photo: Image.Image) -> None:
     variant = find(name)
-    odd = photo.crop((0, 0, 131, 97))
+    odd = photo.crop((60, 60, 127, 109))
     knob, ladder = list(variant.codec.knob), list(variant.codec.ladder)
     assert [knob.index(setting) for setting in ladder] == sorted(map(knob.index, ladder))
     sizes, qualities = [], []
@@ -45,7 +45,7 @@ def test_more_bits_are_nearer(name: str, photo: Image.Image) -> None:
     assert qualities[-1] > 30
 
 
-@pytest.mark.parametrize("name", ["jpeg/2", "webp/4", "vvc/2"])
+@pytest.mark.parametrize("name", ["jpeg/2", "webp/4", "hevc/2"])
 def test_scaling_keeps_the_size_and_takes_fewer_bytes(name: str, photo: Image.Image) -> None:
     variant, plain = find(name), find(name.partition("/")[0])
     setting = plain.codec.ladder[-1]

@@ -211,9 +211,9 @@ def measure_images(args: argparse.Namespace) -> int:
     _check_outputs(args, args.force or args.resume)
     broken = {path: row for path in _files(args.images) if (row := unreadable(path))}
     paths = [path for path in _files(args.images) if path not in broken]
-    variants, missing = codecs.find(args.codecs or codecs.all_names())
-    judges, missing_metrics = metrics.find(args.metrics or list(metrics.METRICS))
-    missing |= missing_metrics
+    judges, missing = metrics.find(args.metrics or list(metrics.METRICS))
+    variants, missing_codecs = codecs.find(args.codecs or codecs.all_names())
+    missing |= missing_codecs
     _tell_missing(missing)
     versions = machine.versions(*(variant.codec.versions for variant in variants),
                                 metrics.versions(judges))
