@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import importlib
 import subprocess
+import tempfile
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,9 +59,12 @@ def encode(program: Program, image: Image.Image, format_: str, encoder: str,
            options: list[str]) -> bytes:
     """The raw bitstream of a picture; odd sides are made even by repeating the last line."""
     width, height = _even(image.size)
-    return _run([program.path, *_QUIET, "-f", "rawvideo", "-pix_fmt", "yuv420p10le", "-s",
-                 f"{width}x{height}", "-r", "1", "-i", "-", "-c:v", encoder, *options,
-                 "-f", format_, "-"], _to_planes(image, width, height))
+    with tempfile.TemporaryDirectory() as folder:  # encoders print warnings to standard output
+        path = Path(folder) / "picture"
+        _run([program.path, *_QUIET, "-f", "rawvideo", "-pix_fmt", "yuv420p10le", "-s",
+              f"{width}x{height}", "-r", "1", "-i", "-", "-c:v", encoder, *options,
+              "-f", format_, str(path)], _to_planes(image, width, height))
+        return path.read_bytes()
 
 
 def decode(program: Program, data: bytes, format_: str, size: tuple[int, int]) -> Image.Image:
