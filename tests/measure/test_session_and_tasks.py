@@ -1,0 +1,200 @@
+"""Counting bytes, comparing sessions and tasks; the services here are stand-ins."""
+
+from __future__ import annotations
+
+import socket
+import socketserver
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from unimic.codec.errors import InvalidInput
+from unimic.codec.tokens import TokenGrid
+from unimic.measure import choose, codecs, entropy, session, tasks
+from unimic.measure.proxy import CountingProxy
+from unimic.measure.session import Turn
+
+PATCH = 16
+
+
+class Echo(socketserver.StreamRequestHandler):
+    """Answers every line twice."""
+
+    def handle(self) -> None:
+        for line in self.rfile:
+            self.wfile.write(2 * line)
+
+
+@pytest.fixture
+def echo() -> Iterator[str]:
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Echo) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+
+
+def test_proxy_counts_every_byte(echo: str) -> None:
+    with CountingProxy(echo) as proxy:
+        host, _, port = proxy.address.rpartition(":")
+        for _ in range(2):
+            with socket.create_connection((host, int(port))) as client:
+                client.sendall(b"x" * 99_999 + b"\n")
+                received = client.makefile("rb")
+                assert len(received.readline() + received.readline()) == 200_000
+        assert (proxy.up, proxy.down) == (200_000, 400_000)
+
+
+def test_proxy_without_a_server() -> None:
+    with CountingProxy("127.0.0.1:1") as proxy:
+        host, _, port = proxy.address.rpartition(":")
+        with socket.create_connection((host, int(port)), timeout=5) as client:
+            assert client.recv(1) == b""
+
+
+def test_bytes_of_the_same_session_in_pictures(photo: Image.Image) -> None:
+    (variant,), _ = codecs.find(["jpeg"])
+    edited = photo.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    choice = choose.within([variant], photo, 3000)
+    turns = [Turn("share", {}, photo, None), Turn("ask", {}, photo, None),
+             Turn("inpaint", {}, photo, edited), Turn("generate", {}, None, edited)]
+    found = session.picture_bytes(turns, choice)
+    first, second = (len(variant.encode(p, choice.setting).data) for p in (photo, edited))
+    assert found["keeps_pictures"] == [first, 0, second, second]
+    assert found["keeps_nothing"] == [first, first, first + second, second]
+
+
+class Cloud:
+    """A client whose edits are noise, whose tokens are means, and whose answers are colours."""
+
+    def __init__(self, *_: object, **__: object) -> None:
+        self.shares: list[int | None] = []
+
+    def __enter__(self) -> Cloud:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def share(self, image: Image.Image, budget: int | None = None) -> Any:
+        self.shares.append(budget)
+        wire = 40 if budget is None else budget
+        stats = SimpleNamespace(up=SimpleNamespace(wire_bytes=wire))
+        return SimpleNamespace(image=image, grid=tokens(image), stats=stats)
+
+    def inpaint(self, picture: Any, box: tuple[int, int, int, int], prompt: str, seed: int) -> Any:
+        edited = picture.image.copy()
+        noise = np.random.default_rng(seed).integers(
+            0, 256, (box[3] - box[1], box[2] - box[0], 3), dtype=np.uint8)
+        edited.paste(Image.fromarray(noise), box[:2])
+        return SimpleNamespace(image=edited, grid=tokens(edited))
+
+    def ask(self, picture: Any, question: str) -> Any:
+        red, green, _ = np.asarray(picture.image).mean((0, 1))
+        return SimpleNamespace(text=" Red" if red > green else "green_")
+
+
+def tokens(image: Image.Image) -> TokenGrid:
+    small = image.convert("L").reduce(PATCH)
+    return TokenGrid(np.asarray(small, np.int32), image.width, image.height)
+
+
+def draw(grid: TokenGrid) -> Image.Image:
+    small = Image.fromarray(grid.codes.astype(np.uint8)).convert("RGB")
+    return small.resize((grid.width, grid.height))
+
+
+def test_drift(photo: Image.Image, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session, "Client", Cloud)
+    monkeypatch.setattr(session, "JUDGE", "psnr")
+    (variant,), _ = codecs.find(["jpeg/2"])
+    choice = choose.within([variant], photo, 1500)
+    models: Any = SimpleNamespace(images=SimpleNamespace(decode=draw),
+                                  coder=SimpleNamespace(space=SimpleNamespace(patch=PATCH)))
+    rows = session.drift("nowhere", models, photo, [choice], 6, 1, lambda done, all_: None)
+    assert [(row["codec"], row["turns"]) for row in rows] == [
+        (name, turns) for turns in (1, 5, 6) for name in ("unimic", choice.name)]
+    ours, theirs = rows[::2], rows[1::2]
+    assert all(row["changed_tokens"] == 0 for row in ours)
+    assert len({row["psnr"] for row in ours}) == 1
+    assert theirs[0]["psnr"] > theirs[1]["psnr"]  # it is scaled and coded anew each time
+    with pytest.raises(InvalidInput, match="too narrow"):
+        session.drift("nowhere", models, photo.crop((0, 0, 20, 90)), [choice], 1, 1,
+                      lambda done, all_: None)
+
+
+def test_edits_stay_in_their_half() -> None:
+    for width, height, left in ((256, 256, 128), (64, 48, 32), (33, 20, 16)):
+        for turn in range(1, 9):
+            box = session._box((width, height), left, turn)
+            assert left <= box[0] < box[2] <= width
+            assert 0 <= box[1] < box[3] <= height
+
+
+def test_answers_against_bits() -> None:
+    red, green = (Image.new("RGB", (64, 64), colour) for colour in ("red", "green"))
+    subjects = [tasks.Subject(red, (("colour?", "red"), ("colour?", "RED"))),
+                tasks.Subject(green, (("colour?", "green"), ("colour?", "red")))]
+    families = [[codecs.find(["jpeg"])[0][0]]]
+    cloud = Cloud()
+    rows = {(row["codec"], row["share"]): row
+            for row in tasks.measure(cloud, subjects, families,  # type: ignore[arg-type]
+                                     lambda done, all_: None)}
+    assert set(rows) == {("uncompressed", None), *(
+        (codec, share) for codec in ("unimic", "jpeg") for share in tasks.SHARES)}
+    assert all(row["accuracy"] == 75 for row in rows.values())
+    assert rows["uncompressed", None]["bpp"] == 24
+    assert rows["unimic", 1.0]["bytes"] == 40
+    assert rows["unimic", 0.5]["bytes"] == 20
+    assert rows["jpeg", 1.0]["over_budget"] == 100  # no JPEG is that small
+    assert rows["unimic", 0.5]["over_budget"] == 0
+    facts = {"easy-VQA test": list(rows.values())}
+    assert any("75.0%" in line for line in tasks.text(facts))
+    assert "75.0" in tasks.html(facts, "unimic", "machine", {})
+
+
+def test_daquar(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match="cannot be read"):
+        tasks.daquar(tmp_path, 1)
+    (tmp_path / "daquar-eval.csv").write_text(
+        "image_id,question,answer\nimage1,what is it,table\nimage2,how many,2\n"
+        "image1,what colour,red\n")
+    with pytest.raises(InvalidInput, match="has no picture"):
+        tasks.daquar(tmp_path, 1)
+    Image.new("RGB", (9, 9)).save(tmp_path / "image1.png")
+    (subject,) = tasks.daquar(tmp_path, 5)
+    assert subject.questions == (("what is it", "table"), ("what colour", "red"))
+
+
+def test_easy_vqa() -> None:
+    pytest.importorskip("easy_vqa")
+    subjects = tasks.easy_vqa(2)
+    assert [subject.image.size for subject in subjects] == [(224, 224)] * 2
+    assert all(subject.questions for subject in subjects)
+
+
+def test_a_dictionary_helps_zstd() -> None:
+    pytest.importorskip("zstandard")
+    known = [f"a dog number {i} runs on the beach and plays".encode() for i in range(2000)]
+    found = dict(entropy.compressors(known))
+    text = b"a dog runs on the beach"
+    assert len(found["zstd with a dictionary"](text)) < len(found["zstd"](text))
+    assert "zstd with a dictionary" not in dict(entropy.compressors([]))
+
+
+def test_session_report() -> None:
+    row = {"turn": "share", "up_bytes": 300, "down_bytes": 20}
+    facts = {"turns": [row], "bytes": 320, "lpips": 0.4,
+             "others": [{"codec": "jpeg", "setting": 5, "keeps_pictures": [3200],
+                         "keeps_nothing": [6400]}],
+             "drift": [{"codec": "unimic", "turns": 1, "psnr": 20.0, "lpips-vgg": 0.4,
+                        "changed_tokens": 0}]}
+    lines = "\n".join(session.text(facts))
+    assert "10.0×" in lines
+    assert "20.0×" in lines
+    assert "10.0" in session.html(facts, "unimic", "machine", {"unimic": "0"})
