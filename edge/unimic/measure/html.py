@@ -34,7 +34,7 @@ th { position: sticky; top: 0; background: var(--ground); cursor: pointer; font-
   vertical-align: bottom; white-space: normal; }
 th[aria-sort=ascending]::after { content: " ▲"; } th[aria-sort=descending]::after { content: " ▼"; }
 tbody tr:hover { background: var(--band); } tr.ours td { color: var(--strong); font-weight: 600; }
-.plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(25rem, 1fr)); gap: 1.4rem; }
+.plots { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(25rem, 100%), 1fr)); gap: 1.4rem; }
 figure { margin: 0; } figcaption { font-size: .85rem; } svg { width: 100%; height: auto; }
 svg text { fill: var(--faint); font-size: 12px; } svg .axis { stroke: var(--line); fill: none; }
 svg .title { fill: var(--text); font-size: 14px; font-weight: 600; }
@@ -211,9 +211,10 @@ def _ticks(low: float, high: float) -> list[float]:
 
 
 def _log_ticks(low: float, high: float) -> list[float]:
-    """1, 2 and 5 times powers of ten within low … high, or around it if there are too few."""
+    """Few digits times powers of ten within low … high, or around it if there are too few."""
     exponents = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    marks = [factor * 10.0**exponent for exponent in exponents for factor in (1, 2, 5)]
+    factors = (1, 2, 5) if high > 20 * low else (1, 1.5, 2, 3, 4, 5, 7)
+    marks = [factor * 10.0**exponent for exponent in exponents for factor in factors]
     inside = [mark for mark in marks if low <= mark <= high]
     if len(inside) >= 2:
         return inside

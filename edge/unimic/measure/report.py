@@ -186,8 +186,8 @@ def _our_rate(facts: Row, metrics: Sequence[Metric]) -> str:
     order = sorted(lines.values(), key=lambda line: line["codec"] != OURS)
     return section("At our rate", paragraph(
         "For each codec and metric the best measured setting, with or without scaling, whose mean "
-        "rate is ours with every token sent or the next above it. Codecs that cannot go so low "
-        "stand with the lowest rate they have, so look at the rate too."),
+        "rate is ours with every token sent or the next above it; the highest, where all are "
+        "below. So look at the rate too."),
         table(columns, order, OURS))
 
 
