@@ -34,7 +34,8 @@ th { position: sticky; top: 0; background: var(--ground); cursor: pointer; font-
   vertical-align: bottom; white-space: normal; }
 th[aria-sort=ascending]::after { content: " ▲"; } th[aria-sort=descending]::after { content: " ▼"; }
 tbody tr:hover { background: var(--band); } tr.ours td { color: var(--strong); font-weight: 600; }
-.plots { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(25rem, 100%), 1fr)); gap: 1.4rem; }
+.plots { display: grid; gap: 1.4rem;
+  grid-template-columns: repeat(auto-fill, minmax(min(25rem, 100%), 1fr)); }
 figure { margin: 0; } figcaption { font-size: .85rem; } svg { width: 100%; height: auto; }
 svg text { fill: var(--faint); font-size: 12px; } svg .axis { stroke: var(--line); fill: none; }
 svg .title { fill: var(--text); font-size: 14px; font-weight: 600; }
