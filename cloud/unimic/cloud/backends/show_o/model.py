@@ -87,9 +87,9 @@ class ShowO(nn.Module):
         return self._logits(features[:, -1], slice(0, self.vocabulary.text))
 
     def _features(self, ids: Tensor, visible: Tensor, cache: DynamicCache) -> Tensor:
+        # By position: the name of the fourth argument, the cache, differs between releases.
         features: Tensor = self.showo.model(
-            input_ids=ids.to(self.device), attention_mask=visible.to(self.device), cache=cache,
-        ).last_hidden_state
+            ids.to(self.device), visible.to(self.device), None, cache).last_hidden_state
         return features
 
     def _logits(self, features: Tensor, ids: slice) -> Tensor:
