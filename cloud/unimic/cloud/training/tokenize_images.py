@@ -73,7 +73,8 @@ def tokenize(model: ImageTokenizer | Magvit, images: list[Named], fast: bool
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="folder of the tar shards")
-    parser.add_argument("--tokenizer", type=Path, required=True, help="tokenizer checkpoint, or the folder magvitv2 of Show-o")
+    parser.add_argument("--tokenizer", type=Path, required=True,
+                        help="tokenizer checkpoint, or the folder magvitv2 of Show-o")
     parser.add_argument("--out", type=Path, required=True, help="folder for the .npz files")
     args = parser.parse_args(argv)
     args.out.mkdir(parents=True, exist_ok=True)
