@@ -100,7 +100,7 @@ class ShowO(nn.Module):
 def load_show_o(found: Checkpoint, device: str) -> tuple[ShowO, PreTrainedTokenizerBase]:
     """The model of a checkpoint, and its text tokenizer.
 
-    It computes in float32 on a CPU and in bfloat16 elsewhere.
+    It computes in bfloat16, on a CPU in the type that the file has.
 
     Raises:
         UnknownModel: it is not whole.
@@ -130,7 +130,7 @@ def load_show_o(found: Checkpoint, device: str) -> tuple[ShowO, PreTrainedTokeni
         model = ShowO(sizes, vocabulary, side)
     load_strictly(model, found.show_o)
     model.showo.model.rotary_emb = PhiRotaryEmbedding(sizes)  # has no parameters
-    dtype = torch.float32 if torch.device(device).type == "cpu" else torch.bfloat16
+    dtype = None if torch.device(device).type == "cpu" else torch.bfloat16
     return model.to(device, dtype).eval().requires_grad_(False), text
 
 
