@@ -18,14 +18,14 @@ from unimic.cloud.backends.base import (
     Sampling,
 )
 from unimic.cloud.backends.compact import (
-    MOST_WINDOWS,
+    WHOLE,
     WINDOW,
     CompactBackend,
     View,
     load_weights,
     view_shape,
-    windows,
 )
+from unimic.cloud.backends.windows import MOST_WINDOWS, windows
 from unimic.cloud.models.compact import (
     ANSWER,
     ASK,
@@ -190,7 +190,7 @@ def test_large_grid_is_filled_in_windows(backend: CompactBackend) -> None:
                           lambda step, of: steps.append(step * 1000 + of))[0]
     assert np.array_equal(filled[~mask], codes[~mask])
     assert (filled[mask] != codes[mask]).mean() > 0.9
-    count = len(windows(mask))
+    count = len(windows(mask, WHOLE, WINDOW))
     assert count > 1
     assert steps == [i * 1000 + 4 * count for i in range(1, 4 * count + 1)]
 
@@ -202,7 +202,7 @@ def test_windows_cover_the_mask(shape: tuple[int, int]) -> None:
         mask = rng.random(shape) < density
         left_over = mask.copy()
         size = 20 if max(shape) <= 20 else WINDOW
-        for top, left in windows(mask):
+        for top, left in windows(mask, WHOLE, WINDOW):
             assert top >= 0
             assert left >= 0
             assert left_over[top:top + size, left:left + size].any()
@@ -213,12 +213,12 @@ def test_windows_cover_the_mask(shape: tuple[int, int]) -> None:
 def test_small_hole_is_one_window_around_it() -> None:
     mask = np.zeros((100, 100), bool)
     mask[50:54, 60:66] = True
-    assert windows(mask) == [(44, 55)]
+    assert windows(mask, WHOLE, WINDOW) == [(44, 55)]
 
 
 def test_huge_mask_is_refused() -> None:
     with pytest.raises(LimitExceeded, match=str(MOST_WINDOWS)):
-        windows(np.ones((200, 200), bool))
+        windows(np.ones((200, 200), bool), WHOLE, WINDOW)
 
 
 def test_answers(backend: CompactBackend, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -41,6 +41,7 @@ from unimic.cloud.backends.base import (
     Sampling,
     Watch,
 )
+from unimic.cloud.backends.windows import fill_by_windows
 from unimic.cloud.models.compact import (
     ANSWER,
     ASK,
@@ -56,15 +57,14 @@ from unimic.cloud.models.compact import (
     left_padded,
     packed_texts,
 )
-from unimic.codec.errors import CorruptData, LimitExceeded, UnknownModel
+from unimic.codec.errors import CorruptData, UnknownModel
 from unimic.codec.store import ModelStore
 from unimic.codec.text import TextTokenizer
-from unimic.codec.tokens import Codes, Mask, TokenSpace
+from unimic.codec.tokens import Codes, TokenSpace
 
 PROMPT_TOKENS = 64
 ANSWER_TOKENS = 32
 WHOLE, WINDOW = 20, 16
-MOST_WINDOWS = 64
 VIEW_SIDE, VIEW_TOKENS = 24, 384
 CHOICE_NOISE = 30.0
 """How far chance, at temperature 1, moves the order in which tokens are settled (nats).
@@ -112,42 +112,6 @@ def view_shape(rows: int, columns: int) -> tuple[int, int]:
     return max(1, int(rows * scale)), max(1, int(columns * scale))
 
 
-def windows(mask: Mask) -> list[tuple[int, int]]:
-    """Corners of windows that together cover the mask, in the order in which they are filled.
-
-    A grid that fits is one window. Else one window lies around the mask if the mask fits in it, or
-    windows lie half a window apart; the one that shows most known tokens always comes next.
-    """
-    if not mask.any():
-        return []
-    if max(mask.shape) <= WHOLE:
-        return [(0, 0)]
-    tops, lefts = (_starts(np.flatnonzero(mask.any(1 - axis)), mask.shape[axis])
-                   for axis in (0, 1))
-    left_over = mask.copy()
-    order: list[tuple[int, int]] = []
-    while left_over.any():
-        hidden = {(top, left): np.count_nonzero(left_over[top:top + WINDOW, left:left + WINDOW])
-                  for top in tops for left in lefts}
-        top, left = min((corner for corner in hidden if hidden[corner]),
-                        key=lambda corner: (hidden[corner], corner))
-        left_over[top:top + WINDOW, left:left + WINDOW] = False
-        order.append((top, left))
-        if len(order) > MOST_WINDOWS:
-            raise LimitExceeded("mask", f"needs more than {MOST_WINDOWS} windows of {WINDOW} × "
-                                f"{WINDOW} tokens", "use a smaller mask or a smaller image")
-    return order
-
-
-def _starts(used: NDArray[np.intp], size: int) -> list[int]:
-    """Where windows start on an axis of ``size`` tokens, of which those at ``used`` are hidden."""
-    first, end, window = int(used[0]), int(used[-1]) + 1, min(size, WINDOW)
-    if end - first <= window:
-        return [min(max((first + end - window) // 2, 0), size - window)]
-    starts = range(max(first - window // 4, 0), end - window // 2, window // 2)
-    return sorted({min(start, size - window) for start in starts})
-
-
 class CompactBackend(Backend):
     """See the module.
 
@@ -175,41 +139,19 @@ class CompactBackend(Backend):
     @torch.inference_mode()
     def fill(self, requests: Sequence[FillRequest], watch: Watch) -> list[Codes]:
         """See `Backend`."""
-        plans = [windows(r.mask) for r in requests]
-        results = [r.codes.astype(np.int32) for r in requests]
-        left_over = [r.mask.copy() for r in requests]
-        # Noise comes from one generator for each request, so a result is its own seed's alone.
-        chances = [torch.Generator().manual_seed(r.sampling.seed) for r in requests]
-        rounds, steps = max(map(len, plans), default=0), requests[0].sampling.steps
-        for turn in range(rounds):
-            def watch_turn(step: int, of: int, before: int = turn * steps) -> None:
-                watch(before + step, rounds * of)
+        return fill_by_windows(requests, WHOLE, WINDOW, self._draw, watch)
 
-            busy = [i for i, plan in enumerate(plans) if turn < len(plan)]
-            size = WHOLE if max(requests[0].shape) <= WHOLE else WINDOW
-            places = [(slice(top, top + size), slice(left, left + size))
-                      for top, left in (plans[i][turn] for i in busy)]
-            drawn = self._draw(
-                [results[i][place] for i, place in zip(busy, places, strict=True)],
-                [left_over[i][place] for i, place in zip(busy, places, strict=True)],
-                [requests[i].prompt for i in busy], [requests[i].sampling for i in busy],
-                [chances[i] for i in busy], watch_turn)
-            for i, place, codes in zip(busy, places, drawn, strict=True):
-                results[i][place] = codes
-                left_over[i][place] = False
-        return results
-
-    def _draw(self, codes: list[Codes], masks: list[Mask], prompts: list[str],
-              samplings: list[Sampling], chances: list[torch.Generator], watch: Watch
+    def _draw(self, requests: list[FillRequest], chances: list[torch.Generator], watch: Watch
               ) -> list[Codes]:
         """Fill the masks of grids of one shape."""
-        tokens = torch.from_numpy(np.stack(codes)).long().flatten(1)
-        hidden = torch.from_numpy(np.stack(masks)).flatten(1)
-        shape, total, steps = codes[0].shape, hidden.sum(1), samplings[0].steps
-        prompted = [[PROMPT, *self.words(p, PROMPT_TOKENS)] for p in prompts]
+        tokens = torch.from_numpy(np.stack([r.codes for r in requests])).long().flatten(1)
+        hidden = torch.from_numpy(np.stack([r.mask for r in requests])).flatten(1)
+        samplings = [r.sampling for r in requests]
+        shape, total, steps = requests[0].shape, hidden.sum(1), samplings[0].steps
+        prompted = [[PROMPT, *self.words(r.prompt, PROMPT_TOKENS)] for r in requests]
         guided = [i for i, s in enumerate(samplings) if s.guidance and len(prompted[i]) > 1]
         for step in range(1, steps + 1):
-            who = [*range(len(codes)), *guided]
+            who = [*range(len(requests)), *guided]
             features = self._image_features(
                 [tokens[i].view(shape) for i in who], [hidden[i].view(shape) for i in who],
                 prompted + [[PROMPT]] * len(guided))
@@ -217,7 +159,7 @@ class CompactBackend(Backend):
                 if not hidden[i].any():
                     continue
                 at = hidden[i].nonzero()[:, 0]
-                plain_features = features[len(codes) + guided.index(i)] if i in guided else None
+                plain_features = features[len(requests) + guided.index(i)] if i in guided else None
                 drawn, sureness = self._sample(
                     features[i][at], None if plain_features is None else plain_features[at],
                     sampling, chances[i])

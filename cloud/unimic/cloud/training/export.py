@@ -186,24 +186,36 @@ def export_text_entropy(network: TextEntropyNet, folder: Path) -> bytes:
 def export_image_tokenizer(model: ImageTokenizer, folder: Path) -> None:
     """Write encoder and decoder as ONNX graphs with 8-bit weights."""
     model.eval()
+    for name, graph in image_tokenizer_graphs(folder, model, model.encode, model.decode).items():
+        onnx.save(with_small_weights(graph), str(folder / f"{name}.onnx"))
+
+
+def image_tokenizer_graphs(folder: Path, model: nn.Module, pixels_to_codes: Callable[..., Tensor],
+                           codes_to_pixels: Callable[..., Tensor]) -> dict[str, onnx.ModelProto]:
+    """The two graphs of an image tokenizer as the edge runs them; leaves them in ``folder`` too.
+
+    Args:
+        folder: for the files.
+        model: whose methods are the two functions.
+        pixels_to_codes: ``(B, 3, 16h, 16w)`` in [0, 1] to ``(B, h, w)``.
+        codes_to_pixels: the other way.
+    """
     pixels, codes = torch.rand(1, 3, 4 * PATCH, 5 * PATCH), torch.zeros(1, 4, 5, dtype=torch.int32)
     image_axes = {2: "height", 3: "width"}
     grid_axes = {1: "rows", 2: "columns"}
 
     def encode(pixels: Tensor) -> Tensor:
-        return model.encode(pixels).to(torch.int32)
+        return pixels_to_codes(pixels).to(torch.int32)
 
     def decode(codes: Tensor) -> Tensor:
-        return model.decode(codes.long())
+        return codes_to_pixels(codes.long())
 
-    graphs = {
+    return {
         "encoder": export_graph(folder / "encoder.onnx", model, encode, (pixels,), ["pixels"],
                                 ["codes"], {"pixels": image_axes, "codes": grid_axes}),
         "decoder": export_graph(folder / "decoder.onnx", model, decode, (codes,), ["codes"],
                                 ["pixels"], {"codes": grid_axes, "pixels": image_axes}),
     }
-    for name, graph in graphs.items():
-        onnx.save(with_small_weights(graph), str(folder / f"{name}.onnx"))
 
 
 def with_small_weights(graph: onnx.ModelProto) -> onnx.ModelProto:

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
+from unimic.cloud.backends.show_o.magvit import Magvit, load_magvit
 from unimic.cloud.models.image_tokenizer import PATCH, ImageTokenizer
 from unimic.cloud.training.data import (
     UNLABELLED,
@@ -35,7 +36,18 @@ def resized(image: np.ndarray, side: int) -> np.ndarray:
     return np.asarray(Image.fromarray(image).resize((side, side), Image.Resampling.BICUBIC))
 
 
-def tokenize(model: ImageTokenizer, images: list[Named], fast: bool) -> list[tuple[str, Codes]]:
+def load_tokenizer(path: Path) -> ImageTokenizer | Magvit:
+    """The project's own tokenizer of a checkpoint file, or the MAGVIT-v2 of a folder."""
+    if path.is_dir():
+        return load_magvit(path)
+    model = ImageTokenizer()
+    saved = torch.load(path, map_location="cpu", weights_only=True)
+    model.load_state_dict(saved["average"])
+    return model.eval()
+
+
+def tokenize(model: ImageTokenizer | Magvit, images: list[Named], fast: bool
+             ) -> list[tuple[str, Codes]]:
     """Grids of images; ``fast`` uses bfloat16, good enough for training data only."""
     by_shape: dict[tuple[int, ...], list[Named]] = {}
     for name, image in images:
@@ -61,15 +73,13 @@ def tokenize(model: ImageTokenizer, images: list[Named], fast: bool) -> list[tup
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="folder of the tar shards")
-    parser.add_argument("--tokenizer", type=Path, required=True, help="tokenizer checkpoint")
+    parser.add_argument("--tokenizer", type=Path, required=True,
+                        help="tokenizer checkpoint, or the folder magvitv2 of Show-o")
     parser.add_argument("--out", type=Path, required=True, help="folder for the .npz files")
     args = parser.parse_args(argv)
     args.out.mkdir(parents=True, exist_ok=True)
 
-    model = ImageTokenizer()
-    saved = torch.load(args.tokenizer, map_location="cpu", weights_only=True)
-    model.load_state_dict(saved["average"])
-    model = channels_last(model.eval().to(default_device()))
+    model = channels_last(load_tokenizer(args.tokenizer).to(default_device()))
 
     def write(name: str, images: list[Named], fast: bool = False) -> None:
         save_grids(args.out / f"{name}.npz", tokenize(model, images, fast))
