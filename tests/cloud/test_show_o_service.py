@@ -86,6 +86,16 @@ def test_a_store_of_other_tokens_is_refused(checkpoint, store):
         load(store, "cpu", str(checkpoint))
 
 
+def test_what_is_not_installed_is_named(store, monkeypatch):
+    from unimic.cloud.backends import show_o
+    for module in ("backend", "model"):
+        monkeypatch.delitem(sys.modules, f"{show_o.__name__}.{module}")
+        monkeypatch.delattr(show_o, module)
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    with pytest.raises(UnknownModel, match=r"transformers.*unimic\[show-o\]"):
+        load(store)
+
+
 async def test_all_tasks(checkpoint, exported, models, store):
     backend = load(exported, "cpu", str(checkpoint))
     server = Server(backend, load_coder(exported), models.text, Limits(), ServerOptions(port=0))

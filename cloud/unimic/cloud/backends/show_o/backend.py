@@ -79,7 +79,7 @@ class GuidedDrawings:
         for unprompted, i in zip(logits[len(self._drawings):], self._guided, strict=True):
             logits[i] += self._guidance[i] * (logits[i] - unprompted)
         for drawing, found in zip(self._drawings, logits, strict=False):
-            drawing.take(found)
+            drawing.take(found.cpu())
 
 
 class ShowOBackend(Backend):
@@ -174,7 +174,7 @@ class ShowOBackend(Backend):
         sums, counts = [0.0] * len(questions), [0] * len(questions)
         open_ = set(range(len(questions)))
         for step in range(1, ANSWER_TOKENS + 1):
-            odds = self.model.word_logits(features).log_softmax(-1)
+            odds = self.model.word_logits(features).log_softmax(-1).cpu()
             words = odds.argmax(-1)
             for i in sorted(open_):
                 sums[i] += float(odds[i, words[i]])
