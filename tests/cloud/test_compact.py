@@ -40,6 +40,7 @@ from unimic.cloud.models.compact import (
     plain,
 )
 from unimic.codec.errors import CorruptData, LimitExceeded
+from unimic.codec.proof import METADATA
 from unimic.codec.text import TextTokenizer
 from unimic.codec.tokens import Codes, TokenSpace
 
@@ -294,7 +295,7 @@ def test_plain_text() -> None:
 def test_weights_round_trip(tmp_path: Path) -> None:
     model = tiny_model()
     path = tmp_path / "weights.safetensors"
-    sizes = {"width": "64", "depth": "2", "head": "32", "expansion": "2"}
+    sizes = {METADATA: '{"width": 64, "depth": 2, "head": 32, "expansion": 2}'}
     save_file(model.state_dict(), path, metadata=sizes)
     again = load_weights(path)
     assert all(torch.equal(a, b) for a, b in

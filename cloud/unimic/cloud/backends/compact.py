@@ -19,6 +19,7 @@ What the model takes at once is bounded, what a user may ask is not:
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -58,6 +59,7 @@ from unimic.cloud.models.compact import (
     packed_texts,
 )
 from unimic.codec.errors import CorruptData, UnknownModel
+from unimic.codec.proof import METADATA
 from unimic.codec.store import ModelStore
 from unimic.codec.text import TextTokenizer
 from unimic.codec.tokens import Codes, TokenSpace
@@ -298,15 +300,14 @@ def load(store: ModelStore, device: str = "cpu", weights: str | None = None) -> 
 
 
 def load_weights(path: Path) -> Compact:
-    """The model of a safetensors file, whose metadata hold the sizes of `CompactConfig`."""
+    """The model of a safetensors file, whose metadata hold the sizes of `CompactConfig` as JSON."""
     try:
         with safe_open(path, "pt") as file:
-            sizes = {name: int(value) for name, value in (file.metadata() or {}).items()
-                     if name in CompactConfig.__dataclass_fields__}
+            sizes = json.loads((file.metadata() or {})[METADATA])
             state = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118
         model = Compact(CompactConfig(**sizes))
         model.load_state_dict(state)
-    except (SafetensorError, RuntimeError, ValueError) as error:
+    except (SafetensorError, RuntimeError, ValueError, KeyError, TypeError) as error:
         raise CorruptData("weights", f"{path} does not hold this model ({error})",
                           "pass weights made by unimic.cloud.training.export_compact") from error
     return model.eval().requires_grad_(False)

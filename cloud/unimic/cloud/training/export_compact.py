@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from unimic.cloud.models.compact import CompactConfig
+from unimic.codec.proof import METADATA
 from unimic.codec.store import add_model
 
 DATA = ("Flickr8k train and rest (photos, captions; no licence seen), DAQUAR train (code "
@@ -45,7 +46,7 @@ def main(argv: list[str] | None = None) -> None:
     state = torch.load(args.checkpoint, map_location="cpu", weights_only=True)["average"]
     folder = args.store / "compact"
     folder.mkdir(parents=True, exist_ok=True)
-    metadata = {name: str(value) for name, value in asdict(sizes(state)).items()}
+    metadata = {METADATA: json.dumps(asdict(sizes(state)))}
     half = {name: value.half().contiguous() for name, value in state.items()}
     save_file(half, folder / "weights.safetensors", metadata=metadata)
     figures = json.loads(args.figures.read_text(encoding="utf-8")) if args.figures else {}
