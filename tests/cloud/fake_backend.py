@@ -33,6 +33,10 @@ class FakeCoded:
 class FakeCodedImage(FakeCoded):
     codes: np.ndarray
 
+    @property
+    def token_bits(self) -> np.ndarray:
+        return np.full(self.codes.shape, self.ideal_bits / self.codes.size)
+
 
 class FakeCoder:
     """Bytes that can be decoded only with what the encoder knew."""

@@ -19,6 +19,10 @@ class FakeCoded:
     ideal_bits: float
     codes: Codes
 
+    @property
+    def token_bits(self) -> NDArray[np.float64]:
+        return np.full(self.codes.shape, self.ideal_bits / max(1, self.codes.size))
+
 
 class FakeCoder:
     """Frequencies that depend on all that both sides hold, so that a difference shows."""

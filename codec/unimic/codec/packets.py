@@ -17,6 +17,7 @@ from functools import partial
 from typing import Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from unimic.codec.errors import CorruptData, InvalidInput, LimitExceeded, UnknownModel
 from unimic.codec.frequencies import SKIP_ALL
@@ -37,8 +38,10 @@ class Coded(Protocol):
 
 
 class CodedImage(Coded, Protocol):
-    """Also the tokens that the receiver will have."""
+    """Also the information of each token, and the tokens that the receiver will have."""
 
+    @property
+    def token_bits(self) -> NDArray[np.float64]: ...
     @property
     def codes(self) -> Codes: ...
 
@@ -89,9 +92,15 @@ class Packed:
 
 @dataclass(frozen=True)
 class PackedImage(Packed):
-    """A packet of an image and ``grid``, the image that the receiver will have."""
+    """A packet of an image.
+
+    Attributes:
+        grid: the image that the receiver will have.
+        token_bits: float64 ``(rows, columns)``, the information of each token that is sent.
+    """
 
     grid: TokenGrid
+    token_bits: NDArray[np.float64]
 
 
 def skip_of_quality(quality: int) -> int:
@@ -136,9 +145,10 @@ def pack_image(
     if raw:
         skip, received = 0, TokenGrid(codes, grid.width, grid.height)
         payload, bits = _raw(codes[sent], coder.space.image_codes)
+        token_bits = np.where(sent, float(bits_per_token(coder.space.image_codes)), 0.0)
     else:
         coded = coder.encode_image(codes, mask=sent, hole=hole, prompt=prompt, skip=skip)
-        payload, bits = coded.payload, coded.ideal_bits
+        payload, bits, token_bits = coded.payload, coded.ideal_bits, coded.token_bits
         received = TokenGrid(coded.codes, grid.width, grid.height)
     packet = pb.Packet(
         kind=pb.KIND_IMAGE,
@@ -150,7 +160,7 @@ def pack_image(
         skip=skip,
         payload=payload,
     )
-    return PackedImage(packet, _sizes(packet, bits), received)
+    return PackedImage(packet, _sizes(packet, bits), received, token_bits)
 
 
 def pack_image_within(

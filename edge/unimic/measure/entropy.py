@@ -78,17 +78,16 @@ def measure_pictures(store: ModelStore, coder: Coder, pictures: Sequence[Picture
         image = load_image(picture.path)
         grid = tokenizer.encode(image)
         used.update(np.unique(grid.codes).tolist())
-        generic = coder.encode_image(grid.codes)
         packed = pack_image(coder, grid)
         add(images=1, tokens=grid.codes.size, pixels=image.width * image.height,
-            order0=order0[grid.codes].sum(), ideal=generic.ideal_bits,
+            order0=order0[grid.codes].sum(), ideal=packed.sizes.ideal_bits,
             payload=8 * packed.sizes.payload_bytes, wire=8 * packed.sizes.wire_bytes)
         for name, half in _halves(grid.codes.shape, done).items():
-            add(**{f"{name}_generic": generic.token_bits[half].sum(),
+            add(**{f"{name}_generic": packed.token_bits[half].sum(),
                    f"{name}_masked": coder.encode_image(grid.codes, mask=half).ideal_bits})
         if picture.caption is not None:
             conditioned = coder.encode_image(grid.codes, prompt=text.encode(picture.caption))
-            add(captioned=1, captioned_generic=generic.ideal_bits,
+            add(captioned=1, captioned_generic=packed.sizes.ideal_bits,
                 captioned_ideal=conditioned.ideal_bits)
     progress(len(pictures), len(pictures))
 

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import copy
 import io
 import itertools
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from unimic.codec import umc
-from unimic.codec.coder import CodedImage, Coder, load_coder
+from unimic.codec.coder import Coder, load_coder
 from unimic.codec.limits import Limits
 from unimic.codec.order import REVEALED, reveal_groups, waves
 from unimic.codec.packets import for_file, pack_image, skip_of_quality
@@ -45,25 +43,17 @@ def codec() -> Codec:
 
 
 def _encode(coder: Coder, grid: TokenGrid, setting: Setting) -> Encoded:
-    coded: list[CodedImage] = []
-
-    def remember(*args: Any, **kwargs: Any) -> CodedImage:
-        coded.append(coder.encode_image(*args, **kwargs))
-        return coded[-1]
-
-    watched = copy.copy(coder)
-    setattr(watched, "encode_image", remember)  # noqa: B010  (a method of one object only)
     skip = 0 if setting == RAW else skip_of_quality(int(setting))
-    packed = pack_image(watched, grid, skip=skip, raw=setting == RAW)
+    packed = pack_image(coder, grid, skip=skip, raw=setting == RAW)
     packet = for_file(packed.packet, coder)
     file = io.BytesIO()
     size, header = umc.write(file, [packet]), packet.ByteSize() - len(packet.payload)
     parts = {"container": 8.0 * (size - packet.ByteSize()), "header": 8.0 * header}
     payload = 8.0 * len(packet.payload)
-    if not coded:
+    if setting == RAW:
         return Encoded(file.getvalue(), packed.sizes.ideal_bits, len(packet.payload),
                        parts | {"tokens": payload})
-    bits = coded[0].token_bits
+    bits = packed.token_bits
     parts |= {f"group {number}": value for number, value in
               enumerate(group_bits(bits, grid.codes), start=1)}
     parts["range coder"] = payload - float(bits.sum())
