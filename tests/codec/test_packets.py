@@ -163,6 +163,13 @@ def test_texts_come_back(coder: Coder, ids: list[int], raw: bool) -> None:
     assert header_bytes(packed.packet) <= 16
 
 
+def test_an_unlikely_text_is_never_longer_than_fixed_length(coder: Coder) -> None:
+    text = np.random.default_rng(0).integers(0, 4096, 200).astype(np.int32)
+    packed = pack_text(coder, text)
+    assert packed.sizes.payload_bytes <= pack_text(coder, text, raw=True).sizes.payload_bytes
+    assert unpack_text(coder, packed.packet, limits=LIMITS).tolist() == text.tolist()
+
+
 @given(cases())
 def test_masks_come_back(coder: Coder, case: Case) -> None:
     random = np.random.default_rng(int(case.grid.codes.sum()))

@@ -257,13 +257,17 @@ def unpack_image(
 
 
 def pack_text(coder: Coder, ids: Codes, *, raw: bool = False) -> Packed:
-    """Code a text: ``ids`` int32 ``(n,)``, also none; ``raw`` as in `pack_image`."""
+    """Code a text: ``ids`` int32 ``(n,)``, also none; ``raw`` as in `pack_image`.
+
+    What the model finds so unlikely that fixed length is shorter is written with fixed length.
+    """
     check_codes("ids", ids, coder.space.text_codes)
-    if raw:
-        payload, bits = _raw(ids, coder.space.text_codes)
-    else:
+    payload, bits = _raw(ids, coder.space.text_codes)
+    if not raw:
         coded = coder.encode_text(ids)
-        payload, bits = coded.payload, coded.ideal_bits
+        raw = len(payload) < len(coded.payload)
+        if not raw:
+            payload, bits = coded.payload, coded.ideal_bits
     packet = pb.Packet(
         kind=pb.KIND_TEXT,
         coding=_coding(raw),
