@@ -24,7 +24,8 @@ def test_demo(store: ModelStore, tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert list(turns) == ["share", "ask", "inpaint", "outpaint", "generate"]
     for name, way in (("share", "up"), ("generate", "down"), ("inpaint", "down")):
         cost = turns[name]
-        assert 0 < cost[f"{way}_ideal_bits"] <= 8 * cost[f"{way}_payload_bytes"] + 1
+        # The shortest bytes in an interval may be luckily short: by 16 bits once in 65,536 times.
+        assert 0 < cost[f"{way}_ideal_bits"] <= 8 * cost[f"{way}_payload_bytes"] + 16
         assert cost[f"{way}_payload_bytes"] < cost[f"{way}_wire_bytes"]
     # 99 tokens went up once; the edit of some of them brings back only those.
     assert turns["inpaint"]["down_payload_bytes"] < turns["share"]["up_payload_bytes"]

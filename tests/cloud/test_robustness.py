@@ -250,7 +250,8 @@ async def test_cancelling_stops_entropy_coding(serve):
     class SlowCoder(FakeCoder):
         done = stopped = 0
 
-        def decode_image(self, payload, codes, *, mask=None, prompt=None, skip=0, watch=None):
+        def decode_image(self, payload, codes, *, mask=None, hole=None, prompt=None, skip=0,
+                         watch=None):
             try:
                 while watch:
                     time.sleep(0.02)
