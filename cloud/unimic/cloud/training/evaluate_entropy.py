@@ -3,7 +3,7 @@
 Two questions about the image entropy model of a store. How many bits more does it take in integers
 than the same weights in ordinary float32? And how many streams fail when one executor of such a
 float network writes them and another reads them: PyTorch on one CPU, with one grid and one thread
-here, a batch of grids and all threads there?
+here, a batch of grids and all threads there? (Other libraries and devices differ more.)
 
     python -m unimic.cloud.training.evaluate_entropy --store MODELS --grids GRIDS/flickr-test.npz
 """
