@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from unimic.codec import store as store_module
-from unimic.codec.store import add_model
+from unimic.codec.store import ModelStore, add_model
 from unimic.edge.cli import main
 
 TEXTS = ["", "Two dogs run on a beach.", "naïve 漢字 🏖️\r\n\ttabs\n", "é" * 1000]
@@ -203,6 +203,22 @@ def test_models(capsys: pytest.CaptureFixture[str], raw_store: Path,
     monkeypatch.setenv("UNIMIC_MODELS", str(damaged))
     assert run("models", "verify") == 1
     assert "FAILED  image-tokenizer" in capsys.readouterr().out
+
+
+def test_a_damaged_network_is_a_failed_check(capsys: pytest.CaptureFixture[str], store: ModelStore,
+                                             monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
+                                             ) -> None:
+    if "text-entropy" not in store.entries:
+        pytest.skip("no text entropy model is shipped")
+    damaged = tmp_path / "damaged"
+    shutil.copytree(store.folder, damaged)
+    with (damaged / "text-entropy" / "step.onnx").open("ab") as file:
+        file.write(b"\0")
+    monkeypatch.setenv("UNIMIC_MODELS", str(damaged))
+    assert run("models", "verify") == 1
+    printed = capsys.readouterr().out
+    assert "FAILED  text-entropy: its networks can be loaded" in printed
+    assert "ok      text-tokenizer" in printed
 
 
 def command(*arguments: str) -> list[str]:

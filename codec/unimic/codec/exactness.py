@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unimic.codec.frequencies import frequencies
-from unimic.codec.image_rows import Layout, WindowPlan, content_rows, plan_window, stack
+from unimic.codec.image_rows import Layout, WindowPlan, plan_window
+from unimic.codec.lockstep import known_logits
 from unimic.codec.networks import (
     IMAGE_ENTROPY,
     ImageNetwork,
@@ -100,16 +101,8 @@ def _image_round(layout: Layout, rng: np.random.Generator) -> Callable[[Executor
         network: ImageNetwork = executor.network
         tables: Tables = []
         for start in range(0, ROUND, executor.batch):
-            part = windows[start:start + executor.batch]
-            memory = network.read(stack([content_rows(layout, p, c) for p, c in part], layout),
-                                  None)
-            upper, hidden = network.ask(stack([p.queries for p, _ in part], layout), memory)
-            given = np.zeros(upper.shape[:2], np.int64)
-            for line, (plan, codes) in zip(given, part, strict=True):
-                line[:len(plan.rows)] = layout.split(codes[plan.rows, plan.columns])[0]
-            lower = network.tail(hidden, given)
-            for i, (plan, _) in enumerate(part):
-                tables += [frequencies(logits[i, :len(plan.rows)]) for logits in (upper, lower)]
+            for parts in known_logits(network, windows[start:start + executor.batch]):
+                tables += [frequencies(part) for part in parts]
         return tables
 
     return run

@@ -155,17 +155,31 @@ class _Place(NamedTuple):
         return np.zeros(len(rows), np.int32)
 
 
-def _at_once(network: ImageNetwork, places: list[_Place]) -> None:
+def known_logits(network: ImageNetwork, windows: Sequence[tuple[WindowPlan, Codes]],
+                 ) -> list[tuple[Floats, Floats]]:
+    """Logits of the tokens of windows whose grids are known, in one look.
+
+    Args:
+        network: the executor.
+        windows: plans, each with its whole grid.
+
+    Returns:
+        For each window, upper ``(n, upper)`` and lower ``(n, lower)`` logits in coding order.
+    """
     layout = network.layout
-    memory = network.read(stack([content_rows(layout, p.plan, p.job.codes) for p in places],
-                                layout), None)
-    upper_logits, hidden = network.ask(stack([p.plan.queries for p in places], layout), memory)
+    memory = network.read(stack([content_rows(layout, p, c) for p, c in windows], layout), None)
+    upper_logits, hidden = network.ask(stack([p.queries for p, _ in windows], layout), memory)
     upper = np.zeros(upper_logits.shape[:2], np.int64)
-    for line, p in zip(upper, places, strict=True):
-        line[:len(p.plan.rows)] = layout.split(p.job.codes[p.plan.rows, p.plan.columns])[0]
+    for line, (plan, codes) in zip(upper, windows, strict=True):
+        line[:len(plan.rows)] = layout.split(codes[plan.rows, plan.columns])[0]
     lower_logits = network.tail(hidden, upper)
-    tables = [[frequencies(logits[i, :len(p.plan.rows)]) for logits in (upper_logits, lower_logits)]
-              for i, p in enumerate(places)]
+    return [(one[:len(plan.rows)], other[:len(plan.rows)])
+            for one, other, (plan, _) in zip(upper_logits, lower_logits, windows, strict=True)]
+
+
+def _at_once(network: ImageNetwork, places: list[_Place]) -> None:
+    logits = known_logits(network, [(p.plan, p.job.codes) for p in places])
+    tables = [[frequencies(part) for part in parts] for parts in logits]
     for group in range(1, len(REVEALED) + 1):
         for part in (0, 1):
             for p, parts in zip(places, tables, strict=True):

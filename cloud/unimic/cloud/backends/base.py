@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 
+import numpy as np
+
 from unimic.codec.errors import UnknownModel
 from unimic.codec.store import ModelStore
 from unimic.codec.tokens import Codes, Mask, TokenSpace
@@ -122,9 +124,15 @@ class Backend(ABC):
     max_tokens: int
     max_batch: int = 8
 
-    @abstractmethod
     def generate(self, requests: Sequence[GenerateRequest], watch: Watch) -> list[Codes]:
-        """Text to image: int32 codes ``(rows, columns)`` for each request."""
+        """Text to image: int32 codes ``(rows, columns)`` for each request.
+
+        Unless a backend knows better, an image is a grid whose tokens are all to be filled.
+        """
+        return self.fill([
+            FillRequest(np.zeros(r.shape, np.int32), np.ones(r.shape, np.bool_), r.prompt,
+                        r.sampling)
+            for r in requests], watch)
 
     @abstractmethod
     def fill(self, requests: Sequence[FillRequest], watch: Watch) -> list[Codes]:

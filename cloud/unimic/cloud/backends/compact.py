@@ -38,11 +38,10 @@ from unimic.cloud.backends.base import (
     AnswerRequest,
     Backend,
     FillRequest,
-    GenerateRequest,
     Sampling,
     Watch,
 )
-from unimic.cloud.backends.windows import fill_by_windows
+from unimic.cloud.backends.windows import batches, fill_by_windows
 from unimic.cloud.models.compact import (
     ANSWER,
     ASK,
@@ -132,12 +131,6 @@ class CompactBackend(Backend):
         self.model, self.words, self.space, self.view = model, words, space, view
         self.device = next(model.parameters()).device
 
-    def generate(self, requests: Sequence[GenerateRequest], watch: Watch) -> list[Codes]:
-        """See `Backend`; an image is a grid whose tokens are all to be filled."""
-        return self.fill([
-            FillRequest(np.zeros(r.shape, np.int32), np.ones(r.shape, bool), r.prompt, r.sampling)
-            for r in requests], watch)
-
     @torch.inference_mode()
     def fill(self, requests: Sequence[FillRequest], watch: Watch) -> list[Codes]:
         """See `Backend`."""
@@ -200,21 +193,12 @@ class CompactBackend(Backend):
                         ) -> list[Tensor]:
         """Features ``(h·w, width)`` of the images' tokens, after their prompts."""
         found: list[Tensor] = []
-        for part in self._together(len(codes)):
+        for part in batches(len(codes), self.device):
             empty = torch.empty(len(codes[part]), 0, dtype=torch.long)
             batch = Batch(torch.stack(codes[part]), torch.stack(masks[part]),
                           left_padded(prompts[part]), empty, empty, empty)
             found += self.model(batch.to(self.device))[0]
         return found
-
-    def _together(self, count: int) -> list[slice]:
-        """A batch at once on an accelerator; one by one on a CPU.
-
-        A CPU gains nothing from a batch, and alone a result is the same to the last bit whatever
-        else is asked for.
-        """
-        size = 1 if self.device.type == "cpu" else max(count, 1)
-        return [slice(i, i + size) for i in range(0, count, size)]
 
     @torch.inference_mode()
     def answer(self, requests: Sequence[AnswerRequest], watch: Watch) -> list[Answer]:
@@ -264,7 +248,7 @@ class CompactBackend(Backend):
     def _next_words(self, grids: list[Tensor], texts: list[list[int]]) -> list[Tensor]:
         """Logits of the word after each text, on the CPU."""
         found: list[Tensor] = []
-        for part in self._together(len(grids)):
+        for part in batches(len(grids), self.device):
             codes = torch.stack(grids[part])
             batch = Batch(codes, torch.zeros_like(codes, dtype=torch.bool),
                           torch.empty(len(codes), 0, dtype=torch.long),

@@ -1,4 +1,4 @@
-"""Filling a grid of any size with a model that takes small ones: window by window."""
+"""What a backend takes at once: windows of a large grid, and requests of a batch."""
 
 from __future__ import annotations
 
@@ -55,6 +55,16 @@ def fill_by_windows(requests: Sequence[FillRequest], whole: int, window: int, dr
             results[i][place] = codes
             left_over[i][place] = False
     return results
+
+
+def batches(count: int, device: torch.device) -> list[slice]:
+    """Parts of ``count`` requests: all at once on an accelerator, one by one on a CPU.
+
+    A CPU gains little from a batch, and alone a result is the same to the last bit whatever else is
+    asked for.
+    """
+    size = 1 if device.type == "cpu" else max(count, 1)
+    return [slice(i, i + size) for i in range(0, count, size)]
 
 
 def windows(mask: Mask, whole: int, window: int) -> list[tuple[int, int]]:

@@ -26,7 +26,8 @@ from unimic.cloud.networks import TorchImageNetwork, load_image_network
 from unimic.cloud.training.grids import load_grids
 from unimic.cloud.training.shipped import load_exact
 from unimic.codec.frequencies import frequencies
-from unimic.codec.image_rows import content_rows, plan_window, stack
+from unimic.codec.image_rows import plan_window
+from unimic.codec.lockstep import known_logits
 from unimic.codec.networks import IMAGE_ENTROPY, WEIGHTS, configuration
 from unimic.codec.order import WINDOW, Window
 from unimic.codec.rangecoder import PRECISION, RangeDecoder, RangeEncoder, information
@@ -54,13 +55,8 @@ def tables(network: TorchImageNetwork, grids: list[Codes], exact: bool) -> Itera
     window = Window(0, 0, *grids[0].shape)
     everything = np.ones(grids[0].shape, np.bool_)
     plans = [plan_window(layout, grid, everything, window, None) for grid in grids]
-    contents = [content_rows(layout, p, g) for p, g in zip(plans, grids, strict=True)]
-    upper, hidden = network.ask(stack([p.queries for p in plans], layout),
-                                network.read(stack(contents, layout), None))
-    given = np.stack([layout.split(g[p.rows, p.columns])[0]
-                      for p, g in zip(plans, grids, strict=True)])
-    for one, other in zip(upper, network.tail(hidden, given), strict=True):
-        yield [table(one), table(other)]
+    for parts in known_logits(network, list(zip(plans, grids, strict=True))):
+        yield [table(part) for part in parts]
 
 
 def symbols(network: TorchImageNetwork, grid: Codes) -> list[Codes]:

@@ -91,7 +91,15 @@ def _checks(store: ModelStore, name: str, args: argparse.Namespace,
     if name not in (IMAGE_ENTROPY, TEXT_ENTROPY):
         return
     yield "every sum stays below 2**24", lambda: check_bounds(store, name)
-    executors = [*onnx_executors(store, name), *device_executors(store, name, args.device)]
+    executors: list[Executor] = []
+
+    def load() -> None:
+        executors.extend(onnx_executors(store, name))
+
+    yield "its networks can be loaded", load
+    if not executors:
+        return
+    executors += device_executors(store, name, args.device)
     for executor in {id(e.network): e for e in executors}.values():
         def golden(executor: Executor = executor) -> None:
             check_golden(store, name, executor.network)

@@ -18,7 +18,7 @@ ignored. Answers are the likeliest next word, whatever the seed and the temperat
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -31,7 +31,6 @@ from unimic.cloud.backends.base import (
     AnswerRequest,
     Backend,
     FillRequest,
-    GenerateRequest,
     Sampling,
     Watch,
 )
@@ -39,7 +38,7 @@ from unimic.cloud.backends.show_o.checkpoint import digest, find_checkpoint
 from unimic.cloud.backends.show_o.magvit import PATCH, Magvit, load_magvit
 from unimic.cloud.backends.show_o.model import ShowO, load_show_o
 from unimic.cloud.backends.show_o.sampling import Drawing
-from unimic.cloud.backends.windows import fill_by_windows
+from unimic.cloud.backends.windows import batches, fill_by_windows
 from unimic.codec.errors import UnknownModel
 from unimic.codec.store import IMAGE_TOKENIZER, ModelStore
 from unimic.codec.tokens import Codes, TokenSpace
@@ -100,12 +99,6 @@ class ShowOBackend(Backend):
                  space: TokenSpace) -> None:
         self.model, self.text, self.magvit, self.space = model, text, magvit, space
 
-    def generate(self, requests: Sequence[GenerateRequest], watch: Watch) -> list[Codes]:
-        """See `Backend`; an image is a grid whose tokens are all to be filled."""
-        return self.fill([
-            FillRequest(np.zeros(r.shape, np.int32), np.ones(r.shape, bool), r.prompt, r.sampling)
-            for r in requests], watch)
-
     @torch.inference_mode()
     def fill(self, requests: Sequence[FillRequest], watch: Watch) -> list[Codes]:
         """See `Backend`."""
@@ -125,22 +118,13 @@ class ShowOBackend(Backend):
                 request.sampling.temperature, chance))
         prompts = [self.text.encode(r.prompt) for r in requests]
         guidance = [r.sampling.guidance if r.prompt else 0.0 for r in requests]
-        batches = [GuidedDrawings(self.model, drawings[part], prompts[part], guidance[part])
-                   for part in self._together(len(requests))]
+        guided = [GuidedDrawings(self.model, drawings[part], prompts[part], guidance[part])
+                  for part in batches(len(requests), self.model.device)]
         for step in range(1, steps + 1):
-            for batch in batches:
+            for batch in guided:
                 batch.advance()
             watch(step, steps)
         return [d.codes.view(side, side)[place].numpy().astype(np.int32) for d in drawings]
-
-    def _together(self, count: int) -> Iterator[slice]:
-        """A batch at once on an accelerator; one by one on a CPU.
-
-        A CPU gains little from a batch, and alone a result is the same to the last bit whatever
-        else is asked for.
-        """
-        size = 1 if self.model.device.type == "cpu" else max(count, 1)
-        return (slice(i, i + size) for i in range(0, count, size))
 
     @torch.inference_mode()
     def answer(self, requests: Sequence[AnswerRequest], watch: Watch) -> list[Answer]:
@@ -148,7 +132,7 @@ class ShowOBackend(Backend):
 
         The confidence is the geometric mean of the probabilities of the answer's tokens.
         """
-        parts = list(self._together(len(requests)))
+        parts = batches(len(requests), self.model.device)
         answers: list[Answer] = []
         for turn, part in enumerate(parts):
             def watch_part(step: int, before: int = turn * ANSWER_TOKENS) -> None:
