@@ -31,14 +31,20 @@ def _initializers(path: Path) -> dict[str, Tensor]:
     return weights
 
 
-def load_image_tokenizer(folder: Path, model: ImageTokenizer) -> None:
-    """Fill ``model`` from the ``encoder.onnx`` and ``decoder.onnx`` of an exported tokenizer.
+def load_image_tokenizer(path: Path) -> ImageTokenizer:
+    """The tokenizer of an exported folder or of the averaged weights of a training checkpoint.
 
     Raises:
-        KeyError: The graphs lack a parameter of the model.
+        KeyError: The graphs or the checkpoint lack a parameter of the model.
     """
-    weights = _initializers(folder / "encoder.onnx") | _initializers(folder / "decoder.onnx")
-    model.load_state_dict({name: weights[name] for name in model.state_dict()})
+    model = ImageTokenizer()
+    if path.is_dir():
+        weights = _initializers(path / "encoder.onnx") | _initializers(path / "decoder.onnx")
+        model.load_state_dict({name: weights[name] for name in model.state_dict()})
+    else:
+        saved = torch.load(path, map_location="cpu", weights_only=True)
+        model.load_state_dict(saved["average"])
+    return model.eval()
 
 
 @torch.no_grad()

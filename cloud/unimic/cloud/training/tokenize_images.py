@@ -20,6 +20,7 @@ from unimic.cloud.training.data import (
 )
 from unimic.cloud.training.grids import save_grids
 from unimic.cloud.training.loop import autocast, channels_last, default_device
+from unimic.cloud.training.shipped import load_image_tokenizer
 from unimic.codec.tokens import Codes
 
 BATCH = 16
@@ -37,13 +38,10 @@ def resized(image: np.ndarray, side: int) -> np.ndarray:
 
 
 def load_tokenizer(path: Path) -> ImageTokenizer | Magvit:
-    """The project's own tokenizer of a checkpoint file, or the MAGVIT-v2 of a folder."""
-    if path.is_dir():
+    """The project's own tokenizer, exported or in training, or the MAGVIT-v2 of a folder."""
+    if path.is_dir() and not (path / "encoder.onnx").exists():
         return load_magvit(path)
-    model = ImageTokenizer()
-    saved = torch.load(path, map_location="cpu", weights_only=True)
-    model.load_state_dict(saved["average"])
-    return model.eval()
+    return load_image_tokenizer(path)
 
 
 def tokenize(model: ImageTokenizer | Magvit, images: list[Named], fast: bool
@@ -73,8 +71,8 @@ def tokenize(model: ImageTokenizer | Magvit, images: list[Named], fast: bool
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="folder of the tar shards")
-    parser.add_argument("--tokenizer", type=Path, required=True,
-                        help="tokenizer checkpoint, or the folder magvitv2 of Show-o")
+    parser.add_argument("--tokenizer", type=Path, required=True, help="folder of the exported "
+                        "tokenizer, a checkpoint, or the folder magvitv2 of Show-o")
     parser.add_argument("--out", type=Path, required=True, help="folder for the .npz files")
     args = parser.parse_args(argv)
     args.out.mkdir(parents=True, exist_ok=True)

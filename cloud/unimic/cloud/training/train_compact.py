@@ -40,11 +40,11 @@ from unimic.cloud.models.compact import (
     left_padded,
     packed_texts,
 )
-from unimic.cloud.models.image_tokenizer import ImageTokenizer
 from unimic.cloud.training import shapes
 from unimic.cloud.training.data import read_captions, read_questions
 from unimic.cloud.training.grids import load_grids
 from unimic.cloud.training.loop import Average, Run, autocast, default_device, optimizers
+from unimic.cloud.training.shipped import load_image_tokenizer
 from unimic.codec.text import TextTokenizer
 from unimic.codec.tokens import Codes
 
@@ -252,7 +252,7 @@ def load_drawings(path: Path, tokenizer: Path | None) -> dict[str, np.ndarray]:
     """Codes of the training drawings at several sizes, uint16 ``(4000, side, side)`` each."""
     if not path.exists():
         if tokenizer is None:
-            raise SystemExit(f"{path} does not exist: name a --tokenizer checkpoint to make it")
+            raise SystemExit(f"{path} does not exist: name a --tokenizer to make it")
         model = load_image_tokenizer(tokenizer)
         drawn = {str(side): shapes.tokenize(model, side, seed)
                  for side, (seed, _) in DRAWING_SIDES.items()}
@@ -261,21 +261,13 @@ def load_drawings(path: Path, tokenizer: Path | None) -> dict[str, np.ndarray]:
         return {name: file[name] for name in file.files}
 
 
-def load_image_tokenizer(checkpoint: Path) -> ImageTokenizer:
-    """The averaged weights of a run of ``train_tokenizer``."""
-    model = ImageTokenizer()
-    saved = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    model.load_state_dict(saved["average"])
-    return model.eval()
-
-
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder of captions, questions")
     parser.add_argument("--tokens", type=Path, required=True, help="folder of the photos' tokens")
     parser.add_argument("--shapes", type=Path, required=True, help="tokens of the drawings, .npz")
-    parser.add_argument("--tokenizer", type=Path, help="checkpoint to make --shapes with")
+    parser.add_argument("--tokenizer", type=Path, help="tokenizer to make --shapes with")
     parser.add_argument("--text-tokenizer", type=Path, required=True, help="tokenizer.json")
     parser.add_argument("--out", type=Path, required=True, help="folder for checkpoints")
     parser.add_argument("--start", type=Path, help="weights.safetensors to go on from")

@@ -92,19 +92,18 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--minutes", type=float, default=60)
     parser.add_argument("--batch", type=int, default=24)
     parser.add_argument("--rate", type=float, default=5e-4)
-    parser.add_argument("--start", type=Path, help="exported tokenizer to go on from (its folder)")
-    parser.add_argument("--polish", type=Path, help="checkpoint whose encoder is kept")
+    parser.add_argument("--start", type=Path, help="folder of an exported tokenizer, or a "
+                        "checkpoint, to go on from")
+    parser.add_argument("--polish", type=Path, help="likewise, its encoder kept as it is")
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args(argv)
 
     torch.manual_seed(args.seed)
     device = default_device()
-    model = channels_last(ImageTokenizer().to(device))
-    if args.start:
-        load_image_tokenizer(args.start, model)
+    start = args.polish or args.start
+    model = (load_image_tokenizer(start) if start else ImageTokenizer()).train()
+    model = channels_last(model.to(device))
     if args.polish:
-        saved = torch.load(args.polish, map_location="cpu", weights_only=True)
-        model.load_state_dict(saved["average"])
         model.encoder.requires_grad_(False)
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=args.rate, betas=(0.9, 0.98),
