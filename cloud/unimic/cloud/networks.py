@@ -11,7 +11,12 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from unimic.cloud.models.arithmetic import ExactEmbedding, ExactLinear, to_exact
-from unimic.cloud.models.image_entropy import ImageEntropyConfig, ImageEntropyNet, RowTensors
+from unimic.cloud.models.image_entropy import (
+    ImageEntropyConfig,
+    ImageEntropyNet,
+    Memory,
+    RowTensors,
+)
 from unimic.cloud.models.text_entropy import TextEntropyConfig, TextEntropyNet
 from unimic.codec.coder import Coder, Drive, coder_of, load_coder
 from unimic.codec.exactness import Executor
@@ -88,15 +93,16 @@ class TorchImageNetwork:
         return RowTensors(*(torch.from_numpy(a).to(device) for a in fields(rows)))
 
     @torch.no_grad()
-    def read(self, rows: Rows, memory: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor]:
+    def read(self, rows: Rows, memory: tuple[Memory, Tensor] | None) -> tuple[Memory, Tensor]:
         old, groups = memory or self.network.empty_memory(len(rows))
         tensors = self._tensors(rows)
-        new = self.network.content(*tensors, old, groups)
-        return torch.cat([old, new], 3), torch.cat([groups, tensors.group], 1)
+        return (self.network.content(*tensors, groups, *old),
+                torch.cat([groups, tensors.group], 1))
 
     @torch.no_grad()
-    def ask(self, rows: Rows, memory: tuple[Tensor, Tensor]) -> tuple[Floats, Tensor]:
-        logits, hidden = self.network.query(*self._tensors(rows), *memory)
+    def ask(self, rows: Rows, memory: tuple[Memory, Tensor]) -> tuple[Floats, Tensor]:
+        seen, groups = memory
+        logits, hidden = self.network.query(*self._tensors(rows), groups, *self.network.asked(seen))
         return logits.cpu().numpy(), hidden
 
     @torch.no_grad()
@@ -114,13 +120,14 @@ class TorchTextNetwork:
         self.positions = network.config.positions
 
     @torch.no_grad()
-    def step(self, ids: Integers, position: int, memory: Tensor | None) -> tuple[Floats, Tensor]:
+    def step(self, ids: Integers, position: int, memory: Memory | None) -> tuple[Floats, Memory]:
         batch, count = ids.shape
         if memory is None:
             memory, _ = self.network.empty_memory(batch)
-        memory = memory[:, :batch]
-        places = torch.arange(position + count, device=memory.device).expand(batch, -1)
-        given = torch.from_numpy(ids).to(memory.device)
-        logits, new = self.network.step(given, places[:, position:], memory, places[:, :position])
+        device = self.network.rotations.device
+        places = torch.arange(position + count, device=device).expand(batch, -1)
+        given = torch.from_numpy(ids).to(device)
+        logits, *seen = self.network.step(given, places[:, position:], places[:, :position],
+                                          *(tensor[:batch] for tensor in memory))
         out: Floats = logits.cpu().numpy()
-        return out, torch.cat([memory, new], 3)
+        return out, tuple(seen)

@@ -18,11 +18,13 @@ from __future__ import annotations
 
 import math
 from enum import Enum
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from unimic.cloud.models.onnx_forms import folded, scaled_products, square
 from unimic.codec.proof import LIMIT
 
 ACTIVATION_SCALE, ACTIVATION_MAX = 32.0, 127
@@ -51,14 +53,6 @@ def square_root(x: Tensor) -> Tensor:
     of a 24-bit integer is never that close to the middle of two float32 numbers.
     """
     return torch.sqrt(x.double()).float()
-
-
-def folded(x: Tensor, *last: int) -> Tensor:
-    """``(B, R, …)`` with its later axes folded to ``last``, one of which may be -1.
-
-    As ``unflatten`` and ``flatten``, which are exported as a dozen nodes each.
-    """
-    return x.reshape(x.shape[0], x.shape[1], *last)
 
 
 class Mode(Enum):
@@ -157,10 +151,21 @@ class ExactLinear(nn.Module):
         self.register_buffer("bias", torch.zeros(outputs, dtype=torch.int32) if bias else None)
 
     def forward(self, x: Tensor) -> Tensor:
-        out = torch.matmul(x, self.weight.to(torch.float32).t())
-        if self.bias is not None:
-            out = out + self.bias.to(torch.float32)
-        return torch.round(out * self.multiplier)
+        if self.bias is None:
+            return together(x, self)
+        signed, one = self.in_max <= ACTIVATION_MAX, torch.ones_like(self.multiplier)
+        sums = scaled_products(x, signed, one, [self.weight])
+        return torch.round((sums + self.bias.to(torch.float32)) * self.multiplier)
+
+
+def together(x: Tensor, *layers: nn.Module) -> Tensor:
+    """Outputs of linear layers without bias side by side: one product where they are exact."""
+    exact = [layer for layer in layers if isinstance(layer, ExactLinear)]
+    if len(exact) < len(layers):
+        return torch.cat([layer(x) for layer in layers], -1)
+    return torch.round(scaled_products(
+        x, exact[0].in_max <= ACTIVATION_MAX, torch.cat([layer.multiplier for layer in exact]),
+        [layer.weight for layer in exact]))
 
 
 class Embedding(Arithmetic):
@@ -218,32 +223,23 @@ class Attention(Arithmetic):
     are products of integers below 2¹², scaled by powers of two and floored.
     """
 
-    def __init__(self, heads: int) -> None:
-        super().__init__()
-        self.heads = heads
-
-    def _split(self, x: Tensor) -> Tensor:
-        return folded(x, self.heads, -1).transpose(1, 2)
-
     def forward(self, query: Tensor, key: Tensor, value: Tensor, visible: Tensor) -> Tensor:
-        """``(B, R, W)``, ``(B, K, W)``, ``(B, K, W)`` and bool ``(B, R, K)`` to ``(B, R, W)``.
+        """``(B, H, R, D)``, ``(B, H, K, D)`` twice and bool ``(B, R, K)`` to ``(B, R, H·D)``.
 
         Every row must see at least one key. The output is at the activation scale.
         """
-        q, k, v = self._split(query), self._split(key), self._split(value)
-        to_nats = 1 / (HEAD_SCALE**2 * math.sqrt(q.shape[-1]))
+        to_nats = 1 / (HEAD_SCALE**2 * math.sqrt(query.shape[-1]))
         to_activation = ACTIVATION_SCALE / HEAD_SCALE
         if self.mode is Mode.FLOAT:
             mixed = F.scaled_dot_product_attention(
-                q, k, v, attn_mask=visible.unsqueeze(1), scale=to_nats)
+                query, key, value, attn_mask=visible.unsqueeze(1), scale=to_nats)
             out: Tensor = folded(mixed.transpose(1, 2), -1) * to_activation
             return out
         top = 255.0
-        logits = self.round(torch.matmul(q, k.transpose(-1, -2)).float()
+        logits = self.round(torch.matmul(query, key.transpose(-1, -2)).float()
                             * (to_nats * top / KERNEL_NATS))
-        hidden = (1.0 - visible.unsqueeze(1).to(torch.float32)) * HIDDEN_KEY
-        logits = logits - hidden
-        weight = (logits - logits.amax(-1, keepdim=True).detach() + top).clamp_min(0)
+        logits = logits + (visible.unsqueeze(1).to(torch.float32) - 1.0) * HIDDEN_KEY
+        weight = (logits - (logits.amax(-1, keepdim=True).detach() - top)).clamp_min(0)
         if self.mode is Mode.EXACT:
             weight = torch.floor(weight * weight * 2.0**-4)
             weight = torch.floor(weight * weight * 2.0**-12)
@@ -252,8 +248,13 @@ class Attention(Arithmetic):
             weight = (weight / top).pow(8) * 4000.0
         total = weight.sum(-1, keepdim=True)
         weight = self.round(weight * over(WEIGHT_ONE, total))
-        mixed = torch.matmul(weight, v).float() * (to_activation / WEIGHT_ONE)
+        mixed = torch.matmul(weight, value).float() * (to_activation / WEIGHT_ONE)
         return self.limit(self.round(folded(mixed.transpose(1, 2), -1)), ACTIVATION_MAX)
+
+
+def heads(x: Tensor, count: int) -> Tensor:
+    """``(B, R, count·D)`` as ``(B, count, R, D)``."""
+    return folded(x, count, -1).transpose(1, 2)
 
 
 def rotation_table(positions: int, pairs: int, slowest: float) -> Tensor:
@@ -267,23 +268,41 @@ def rotation_table(positions: int, pairs: int, slowest: float) -> Tensor:
     return torch.round(torch.stack([angles.cos(), angles.sin()], 1) * ROTATION_ONE).float()
 
 
+class Turn(NamedTuple):
+    """By what each channel of a row and its partner are multiplied, to turn pairs of channels."""
+
+    own: Tensor
+    partner: Tensor
+
+
+def turns(angles: Tensor, channels: int) -> Turn:
+    """Of the first channels of a head, the others being left alone.
+
+    Args:
+        angles: ``(positions, 2, pairs)`` of `rotation_table`.
+        channels: of a head; the partner of channel i is channel i + pairs.
+
+    Returns:
+        ``(positions, channels)`` each, integers over `ROTATION_ONE`.
+    """
+    cos, sin = angles.unbind(1)
+    rest = torch.zeros_like(cos[:, :1]).expand(-1, channels - 2 * cos.shape[1])
+    return Turn(torch.cat([cos, cos, rest + ROTATION_ONE], 1), torch.cat([-sin, sin, rest], 1))
+
+
 class Rotate(Arithmetic):
     """Rotary position embedding on the first channels of each head, with integer angles."""
 
-    def __init__(self, heads: int) -> None:
+    def __init__(self, pairs: int) -> None:
         super().__init__()
-        self.heads = heads
+        self.pairs = pairs
 
-    def forward(self, x: Tensor, angles: Tensor) -> Tensor:
-        """``x`` is ``(B, R, W)``; ``angles`` ``(B, R, 2, pairs)`` from `rotation_table`."""
-        pairs = angles.shape[-1]
-        cos, sin = angles.unsqueeze(2).unbind(3)
-        split = folded(x, self.heads, -1)
-        first, second = split[..., :pairs], split[..., pairs:2 * pairs]
-        rotated = torch.cat([first * cos - second * sin, first * sin + second * cos], -1)
-        rotated = self.round(rotated * (1 / ROTATION_ONE))
-        out = folded(torch.cat([rotated, split[..., 2 * pairs:]], -1), -1)
-        return self.limit(out, HEAD_MAX)
+    def forward(self, x: Tensor, turn: Turn) -> Tensor:
+        """``x`` is ``(B, H, R, D)``, ``turn`` that of each row, ``(B, 1, R, D)``."""
+        middle, end = self.pairs, 2 * self.pairs
+        partner = torch.cat([x[..., middle:end], x[..., :middle], x[..., end:]], -1)
+        turned = x * turn.own + partner * turn.partner
+        return self.limit(self.round(turned * (1 / ROTATION_ONE)), HEAD_MAX)
 
 
 class Feed(Arithmetic):
@@ -306,6 +325,8 @@ class Square(Arithmetic):
     """Squared rectifier from the hidden scale to the squared scale."""
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.mode is Mode.EXACT:
+            return square(x)
         x = x.relu() if self.mode is Mode.FLOAT else x.clamp(0, HIDDEN_MAX)
         return self.round(x * x * (1 / 256))
 

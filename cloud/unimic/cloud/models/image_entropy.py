@@ -38,8 +38,15 @@ from unimic.cloud.models.arithmetic import (
     Residual,
     Rotate,
     Square,
+    Turn,
+    heads,
     rotation_table,
+    together,
+    turns,
 )
+
+Memory = tuple[Tensor, ...]
+"""Keys and values ``(B, heads, K, channels)`` of every layer, in turn: key, value, key, value …"""
 
 
 @dataclass(frozen=True)
@@ -77,30 +84,51 @@ def project(width: int) -> Linear:
 class Layer(Arithmetic):
     """Attention and perceptron, each on a normalised residual stream."""
 
-    def __init__(self, width: int, heads: int, hidden: int) -> None:
+    def __init__(self, width: int, heads: int, hidden: int, pairs: int) -> None:
         super().__init__()
+        self.heads = heads
         self.norm = Normalise()
         self.query, self.key, self.value = (project(width) for _ in range(3))
-        self.rotate = Rotate(heads)
-        self.attention = Attention(heads)
+        self.rotate = Rotate(pairs)
+        self.attention = Attention()
         self.out = Linear(width, width, in_scale=ACTIVATION_SCALE, in_max=ACTIVATION_MAX,
                           out_scale=RESIDUAL_SCALE, gain=0.5)
         self.feed_norm = Normalise()
         self.feed = Feed(width, hidden)
         self.add = Residual()
 
-    def remember(self, normed: Tensor, angles: Tensor) -> Tensor:
-        """Keys and values ``(B, 2, R, W)`` of normalised content rows."""
-        key = self.rotate(self.key(normed), angles)
-        return torch.stack([key, self.limit(self.value(normed), HEAD_MAX)], 1)
+    def read(self, x: Tensor, turn: Turn, memory: Memory, visible: Tensor) -> tuple[Tensor, Memory]:
+        """Rows that see themselves too: ``x`` after the layer, and the memory with theirs."""
+        rows = heads(together(self.norm(x), self.query, self.key, self.value), 3 * self.heads)
+        turned, value = rows.split([2 * self.heads, self.heads], 1)
+        query, key = self.rotate(turned, turn).split(self.heads, 1)
+        memory = append(memory, key, self.limit(value, HEAD_MAX))
+        return self._finish(x, query, memory, visible), memory
 
-    def forward(self, x: Tensor, normed: Tensor, angles: Tensor, memory: Tensor,
-                visible: Tensor) -> Tensor:
-        query = self.rotate(self.query(normed), angles)
-        key, value = memory.unbind(1)
-        x = self.add(x, self.out(self.attention(query, key, value, visible)))
+    def ask(self, x: Tensor, turn: Turn, memory: Memory, visible: Tensor) -> Tensor:
+        """Rows that nobody sees: ``x`` after the layer."""
+        query = self.rotate(heads(self.query(self.norm(x)), self.heads), turn)
+        return self._finish(x, query, memory, visible)
+
+    def _finish(self, x: Tensor, query: Tensor, memory: Memory, visible: Tensor) -> Tensor:
+        x = self.add(x, self.out(self.attention(query, *memory, visible)))
         out: Tensor = self.add(x, self.feed(self.feed_norm(x)))
         return out
+
+
+def append(memory: Memory, *new: Tensor) -> Memory:
+    """Memory with new keys and values after the old ones."""
+    return tuple(torch.cat(pair, 2) for pair in zip(memory, new, strict=True))
+
+
+def empty(count: int, batch: int, heads: int, channels: int, like: Tensor) -> Memory:
+    """Memory of no rows for ``count`` layers, where ``like`` is."""
+    return tuple(like.new_zeros(batch, heads, 0, channels) for _ in range(2 * count))
+
+
+def at(turn: Turn, places: Tensor) -> Turn:
+    """The turns ``(B, 1, R, channels)`` of rows at ``places`` ``(B, R)``."""
+    return Turn(*(table[places].unsqueeze(1) for table in turn))
 
 
 def layers(modules: nn.ModuleList) -> list[Layer]:
@@ -122,8 +150,8 @@ class ImageEntropyNet(nn.Module):
     """The three functions that a coder calls: `content`, `query` and `tail`.
 
     Rows are integers ``(B, R)``: two indices into the embedding table, a row and a column
-    coordinate, and a group. A memory is ``(layers, B, 2, K, W)``: keys and values of every content
-    row for every layer of both towers.
+    coordinate, and a group. A `Memory` has keys and values of every content row for every layer of
+    both towers, the content tower's first.
     """
 
     rotations: Tensor
@@ -133,9 +161,9 @@ class ImageEntropyNet(nn.Module):
         self.config = c = config or ImageEntropyConfig()
         self.table = Embedding(c.table, c.width)
         self.content_layers = nn.ModuleList(
-            Layer(c.width, c.heads, c.hidden) for _ in range(c.content_layers))
+            Layer(c.width, c.heads, c.hidden, 2 * c.pairs) for _ in range(c.content_layers))
         self.query_layers = nn.ModuleList(
-            Layer(c.width, c.heads, c.hidden) for _ in range(c.query_layers))
+            Layer(c.width, c.heads, c.hidden, 2 * c.pairs) for _ in range(c.query_layers))
         self.memory_norm = Normalise()
         self.final_norm = Normalise()
         self.upper_head = Linear(c.width, c.upper, in_scale=ACTIVATION_SCALE, bias=True,
@@ -149,34 +177,43 @@ class ImageEntropyNet(nn.Module):
         self.register_buffer("rotations", rotation_table(c.coordinates, c.pairs, 0.1),
                              persistent=False)
 
-    def _angles(self, row: Tensor, column: Tensor) -> Tensor:
-        return torch.cat([self.rotations[row], self.rotations[column]], -1)
+    def _turn(self, row: Tensor, column: Tensor) -> Turn:
+        c = self.config
+        everywhere = torch.cat(torch.broadcast_tensors(
+            self.rotations.unsqueeze(1), self.rotations.unsqueeze(0)), -1)
+        table = turns(everywhere.flatten(0, 1), c.width // c.heads)
+        return at(table, row * c.coordinates + column)
 
     def content(self, first: Tensor, second: Tensor, row: Tensor, column: Tensor, group: Tensor,
-                memory: Tensor, memory_group: Tensor) -> Tensor:
-        """Memory ``(layers, B, 2, R, W)`` of new content rows, given the memory of earlier ones."""
+                memory_group: Tensor, *memory: Tensor) -> Memory:
+        """Memory with new content rows, given that of earlier ones and their groups ``(B, K)``."""
         x = self.table(first) + self.table(second)
-        angles = self._angles(row, column)
+        turn = self._turn(row, column)
         visible = torch.cat([memory_group, group], 1).unsqueeze(1) <= group.unsqueeze(2)
-        new = []
-        for layer, old in zip(layers(self.content_layers), memory, strict=False):
-            normed = layer.norm(x)
-            own = layer.remember(normed, angles)
-            new.append(own)
-            x = layer(x, normed, angles, torch.cat([old, own], 2), visible)
-        normed = self.memory_norm(x)
-        new += [layer.remember(normed, angles) for layer in layers(self.query_layers)]
-        return torch.stack(new)
+        new: Memory = ()
+        for i, layer in enumerate(layers(self.content_layers)):
+            x, own = layer.read(x, turn, memory[2 * i:2 * i + 2], visible)
+            new += own
+        later = layers(self.query_layers)
+        rows = heads(together(self.memory_norm(x), *(layer.key for layer in later),
+                              *(layer.value for layer in later)), 2 * self.config.heads * len(later))
+        keys, values = rows.chunk(2, 1)
+        keys = later[0].rotate(keys, turn).split(self.config.heads, 1)
+        values = later[0].limit(values, HEAD_MAX).split(self.config.heads, 1)
+        own = tuple(tensor for pair in zip(keys, values, strict=True) for tensor in pair)
+        return new + append(memory[len(new):], *own)
 
     def query(self, first: Tensor, second: Tensor, row: Tensor, column: Tensor, group: Tensor,
-              memory: Tensor, memory_group: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits ``(B, R, upper)`` and hidden rows ``(B, R, W)`` for `tail`."""
+              memory_group: Tensor, *memory: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits ``(B, R, upper)`` and hidden rows ``(B, R, W)`` for `tail`.
+
+        ``memory`` is the query tower's part.
+        """
         x = self.table(first) + self.table(second)
-        angles = self._angles(row, column)
+        turn = self._turn(row, column)
         visible = memory_group.unsqueeze(1) < group.unsqueeze(2)
-        later = memory[len(self.content_layers):]
-        for layer, seen in zip(layers(self.query_layers), later, strict=True):
-            x = layer(x, layer.norm(x), angles, seen, visible)
+        for i, layer in enumerate(layers(self.query_layers)):
+            x = layer.ask(x, turn, memory[2 * i:2 * i + 2], visible)
         x = self.final_norm(x)
         return self.upper_head(x), self.tail_in(x)
 
@@ -185,9 +222,12 @@ class ImageEntropyNet(nn.Module):
         out: Tensor = self.tail_head(self.tail_square(hidden + self.tail_given(upper)))
         return out
 
-    def empty_memory(self, batch: int) -> tuple[Tensor, Tensor]:
+    def asked(self, memory: Memory) -> Memory:
+        """The query tower's part of a memory."""
+        return memory[2 * self.config.content_layers:]
+
+    def empty_memory(self, batch: int) -> tuple[Memory, Tensor]:
         """Memory of no rows, and its groups."""
         c, like = self.config, self.rotations
-        count = c.content_layers + c.query_layers
-        return (like.new_zeros(count, batch, 2, 0, c.width),
+        return (empty(c.content_layers + c.query_layers, batch, c.heads, c.width // c.heads, like),
                 torch.zeros(batch, 0, dtype=torch.long, device=like.device))

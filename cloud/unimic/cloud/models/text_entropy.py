@@ -15,8 +15,9 @@ from unimic.cloud.models.arithmetic import (
     Linear,
     Normalise,
     rotation_table,
+    turns,
 )
-from unimic.cloud.models.image_entropy import Layer, layers
+from unimic.cloud.models.image_entropy import Layer, Memory, at, empty, layers
 
 
 @dataclass(frozen=True)
@@ -44,33 +45,33 @@ class TextEntropyNet(nn.Module):
         super().__init__()
         self.config = c = config or TextEntropyConfig()
         self.table = Embedding(c.codes, c.width)
-        self.layers = nn.ModuleList(Layer(c.width, c.heads, c.hidden) for _ in range(c.layers))
+        self.layers = nn.ModuleList(
+            Layer(c.width, c.heads, c.hidden, c.pairs) for _ in range(c.layers))
         self.final_norm = Normalise()
         self.head = Linear(c.width, c.codes, in_scale=ACTIVATION_SCALE, in_max=ACTIVATION_MAX,
                            out_scale=LOGIT_SCALE, bias=True, gain=0.1)
         self.register_buffer("rotations", rotation_table(c.positions, c.pairs, 0.01),
                              persistent=False)
 
-    def step(self, ids: Tensor, position: Tensor, memory: Tensor,
-             memory_position: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits ``(B, R, codes)`` and memory ``(layers, B, 2, R, W)`` of ids ``(B, R)``.
+    def step(self, ids: Tensor, position: Tensor, memory_position: Tensor, *memory: Tensor,
+             ) -> tuple[Tensor, ...]:
+        """Logits ``(B, R, codes)`` of ids ``(B, R)``, and the `Memory` with theirs.
 
         ``position`` counts from 0 in each sequence; a memory row with a position that is not
         smaller than a row's own is invisible to it, which is how padding is marked.
         """
+        c = self.config
         x = self.table(ids)
-        angles = self.rotations[position]
+        turn = at(turns(self.rotations, c.width // c.heads), position)
         visible = torch.cat([memory_position, position], 1).unsqueeze(1) <= position.unsqueeze(2)
-        new = []
-        for layer, old in zip(layers(self.layers), memory, strict=True):
-            normed = layer.norm(x)
-            own = layer.remember(normed, angles)
-            new.append(own)
-            x = layer(x, normed, angles, torch.cat([old, own], 2), visible)
-        return self.head(self.final_norm(x)), torch.stack(new)
+        new: Memory = ()
+        for i, layer in enumerate(layers(self.layers)):
+            x, own = layer.read(x, turn, memory[2 * i:2 * i + 2], visible)
+            new += own
+        return self.head(self.final_norm(x)), *new
 
-    def empty_memory(self, batch: int) -> tuple[Tensor, Tensor]:
+    def empty_memory(self, batch: int) -> tuple[Memory, Tensor]:
         """Memory of no rows, and its positions."""
         c, like = self.config, self.rotations
-        return (like.new_zeros(c.layers, batch, 2, 0, c.width),
+        return (empty(c.layers, batch, c.heads, c.width // c.heads, like),
                 torch.zeros(batch, 0, dtype=torch.long, device=like.device))

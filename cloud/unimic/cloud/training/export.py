@@ -6,7 +6,8 @@
 
 In that order: the entropy models belong to the token space that the tokenizers make up. An exact
 network becomes ``weights.safetensors`` and graphs whose initialisers are those very bytes, so that
-both executors read one file.
+both executors read one file. Each graph is written with signed and with unsigned weights; see
+`unimic.codec.networks`.
 """
 
 from __future__ import annotations
@@ -23,12 +24,15 @@ from typing import Any
 import numpy as np
 import onnx
 import torch
+from onnx import helper
 from safetensors.torch import save
 from torch import Tensor, nn
 
 from unimic.cloud.models.arithmetic import ExactLinear, to_exact
 from unimic.cloud.models.image_entropy import ImageEntropyNet, RowTensors
 from unimic.cloud.models.image_tokenizer import PATCH, ImageTokenizer
+from unimic.cloud.models.onnx_forms import PRODUCT as PRODUCT_NODE
+from unimic.cloud.models.onnx_forms import RUNTIME
 from unimic.cloud.models.text_entropy import TextEntropyNet
 from unimic.cloud.networks import TorchImageNetwork, TorchTextNetwork
 from unimic.cloud.training.grids import load_grids
@@ -38,7 +42,9 @@ from unimic.codec.networks import (
     GOLDEN,
     HISTOGRAM,
     IMAGE_ENTROPY,
+    PRODUCT,
     TEXT_ENTROPY,
+    UNSIGNED,
     WEIGHTS,
     run_image_golden,
     run_text_golden,
@@ -67,7 +73,7 @@ def export_graph(path: Path, network: nn.Module, method: Callable[..., Any],
     """Export one method of ``network``, its sizes along ``axes`` left open."""
     torch.onnx.export(_Function(network, method).eval(), inputs, str(path), input_names=names,
                       output_names=outputs, dynamic_axes=axes, opset_version=OPSET, dynamo=False,
-                      do_constant_folding=False)
+                      do_constant_folding=False, custom_opsets={RUNTIME: 1})
     graph = onnx.load(str(path))
     for node in graph.graph.node:
         node.ClearField("doc_string")
@@ -88,6 +94,7 @@ def write_exact(folder: Path, network: nn.Module, config: Any,
             raise SystemExit(f"{bound.layer}: a sum may reach {bound.largest}, over 2**24")
     header = 8 + int.from_bytes(raw[:8], "little")
     places = json.loads(raw[8:header])
+    onnx.save(product(), str(folder / PRODUCT))
     for name, graph in graphs.items():
         for tensor in graph.graph.initializer:
             key = tensor.name.removeprefix("network.")
@@ -103,6 +110,41 @@ def write_exact(folder: Path, network: nn.Module, config: Any,
                                  ("length", end - start)):
                 tensor.external_data.add(key=field, value=str(value))
         onnx.save(graph, str(folder / f"{name}.onnx"))
+        onnx.save(with_unsigned_weights(graph), str(folder / f"{name}{UNSIGNED}.onnx"))
+
+
+def product() -> onnx.ModelProto:
+    """The product of bytes with signed bytes, for `unimic.codec.networks.saturates`."""
+    tensor, kinds = helper.make_tensor_value_info, onnx.TensorProto
+    graph = helper.make_graph(
+        [helper.make_node("MatMulInteger", ["rows", "weights"], ["sums"])], "product",
+        [tensor("rows", kinds.UINT8, ["m", "k"]), tensor("weights", kinds.INT8, ["k", "n"])],
+        [tensor("sums", kinds.INT32, ["m", "n"])])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=8)
+
+
+def with_unsigned_weights(graph: onnx.ModelProto) -> onnx.ModelProto:
+    """The same integers from weights that are 128 more, as unsigned bytes; zero points likewise."""
+    graph = copy.deepcopy(graph)
+    offset, zero = "unsigned.offset", "unsigned.zero"
+    graph.graph.initializer.extend([
+        onnx.numpy_helper.from_array(np.array(128, np.int32), offset),
+        onnx.numpy_helper.from_array(np.array(128, np.uint8), zero)])
+    nodes = []
+    for node in graph.graph.node:
+        if node.op_type == PRODUCT_NODE:
+            weight, wide, moved, unsigned = (node.input[1] + end for end in
+                                             ("", ".wide", ".moved", ".unsigned"))
+            nodes += [
+                helper.make_node("Cast", [weight], [wide], to=onnx.TensorProto.INT32),
+                helper.make_node("Add", [wide, offset], [moved]),
+                helper.make_node("Cast", [moved], [unsigned], to=onnx.TensorProto.UINT8)]
+            node.input[1], node.input[5] = unsigned, zero
+        nodes.append(node)
+    nodes = [copy.deepcopy(node) for node in nodes]
+    del graph.graph.node[:]
+    graph.graph.node.extend(nodes)
+    return graph
 
 
 def model_id(folder: Path) -> bytes:
@@ -131,20 +173,25 @@ def export_image_entropy(network: ImageEntropyNet, folder: Path) -> bytes:
 
     memory, groups = network.empty_memory(1)
     known = rows(5, 0)
-    memory = network.content(*known, memory, groups)
+    memory = network.content(*known, groups, *memory)
+    names = memory_names(c.content_layers + c.query_layers)
+    new = [f"new_{name}" for name in names]
     row_axes = {n: {0: "batch", 1: "rows"} for n in FIELDS}
-    memory_axes = {"memory": {1: "batch", 3: "keys"}, "memory_group": {0: "batch", 1: "keys"}}
-    names = [*FIELDS, "memory", "memory_group"]
+    memory_axes = {n: {0: "batch", 2: "keys"} for n in names}
+    memory_axes["memory_group"] = {0: "batch", 1: "keys"}
     hidden = torch.zeros(1, 3, c.width)
     graphs = {
         "content": export_graph(
             folder / "content.onnx", network, network.content,
-            (*rows(3, 1), memory, known.group), names, ["new"],
-            row_axes | memory_axes | {"new": {1: "batch", 3: "rows"}}),
+            (*rows(3, 1), known.group, *memory), [*FIELDS, "memory_group", *names], new,
+            row_axes | memory_axes | {n: {0: "batch", 2: "seen"} for n in new}),
         "query": export_graph(
             folder / "query.onnx", network, network.query,
-            (*rows(3, 1), memory, known.group), names, ["logits", "hidden"],
-            row_axes | memory_axes | {n: {0: "batch", 1: "rows"} for n in ("logits", "hidden")}),
+            (*rows(3, 1), known.group, *network.asked(memory)),
+            [*FIELDS, "memory_group", *names[2 * c.content_layers:]], ["logits", "hidden"],
+            row_axes | {n: memory_axes[n] for n in names[2 * c.content_layers:]}
+            | {"memory_group": memory_axes["memory_group"]}
+            | {n: {0: "batch", 1: "rows"} for n in ("logits", "hidden")}),
         "tail": export_graph(
             folder / "tail.onnx", network, network.tail,
             (hidden, torch.zeros(1, 3, dtype=torch.long)), ["hidden", "upper"], ["logits"],
@@ -161,19 +208,27 @@ def export_image_entropy(network: ImageEntropyNet, folder: Path) -> bytes:
     return model_id(folder)
 
 
+def memory_names(layers: int) -> list[str]:
+    """Names of a memory's tensors."""
+    return [f"{part}_{layer}" for layer in range(layers) for part in ("key", "value")]
+
+
 def export_text_entropy(network: TextEntropyNet, folder: Path) -> bytes:
     """Write a trained text entropy model, which becomes exact in place; returns its id."""
     to_exact(network)
-    memory, _ = network.empty_memory(1)
+    memory, nothing = network.empty_memory(1)
     ids = torch.tensor([[0, 5, 6]])
-    _, memory = network.step(ids, torch.arange(3)[None], memory, torch.zeros(1, 0).long())
-    batch_rows, batch_keys = {0: "batch", 1: "rows"}, {0: "batch", 1: "keys"}
+    _, *memory = network.step(ids, torch.arange(3)[None], nothing, *memory)
+    names = memory_names(network.config.layers)
+    new = [f"new_{name}" for name in names]
+    batch_rows = {0: "batch", 1: "rows"}
     graph = export_graph(
         folder / "step.onnx", network, network.step,
-        (ids, torch.arange(3, 6)[None], memory, torch.arange(3)[None]),
-        ["ids", "position", "memory", "memory_position"], ["logits", "new"],
-        {"ids": batch_rows, "position": batch_rows, "memory": {1: "batch", 3: "keys"},
-         "memory_position": batch_keys, "logits": batch_rows, "new": {1: "batch", 3: "rows"}})
+        (ids, torch.arange(3, 6)[None], torch.arange(3)[None], *memory),
+        ["ids", "position", "memory_position", *names], ["logits", *new],
+        {"ids": batch_rows, "position": batch_rows, "memory_position": {0: "batch", 1: "keys"},
+         "logits": batch_rows} | {n: {0: "batch", 2: "keys"} for n in names}
+        | {n: {0: "batch", 2: "seen"} for n in new})
     write_exact(folder, network, network.config, {"step": graph})
     shape = (4, min(40, network.config.positions))
     sequence = np.random.default_rng(0).integers(1, network.config.codes, shape)

@@ -66,8 +66,8 @@ def batch_bits(network: ImageEntropyNet, layout: Layout, plans: list[WindowPlan]
                                 strict=True):
             part[i, :len(values)] = torch.from_numpy(values)
     memory, memory_group = network.empty_memory(len(plans))
-    memory = network.content(*content, memory, memory_group)
-    upper_logits, hidden = network.query(*query, memory, content.group)
+    memory = network.content(*content, memory_group, *memory)
+    upper_logits, hidden = network.query(*query, content.group, *network.asked(memory))
     lower_logits = network.tail(hidden, upper)
     kept = query.group != NEVER
     nats = sum(F.cross_entropy(logits[kept].float() / LOGIT_SCALE, target[kept], reduction="none")
