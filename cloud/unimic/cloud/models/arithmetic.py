@@ -24,7 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from unimic.cloud.models.onnx_forms import folded, scaled_products, square
+from unimic.cloud.models.onnx_forms import folded, scaled_products, square, sums_of_squares
 from unimic.codec.proof import LIMIT
 
 ACTIVATION_SCALE, ACTIVATION_MAX = 32.0, 127
@@ -37,7 +37,7 @@ ROTATION_ONE = 127.0  # cosines and sines are integers over this
 NORM_BLOCK = 16  # squares are summed 16 at a time: 16 × 1023² < 2²⁴
 KERNEL_NATS = 8.0  # attention weight is (1 - x/8)⁸ for a logit x nats below the largest
 WEIGHT_ONE = 65535.0  # attention weights of a row sum to about this
-HIDDEN_KEY = 2.0**20  # subtracted from the logits of keys that may not be seen
+HIDDEN_KEY = 2.0**26  # subtracted from the products of keys that may not be seen: below any other
 
 
 def over(numerator: float, x: Tensor) -> Tensor:
@@ -205,7 +205,7 @@ class Normalise(Arithmetic):
         if self.mode is Mode.FLOAT:
             mean = x.float().square().mean(-1, keepdim=True)
             return x * (ACTIVATION_SCALE * torch.rsqrt(mean + 1e-3)).to(x.dtype)
-        blocks = folded(x, -1, NORM_BLOCK).square().sum(-1)
+        blocks = sums_of_squares(x, NORM_BLOCK)
         if self.mode is Mode.EXACT:
             blocks = torch.floor(blocks * (1 / NORM_BLOCK))
         else:
@@ -236,9 +236,9 @@ class Attention(Arithmetic):
             out: Tensor = folded(mixed.transpose(1, 2), -1) * to_activation
             return out
         top = 255.0
-        logits = self.round(torch.matmul(query, key.transpose(-1, -2)).float()
-                            * (to_nats * top / KERNEL_NATS))
-        logits = logits + (visible.unsqueeze(1).to(torch.float32) - 1.0) * HIDDEN_KEY
+        hidden = (visible.unsqueeze(1).to(torch.float32) - 1.0) * HIDDEN_KEY
+        products = torch.matmul(query, key.transpose(-1, -2)).float() + hidden
+        logits = self.round(products * (to_nats * top / KERNEL_NATS))
         weight = (logits - (logits.amax(-1, keepdim=True).detach() - top)).clamp_min(0)
         if self.mode is Mode.EXACT:
             weight = torch.floor(weight * weight * 2.0**-4)
@@ -248,8 +248,8 @@ class Attention(Arithmetic):
             weight = (weight / top).pow(8) * 4000.0
         total = weight.sum(-1, keepdim=True)
         weight = self.round(weight * over(WEIGHT_ONE, total))
-        mixed = torch.matmul(weight, value).float() * (to_activation / WEIGHT_ONE)
-        return self.limit(self.round(folded(mixed.transpose(1, 2), -1)), ACTIVATION_MAX)
+        mixed = folded(torch.matmul(weight, value).float().transpose(1, 2), -1)
+        return self.limit(self.round(mixed * (to_activation / WEIGHT_ONE)), ACTIVATION_MAX)
 
 
 def heads(x: Tensor, count: int) -> Tensor:
@@ -283,24 +283,26 @@ def turns(angles: Tensor, channels: int) -> Turn:
         channels: of a head; the partner of channel i is channel i + pairs.
 
     Returns:
-        ``(positions, channels)`` each, integers over `ROTATION_ONE`.
+        int8 ``(positions, channels)`` each, over `ROTATION_ONE`.
     """
-    cos, sin = angles.unbind(1)
+    cos, sin = angles.to(torch.int8).unbind(1)
     rest = torch.zeros_like(cos[:, :1]).expand(-1, channels - 2 * cos.shape[1])
-    return Turn(torch.cat([cos, cos, rest + ROTATION_ONE], 1), torch.cat([-sin, sin, rest], 1))
+    return Turn(torch.cat([cos, cos, rest + int(ROTATION_ONE)], 1),
+                torch.cat([-sin, sin, rest], 1))
 
 
 class Rotate(Arithmetic):
     """Rotary position embedding on the first channels of each head, with integer angles."""
 
-    def __init__(self, pairs: int) -> None:
+    def __init__(self, pairs: int, channels: int) -> None:
         super().__init__()
-        self.pairs = pairs
+        rest = channels - 2 * pairs
+        self.parts = [pairs, pairs] + [rest] * (rest > 0)
 
     def forward(self, x: Tensor, turn: Turn) -> Tensor:
         """``x`` is ``(B, H, R, D)``, ``turn`` that of each row, ``(B, 1, R, D)``."""
-        middle, end = self.pairs, 2 * self.pairs
-        partner = torch.cat([x[..., middle:end], x[..., :middle], x[..., end:]], -1)
+        first, second, *rest = x.split(self.parts, -1)
+        partner = torch.cat([second, first, *rest], -1)
         turned = x * turn.own + partner * turn.partner
         return self.limit(self.round(turned * (1 / ROTATION_ONE)), HEAD_MAX)
 

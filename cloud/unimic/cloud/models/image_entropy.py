@@ -89,7 +89,7 @@ class Layer(Arithmetic):
         self.heads = heads
         self.norm = Normalise()
         self.query, self.key, self.value = (project(width) for _ in range(3))
-        self.rotate = Rotate(pairs)
+        self.rotate = Rotate(pairs, width // heads)
         self.attention = Attention()
         self.out = Linear(width, width, in_scale=ACTIVATION_SCALE, in_max=ACTIVATION_MAX,
                           out_scale=RESIDUAL_SCALE, gain=0.5)
@@ -128,7 +128,7 @@ def empty(count: int, batch: int, heads: int, channels: int, like: Tensor) -> Me
 
 def at(turn: Turn, places: Tensor) -> Turn:
     """The turns ``(B, 1, R, channels)`` of rows at ``places`` ``(B, R)``."""
-    return Turn(*(table[places].unsqueeze(1) for table in turn))
+    return Turn(*(table[places].to(torch.float32).unsqueeze(1) for table in turn))
 
 
 def layers(modules: nn.ModuleList) -> list[Layer]:

@@ -45,6 +45,14 @@ def scaled_products(x: Tensor, signed: bool, multiplier: Tensor, weights: list[T
     return (sums[0] if len(sums) == 1 else torch.cat(sums, -1)) * multiplier
 
 
+def sums_of_squares(x: Tensor, block: int) -> Tensor:
+    """Of blocks of the last axis: ``(B, R, W)`` to ``(B, R, W / block)``."""
+    if is_in_onnx_export():
+        out: Tensor = _SumsOfSquares.apply(folded(x, -1, block))
+        return out
+    return folded(x, -1, block).square().sum(-1)
+
+
 def square(x: Tensor) -> Tensor:
     """Clamp to 0 … 255, square, divide by 256 and round."""
     if is_in_onnx_export():
@@ -62,6 +70,16 @@ class _Folded(Function):
     @staticmethod
     def symbolic(g: Any, x: Any, last: tuple[int, ...]) -> Any:
         return g.op("Reshape", x, _constant(g, [0, 0, *last], torch.int64))
+
+
+class _SumsOfSquares(Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.square().sum(-1)
+
+    @staticmethod
+    def symbolic(g: Any, x: Any) -> Any:
+        return g.op("ReduceSumSquare", x, _constant(g, [-1], torch.int64), keepdims_i=0)
 
 
 class _ScaledProducts(Function):
@@ -86,18 +104,27 @@ class _Square(Function):
     @staticmethod
     def symbolic(g: Any, x: Any) -> Any:
         one, zero = _constant(g, 1.0, torch.float32), _constant(g, 0, torch.uint8)
-        whole = g.op("QuantizeLinear", x, one, zero)
+        whole = _bytes(g, x, 0)
         squared = g.op(f"{RUNTIME}::QLinearMul", whole, one, zero, whole, one, zero,
                        _constant(g, 256.0, torch.float32), zero)
         return g.op("DequantizeLinear", squared, one, zero)
 
 
 def _bytes(g: Any, x: Any, zero: int) -> Any:
-    """Whole numbers as bytes above ``zero``."""
-    if x.node().kind() == "onnx::DequantizeLinear":  # they were bytes
-        return next(iter(x.node().inputs()))
+    """Whole numbers as bytes above ``zero``. `QuantizeLinear` rounds too, half to even."""
+    if _is(x, "DequantizeLinear"):  # they were bytes
+        return x.node().inputsAt(0)
+    if _is(x, "Round"):
+        x = x.node().inputsAt(0)
+    elif _is(x, "Clip") and _is(x.node().inputsAt(0), "Round"):
+        unrounded, low, high = x.node().inputs()
+        x = g.op("Clip", unrounded.node().inputsAt(0), low, high)
     return g.op("QuantizeLinear", x, _constant(g, 1.0, torch.float32),
                 _constant(g, zero, torch.uint8))
+
+
+def _is(x: Any, kind: str) -> bool:
+    return bool(x.node().kind() == f"onnx::{kind}")
 
 
 def _constant(g: Any, value: Any, dtype: torch.dtype) -> Any:
