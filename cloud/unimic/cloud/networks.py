@@ -15,19 +15,17 @@ from unimic.cloud.models.image_entropy import (
     ImageEntropyConfig,
     ImageEntropyNet,
     Memory,
-    RowTensors,
 )
 from unimic.cloud.models.text_entropy import TextEntropyConfig, TextEntropyNet
 from unimic.codec.coder import Coder, Drive, coder_of, load_coder
 from unimic.codec.exactness import Executor
-from unimic.codec.image_rows import Integers, Rows
+from unimic.codec.image_rows import Integers
 from unimic.codec.networks import (
     IMAGE_ENTROPY,
     TEXT_ENTROPY,
     WEIGHTS,
     Floats,
     configuration,
-    fields,
     image_layout,
 )
 from unimic.codec.store import ModelStore
@@ -88,27 +86,22 @@ class TorchImageNetwork:
         self.network = network
         self.layout = image_layout(asdict(network.config))
 
-    def _tensors(self, rows: Rows) -> RowTensors:
-        device = self.network.rotations.device
-        return RowTensors(*(torch.from_numpy(a).to(device) for a in fields(rows)))
+    def _tensor(self, array: Integers) -> Tensor:
+        return torch.from_numpy(array).to(self.network.rotations.device)
 
     @torch.no_grad()
-    def read(self, rows: Rows, memory: tuple[Memory, Tensor] | None) -> tuple[Memory, Tensor]:
-        old, groups = memory or self.network.empty_memory(len(rows))
-        tensors = self._tensors(rows)
-        return (self.network.content(*tensors, groups, *old),
-                torch.cat([groups, tensors.group], 1))
+    def read(self, rows: Integers, memory: Memory | None) -> Memory:
+        return self.network.content(
+            self._tensor(rows), *memory or self.network.empty_memory(rows.shape[1]))
 
     @torch.no_grad()
-    def ask(self, rows: Rows, memory: tuple[Memory, Tensor]) -> tuple[Floats, Tensor]:
-        seen, groups = memory
-        logits, hidden = self.network.query(*self._tensors(rows), groups, *self.network.asked(seen))
+    def ask(self, rows: Integers, memory: Memory) -> tuple[Floats, Tensor]:
+        logits, hidden = self.network.query(self._tensor(rows), *self.network.asked(memory))
         return logits.cpu().numpy(), hidden
 
     @torch.no_grad()
     def tail(self, hidden: Tensor, upper: Integers) -> Floats:
-        given = torch.from_numpy(upper).to(hidden.device)
-        out: Floats = self.network.tail(hidden, given).cpu().numpy()
+        out: Floats = self.network.tail(hidden, self._tensor(upper)).cpu().numpy()
         return out
 
 
@@ -122,12 +115,10 @@ class TorchTextNetwork:
     @torch.no_grad()
     def step(self, ids: Integers, position: int, memory: Memory | None) -> tuple[Floats, Memory]:
         batch, count = ids.shape
-        if memory is None:
-            memory, _ = self.network.empty_memory(batch)
         device = self.network.rotations.device
-        places = torch.arange(position + count, device=device).expand(batch, -1)
-        given = torch.from_numpy(ids).to(device)
-        logits, *seen = self.network.step(given, places[:, position:], places[:, :position],
-                                          *(tensor[:batch] for tensor in memory))
+        places = torch.arange(position, position + count, device=device).expand(batch, -1)
+        logits, *seen = self.network.step(
+            torch.from_numpy(ids).to(device), places,
+            *(tensor[:batch] for tensor in memory or self.network.empty_memory(batch)))
         out: Floats = logits.cpu().numpy()
         return out, tuple(seen)

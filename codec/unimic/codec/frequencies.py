@@ -52,9 +52,7 @@ def certain(table: Frequencies, skip: int) -> NDArray[np.bool_]:
 
     Args:
         table: int32 ``(n, alphabet)``.
-        skip: 0 … `SKIP_ALL`; 0 finds none, else those of a probability of at least
-            ``1 - skip / SKIP_ALL``.
+        skip: 1 … `SKIP_ALL`: a probability of at least ``1 - skip / SKIP_ALL`` is certain.
     """
     largest = table.max(1).astype(np.int64) + 1
-    enough = np.asarray(largest * SKIP_ALL >= (SKIP_ALL - skip) << PRECISION)
-    return enough if skip else np.zeros(len(table), np.bool_)
+    return np.asarray(largest * SKIP_ALL >= (SKIP_ALL - skip) << PRECISION)

@@ -18,7 +18,7 @@ Integers = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows of the network's input, each array ``(n,)``, or ``(B, n)`` for a batch.
+    """Rows of the network's input, each array ``(n,)``.
 
     ``first`` and ``second`` index the embedding table; ``row`` and ``column`` are coordinates in
     the window, shifted so that its context starts at 0; ``group`` is when the row is revealed.
@@ -48,17 +48,15 @@ def join(parts: list[Rows]) -> Rows:
     return Rows(*(np.concatenate([getattr(p, name) for p in parts]) for name in FIELDS))
 
 
-def stack(parts: list[Rows], layout: Layout) -> Rows:
-    """Rows side by side as a batch ``(B, longest)``, the shorter ones filled up."""
+def stack(parts: list[Rows], layout: Layout) -> Integers:
+    """Rows side by side, the shorter ones filled up: int64 ``(5, B, longest)``, as `FIELDS`."""
     longest = max(map(len, parts))
-    fill = {"first": layout.empty_row, "second": layout.empty_row, "group": NEVER}
-    columns = []
-    for name in FIELDS:
-        column = np.full((len(parts), longest), fill.get(name, 0), np.int64)
-        for line, part in zip(column, parts, strict=True):
-            line[:len(part)] = getattr(part, name)
-        columns.append(column)
-    return Rows(*columns)
+    out = np.zeros((len(FIELDS), len(parts), longest), np.int64)
+    for i, part in enumerate(parts):
+        out[:, i, :len(part)] = [getattr(part, name) for name in FIELDS]
+        out[:2, i, len(part):] = layout.empty_row
+        out[-1, i, len(part):] = NEVER
+    return out
 
 
 @dataclass(frozen=True)

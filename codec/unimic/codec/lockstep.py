@@ -214,10 +214,12 @@ def _bring(logits: Floats, places: list[_Place], slices: list[slice], group: int
     symbols = np.zeros(logits.shape[:2], np.int64)
     for row, out, p, which in zip(logits, symbols, places, slices, strict=True):
         table = frequencies(row[:which.stop - which.start])
-        sent = ~certain(table, group_skip(p.job.skip, group))
-        brought = table.argmax(1)
-        brought[sent] = p.carry(table, which, sent, part)
-        out[:len(table)] = brought
+        if skip := group_skip(p.job.skip, group):
+            sent = ~certain(table, skip)
+            out[:len(table)] = table.argmax(1)
+            out[:len(table)][sent] = p.carry(table, which, sent, part)
+        else:
+            out[:len(table)] = p.carry(table, which, slice(None), part)
     return symbols
 
 

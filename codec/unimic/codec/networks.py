@@ -21,7 +21,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from unimic.codec.errors import ExactnessError
-from unimic.codec.image_rows import FIELDS, Integers, Layout, Rows
+from unimic.codec.image_rows import FIELDS, Integers, Layout
 from unimic.codec.proof import facts, prove
 from unimic.codec.store import ModelStore
 
@@ -35,17 +35,17 @@ PRODUCT = "product.onnx"  # nothing but a product of 8-bit integers
 
 
 class ImageNetwork(Protocol):
-    """Executor of the image entropy model, on batches of rows ``(B, n)``.
+    """Executor of the image entropy model, on batches of rows ``(5, B, n)`` of `image_rows.stack`.
 
     Only the network itself looks inside its memory.
     """
 
     layout: Layout
 
-    def read(self, rows: Rows, memory: Any | None) -> Any:
+    def read(self, rows: Integers, memory: Any | None) -> Any:
         """The memory after content ``rows``."""
 
-    def ask(self, rows: Rows, memory: Any) -> tuple[Floats, Any]:
+    def ask(self, rows: Integers, memory: Any) -> tuple[Floats, Any]:
         """Upper logits ``(B, n, upper)`` of query rows, and what `tail` needs."""
 
     def tail(self, hidden: Any, upper: Integers) -> Floats:
@@ -136,19 +136,20 @@ class OnnxGraphs:
         return outputs
 
     def empty(self, layers: int, batch: int) -> Memory:
-        """Keys and values of no rows."""
+        """Memory of no rows."""
         heads, width = self.config["heads"], self.config["width"]
         nothing = np.zeros((batch, heads, 0, width // heads), np.float32)
-        return [ort.OrtValue.ortvalue_from_numpy(nothing)] * (2 * layers)
+        return [ort.OrtValue.ortvalue_from_numpy(array)
+                for array in (np.zeros((batch, 0), np.int64), *[nothing] * (2 * layers))]
 
 
 Memory = list[ort.OrtValue]
-"""Keys and values ``(B, heads, K, channels)`` of every layer, in turn; they never leave ONNX
-Runtime."""
+"""Groups or positions ``(B, K)``, then keys and values ``(B, heads, K, channels)`` of every layer in
+turn; they never leave ONNX Runtime."""
 
 
 class OnnxImageNetwork:
-    """`ImageNetwork` on ONNX Runtime. A memory is `Memory` and the groups of its rows."""
+    """`ImageNetwork` on ONNX Runtime."""
 
     def __init__(self, store: ModelStore, threads: int | None = None, optimise: bool = True,
                  unsigned: bool | None = None) -> None:
@@ -157,28 +158,20 @@ class OnnxImageNetwork:
         self.layout = image_layout(c)
         self._read_layers, self._ask_layers = c["content_layers"], c["query_layers"]
 
-    def read(self, rows: Rows, memory: tuple[Memory, Integers] | None) -> tuple[Memory, Integers]:
-        old, groups = memory or (
-            self._graphs.empty(self._read_layers + self._ask_layers, len(rows)),
-            np.zeros((len(rows), 0), np.int64))
-        return (self._graphs.run("content", *fields(rows), groups, *old),
-                np.concatenate([groups, rows.group], 1))
+    def read(self, rows: Integers, memory: Memory | None) -> Memory:
+        if memory is None:
+            memory = self._graphs.empty(self._read_layers + self._ask_layers, rows.shape[1])
+        return self._graphs.run("content", rows, *memory)
 
-    def ask(self, rows: Rows, memory: tuple[Memory, Integers]) -> tuple[Floats, ort.OrtValue]:
-        seen, groups = memory
-        logits, hidden = self._graphs.run("query", *fields(rows), groups,
-                                          *seen[2 * self._read_layers:])
+    def ask(self, rows: Integers, memory: Memory) -> tuple[Floats, ort.OrtValue]:
+        groups, *seen = memory
+        logits, hidden = self._graphs.run("query", rows, groups, *seen[2 * self._read_layers:])
         return logits.numpy(), hidden
 
     def tail(self, hidden: ort.OrtValue, upper: Integers) -> Floats:
         logits, = self._graphs.run("tail", hidden, upper)
         out: Floats = logits.numpy()
         return out
-
-
-def fields(rows: Rows) -> list[Integers]:
-    """The rows' fields in the order of the graphs' inputs."""
-    return [getattr(rows, name) for name in FIELDS]
 
 
 class OnnxTextNetwork:
@@ -196,9 +189,8 @@ class OnnxTextNetwork:
         elif memory[0].shape()[0] > batch:
             memory = [ort.OrtValue.ortvalue_from_numpy(tensor.numpy()[:batch])
                       for tensor in memory]
-        places = np.broadcast_to(np.arange(position + count), (batch, position + count))
-        logits, *seen = self._graphs.run("step", ids, np.ascontiguousarray(places[:, position:]),
-                                         np.ascontiguousarray(places[:, :position]), *memory)
+        places = np.tile(np.arange(position, position + count), (batch, 1))
+        logits, *seen = self._graphs.run("step", ids, places, *memory)
         return logits.numpy(), seen
 
 
@@ -234,8 +226,8 @@ def check_golden(store: ModelStore, name: str, network: Any) -> None:
 def run_image_golden(network: ImageNetwork, golden: Mapping[str, NDArray[Any]],
                      ) -> dict[str, Floats]:
     """Two groups read and asked in turn, as a decoder does."""
-    def rows(part: str) -> Rows:
-        return Rows(*(golden[f"{part}_{field}"].astype(np.int64)[None] for field in FIELDS))
+    def rows(part: str) -> Integers:
+        return np.stack([golden[f"{part}_{field}"].astype(np.int64)[None] for field in FIELDS])
     memory = network.read(rows("known"), None)
     memory = network.read(rows("coded"), memory)
     upper, hidden = network.ask(rows("asked"), memory)

@@ -14,7 +14,7 @@ given the upper, and embedded as the sum of the two: both share statistics among
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -45,8 +45,10 @@ from unimic.cloud.models.arithmetic import (
     turns,
 )
 
-Memory = tuple[Tensor, ...]
-"""Keys and values ``(B, heads, K, channels)`` of every layer, in turn: key, value, key, value …"""
+Tensors = tuple[Tensor, ...]
+Memory = Tensors
+"""Of K rows: their groups or positions, int64 ``(B, K)``, then for each layer the keys and the values,
+``(B, heads, K, channels)``."""
 
 
 @dataclass(frozen=True)
@@ -97,33 +99,35 @@ class Layer(Arithmetic):
         self.feed = Feed(width, hidden)
         self.add = Residual()
 
-    def read(self, x: Tensor, turn: Turn, memory: Memory, visible: Tensor) -> tuple[Tensor, Memory]:
-        """Rows that see themselves too: ``x`` after the layer, and the memory with theirs."""
+    def read(self, x: Tensor, turn: Turn, seen: Tensors, visible: Tensor,
+             ) -> tuple[Tensor, Tensors]:
+        """Rows that see themselves too: ``x`` after the layer, and keys and values with theirs."""
         rows = heads(together(self.norm(x), self.query, self.key, self.value), 3 * self.heads)
         turned, value = rows.split([2 * self.heads, self.heads], 1)
         query, key = self.rotate(turned, turn).split(self.heads, 1)
-        memory = append(memory, key, self.limit(value, HEAD_MAX))
-        return self._finish(x, query, memory, visible), memory
+        seen = append(seen, key, self.limit(value, HEAD_MAX))
+        return self._finish(x, query, seen, visible), seen
 
-    def ask(self, x: Tensor, turn: Turn, memory: Memory, visible: Tensor) -> Tensor:
+    def ask(self, x: Tensor, turn: Turn, seen: Tensors, visible: Tensor) -> Tensor:
         """Rows that nobody sees: ``x`` after the layer."""
         query = self.rotate(heads(self.query(self.norm(x)), self.heads), turn)
-        return self._finish(x, query, memory, visible)
+        return self._finish(x, query, seen, visible)
 
-    def _finish(self, x: Tensor, query: Tensor, memory: Memory, visible: Tensor) -> Tensor:
-        x = self.add(x, self.out(self.attention(query, *memory, visible)))
+    def _finish(self, x: Tensor, query: Tensor, seen: Tensors, visible: Tensor) -> Tensor:
+        x = self.add(x, self.out(self.attention(query, *seen, visible)))
         out: Tensor = self.add(x, self.feed(self.feed_norm(x)))
         return out
 
 
-def append(memory: Memory, *new: Tensor) -> Memory:
-    """Memory with new keys and values after the old ones."""
-    return tuple(torch.cat(pair, 2) for pair in zip(memory, new, strict=True))
+def append(old: Tensors, *new: Tensor) -> Tensors:
+    """Keys and values of new rows after those of old ones."""
+    return tuple(torch.cat(pair, 2) for pair in zip(old, new, strict=True))
 
 
-def empty(count: int, batch: int, heads: int, channels: int, like: Tensor) -> Memory:
-    """Memory of no rows for ``count`` layers, where ``like`` is."""
-    return tuple(like.new_zeros(batch, heads, 0, channels) for _ in range(2 * count))
+def empty(layers: int, batch: int, heads: int, channels: int, device: torch.device) -> Memory:
+    """Memory of no rows."""
+    nothing = torch.zeros(batch, heads, 0, channels, device=device)
+    return torch.zeros(batch, 0, dtype=torch.long, device=device), *[nothing] * (2 * layers)
 
 
 def at(turn: Turn, places: Tensor) -> Turn:
@@ -136,22 +140,12 @@ def layers(modules: nn.ModuleList) -> list[Layer]:
     return [cast(Layer, module) for module in modules]
 
 
-class RowTensors(NamedTuple):
-    """Rows as int64 tensors ``(B, R)``; see `unimic.codec.image_rows.Rows`."""
-
-    first: Tensor
-    second: Tensor
-    row: Tensor
-    column: Tensor
-    group: Tensor
-
-
 class ImageEntropyNet(nn.Module):
     """The three functions that a coder calls: `content`, `query` and `tail`.
 
-    Rows are integers ``(B, R)``: two indices into the embedding table, a row and a column
-    coordinate, and a group. A `Memory` has keys and values of every content row for every layer of
-    both towers, the content tower's first.
+    Rows are integers ``(5, B, R)``: two indices into the embedding table, a row and a column
+    coordinate, and a group (`unimic.codec.image_rows.stack`). A `Memory` has the content rows'
+    groups, and their keys and values for the content tower's layers and then the query tower's.
     """
 
     rotations: Tensor
@@ -184,34 +178,35 @@ class ImageEntropyNet(nn.Module):
         table = turns(everywhere.flatten(0, 1), c.width // c.heads)
         return at(table, row * c.coordinates + column)
 
-    def content(self, first: Tensor, second: Tensor, row: Tensor, column: Tensor, group: Tensor,
-                memory_group: Tensor, *memory: Tensor) -> Memory:
-        """Memory with new content rows, given that of earlier ones and their groups ``(B, K)``."""
+    def content(self, rows: Tensor, groups: Tensor, *memory: Tensor) -> Memory:
+        """Memory with new content rows, given that of earlier ones."""
+        first, second, row, column, group = rows
         x = self.table(first) + self.table(second)
         turn = self._turn(row, column)
-        visible = torch.cat([memory_group, group], 1).unsqueeze(1) <= group.unsqueeze(2)
-        new: Memory = ()
+        groups = torch.cat([groups, group], 1)
+        visible = groups.unsqueeze(1) <= group.unsqueeze(2)
+        new: Tensors = ()
         for i, layer in enumerate(layers(self.content_layers)):
             x, own = layer.read(x, turn, memory[2 * i:2 * i + 2], visible)
             new += own
         later = layers(self.query_layers)
-        rows = heads(together(self.memory_norm(x), *(layer.key for layer in later),
+        both = heads(together(self.memory_norm(x), *(layer.key for layer in later),
                               *(layer.value for layer in later)), 2 * self.config.heads * len(later))
-        keys, values = rows.chunk(2, 1)
+        keys, values = both.chunk(2, 1)
         keys = later[0].rotate(keys, turn).split(self.config.heads, 1)
         values = later[0].limit(values, HEAD_MAX).split(self.config.heads, 1)
         own = tuple(tensor for pair in zip(keys, values, strict=True) for tensor in pair)
-        return new + append(memory[len(new):], *own)
+        return groups, *new, *append(memory[len(new):], *own)
 
-    def query(self, first: Tensor, second: Tensor, row: Tensor, column: Tensor, group: Tensor,
-              memory_group: Tensor, *memory: Tensor) -> tuple[Tensor, Tensor]:
+    def query(self, rows: Tensor, groups: Tensor, *memory: Tensor) -> tuple[Tensor, Tensor]:
         """Logits ``(B, R, upper)`` and hidden rows ``(B, R, W)`` for `tail`.
 
-        ``memory`` is the query tower's part.
+        The memory is what `asked` gives.
         """
+        first, second, row, column, group = rows
         x = self.table(first) + self.table(second)
         turn = self._turn(row, column)
-        visible = memory_group.unsqueeze(1) < group.unsqueeze(2)
+        visible = groups.unsqueeze(1) < group.unsqueeze(2)
         for i, layer in enumerate(layers(self.query_layers)):
             x = layer.ask(x, turn, memory[2 * i:2 * i + 2], visible)
         x = self.final_norm(x)
@@ -223,11 +218,11 @@ class ImageEntropyNet(nn.Module):
         return out
 
     def asked(self, memory: Memory) -> Memory:
-        """The query tower's part of a memory."""
-        return memory[2 * self.config.content_layers:]
+        """What the query tower needs of a memory."""
+        return memory[:1] + memory[1 + 2 * self.config.content_layers:]
 
-    def empty_memory(self, batch: int) -> tuple[Memory, Tensor]:
-        """Memory of no rows, and its groups."""
-        c, like = self.config, self.rotations
-        return (empty(c.content_layers + c.query_layers, batch, c.heads, c.width // c.heads, like),
-                torch.zeros(batch, 0, dtype=torch.long, device=like.device))
+    def empty_memory(self, batch: int) -> Memory:
+        """Memory of no rows."""
+        c = self.config
+        return empty(c.content_layers + c.query_layers, batch, c.heads, c.width // c.heads,
+                     self.rotations.device)

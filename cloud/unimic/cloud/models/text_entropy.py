@@ -17,7 +17,7 @@ from unimic.cloud.models.arithmetic import (
     rotation_table,
     turns,
 )
-from unimic.cloud.models.image_entropy import Layer, Memory, at, empty, layers
+from unimic.cloud.models.image_entropy import Layer, Memory, Tensors, at, empty, layers
 
 
 @dataclass(frozen=True)
@@ -53,25 +53,25 @@ class TextEntropyNet(nn.Module):
         self.register_buffer("rotations", rotation_table(c.positions, c.pairs, 0.01),
                              persistent=False)
 
-    def step(self, ids: Tensor, position: Tensor, memory_position: Tensor, *memory: Tensor,
+    def step(self, ids: Tensor, position: Tensor, positions: Tensor, *memory: Tensor,
              ) -> tuple[Tensor, ...]:
         """Logits ``(B, R, codes)`` of ids ``(B, R)``, and the `Memory` with theirs.
 
-        ``position`` counts from 0 in each sequence; a memory row with a position that is not
-        smaller than a row's own is invisible to it, which is how padding is marked.
+        ``position`` counts from 0 in each sequence; a memory row whose position is not smaller than
+        a row's own is invisible to it, which is how padding is marked.
         """
         c = self.config
         x = self.table(ids)
         turn = at(turns(self.rotations, c.width // c.heads), position)
-        visible = torch.cat([memory_position, position], 1).unsqueeze(1) <= position.unsqueeze(2)
-        new: Memory = ()
+        positions = torch.cat([positions, position], 1)
+        visible = positions.unsqueeze(1) <= position.unsqueeze(2)
+        new: Tensors = ()
         for i, layer in enumerate(layers(self.layers)):
             x, own = layer.read(x, turn, memory[2 * i:2 * i + 2], visible)
             new += own
-        return self.head(self.final_norm(x)), *new
+        return self.head(self.final_norm(x)), positions, *new
 
-    def empty_memory(self, batch: int) -> tuple[Memory, Tensor]:
-        """Memory of no rows, and its positions."""
-        c, like = self.config, self.rotations
-        return (empty(c.layers, batch, c.heads, c.width // c.heads, like),
-                torch.zeros(batch, 0, dtype=torch.long, device=like.device))
+    def empty_memory(self, batch: int) -> Memory:
+        """Memory of no rows."""
+        c = self.config
+        return empty(c.layers, batch, c.heads, c.width // c.heads, self.rotations.device)

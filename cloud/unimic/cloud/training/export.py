@@ -29,7 +29,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from unimic.cloud.models.arithmetic import ExactLinear, to_exact
-from unimic.cloud.models.image_entropy import ImageEntropyNet, RowTensors
+from unimic.cloud.models.image_entropy import ImageEntropyNet
 from unimic.cloud.models.image_tokenizer import PATCH, ImageTokenizer
 from unimic.cloud.models.onnx_forms import PRODUCT as PRODUCT_NODE
 from unimic.cloud.models.onnx_forms import RUNTIME
@@ -165,32 +165,27 @@ def export_image_entropy(network: ImageEntropyNet, folder: Path) -> bytes:
     c = network.config
     rng = np.random.default_rng(0)
 
-    def rows(count: int, group: int) -> RowTensors:
+    def rows(count: int, group: int) -> Tensor:
         limits = (c.upper, c.lower, c.coordinates, c.coordinates)
         columns = [rng.integers(0, limit, count) for limit in limits]
         columns[1] += c.upper
-        return RowTensors(*(torch.from_numpy(a)[None] for a in (*columns, np.full(count, group))))
+        return torch.from_numpy(np.stack([*columns, np.full(count, group)])[:, None])
 
-    memory, groups = network.empty_memory(1)
-    known = rows(5, 0)
-    memory = network.content(*known, groups, *memory)
-    names = memory_names(c.content_layers + c.query_layers)
+    memory = network.content(rows(5, 0), *network.empty_memory(1))
+    names = memory_names("group", c.content_layers + c.query_layers)
     new = [f"new_{name}" for name in names]
-    row_axes = {n: {0: "batch", 1: "rows"} for n in FIELDS}
-    memory_axes = {n: {0: "batch", 2: "keys"} for n in names}
-    memory_axes["memory_group"] = {0: "batch", 1: "keys"}
+    asked = [names[0], *names[1 + 2 * c.content_layers:]]
+    row_axes = {"rows": {1: "batch", 2: "rows"}}
     hidden = torch.zeros(1, 3, c.width)
     graphs = {
         "content": export_graph(
-            folder / "content.onnx", network, network.content,
-            (*rows(3, 1), known.group, *memory), [*FIELDS, "memory_group", *names], new,
-            row_axes | memory_axes | {n: {0: "batch", 2: "seen"} for n in new}),
+            folder / "content.onnx", network, network.content, (rows(3, 1), *memory),
+            ["rows", *names], new,
+            row_axes | memory_axes(names, "keys") | memory_axes(new, "all_keys")),
         "query": export_graph(
-            folder / "query.onnx", network, network.query,
-            (*rows(3, 1), known.group, *network.asked(memory)),
-            [*FIELDS, "memory_group", *names[2 * c.content_layers:]], ["logits", "hidden"],
-            row_axes | {n: memory_axes[n] for n in names[2 * c.content_layers:]}
-            | {"memory_group": memory_axes["memory_group"]}
+            folder / "query.onnx", network, network.query, (rows(3, 1), *network.asked(memory)),
+            ["rows", *asked], ["logits", "hidden"],
+            row_axes | memory_axes(asked, "keys")
             | {n: {0: "batch", 1: "rows"} for n in ("logits", "hidden")}),
         "tail": export_graph(
             folder / "tail.onnx", network, network.tail,
@@ -208,27 +203,29 @@ def export_image_entropy(network: ImageEntropyNet, folder: Path) -> bytes:
     return model_id(folder)
 
 
-def memory_names(layers: int) -> list[str]:
+def memory_names(first: str, layers: int) -> list[str]:
     """Names of a memory's tensors."""
-    return [f"{part}_{layer}" for layer in range(layers) for part in ("key", "value")]
+    return [first, *(f"{part}_{layer}" for layer in range(layers) for part in ("key", "value"))]
+
+
+def memory_axes(names: list[str], count: str) -> dict[str, dict[int, str]]:
+    """The open axes of a memory's tensors: batch, and ``count`` rows."""
+    return {name: {0: "batch", 1 if i == 0 else 2: count} for i, name in enumerate(names)}
 
 
 def export_text_entropy(network: TextEntropyNet, folder: Path) -> bytes:
     """Write a trained text entropy model, which becomes exact in place; returns its id."""
     to_exact(network)
-    memory, nothing = network.empty_memory(1)
     ids = torch.tensor([[0, 5, 6]])
-    _, *memory = network.step(ids, torch.arange(3)[None], nothing, *memory)
-    names = memory_names(network.config.layers)
+    _, *memory = network.step(ids, torch.arange(3)[None], *network.empty_memory(1))
+    names = memory_names("position", network.config.layers)
     new = [f"new_{name}" for name in names]
     batch_rows = {0: "batch", 1: "rows"}
     graph = export_graph(
-        folder / "step.onnx", network, network.step,
-        (ids, torch.arange(3, 6)[None], torch.arange(3)[None], *memory),
-        ["ids", "position", "memory_position", *names], ["logits", *new],
-        {"ids": batch_rows, "position": batch_rows, "memory_position": {0: "batch", 1: "keys"},
-         "logits": batch_rows} | {n: {0: "batch", 2: "keys"} for n in names}
-        | {n: {0: "batch", 2: "seen"} for n in new})
+        folder / "step.onnx", network, network.step, (ids, torch.arange(3, 6)[None], *memory),
+        ["ids", "places", *names], ["logits", *new],
+        {"ids": batch_rows, "places": batch_rows, "logits": batch_rows}
+        | memory_axes(names, "keys") | memory_axes(new, "all_keys"))
     write_exact(folder, network, network.config, {"step": graph})
     shape = (4, min(40, network.config.positions))
     sequence = np.random.default_rng(0).integers(1, network.config.codes, shape)

@@ -20,12 +20,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unimic.cloud.models.arithmetic import LOGIT_SCALE, Mode, set_mode
-from unimic.cloud.models.image_entropy import ImageEntropyConfig, ImageEntropyNet, RowTensors
+from unimic.cloud.models.image_entropy import ImageEntropyConfig, ImageEntropyNet
 from unimic.cloud.training.data import read_captions
 from unimic.cloud.training.grids import load_grids
 from unimic.cloud.training.loop import Average, Run, autocast, default_device, optimizers
 from unimic.cloud.training.shipped import load_exact
 from unimic.codec.image_rows import (
+    FIELDS,
     NEVER,
     Layout,
     WindowPlan,
@@ -33,7 +34,7 @@ from unimic.codec.image_rows import (
     plan_window,
     stack,
 )
-from unimic.codec.networks import fields, image_layout
+from unimic.codec.networks import image_layout
 from unimic.codec.order import CONTEXT, WINDOW, Window, waves
 from unimic.codec.text import TextTokenizer
 from unimic.codec.tokens import Codes, Mask
@@ -56,20 +57,20 @@ def batch_bits(network: ImageEntropyNet, layout: Layout, plans: list[WindowPlan]
     """Bits of every coded token, ``(tokens,)``, in the order of the plans."""
     device = network.rotations.device
     content, query = (
-        RowTensors(*(torch.from_numpy(a).to(device) for a in fields(stack(rows, layout))))
+        torch.from_numpy(stack(rows, layout)).to(device)
         for rows in ([content_rows(layout, p, g) for p, g in zip(plans, grids, strict=True)],
                      [p.queries for p in plans]))
-    upper = torch.zeros_like(query.group)
+    group = query[FIELDS.index("group")]
+    upper = torch.zeros_like(group)
     lower = torch.zeros_like(upper)
     for i, (plan, grid) in enumerate(zip(plans, grids, strict=True)):
         for part, values in zip((upper, lower), layout.split(grid[plan.rows, plan.columns]),
                                 strict=True):
             part[i, :len(values)] = torch.from_numpy(values)
-    memory, memory_group = network.empty_memory(len(plans))
-    memory = network.content(*content, memory_group, *memory)
-    upper_logits, hidden = network.query(*query, content.group, *network.asked(memory))
+    memory = network.content(content, *network.empty_memory(len(plans)))
+    upper_logits, hidden = network.query(query, *network.asked(memory))
     lower_logits = network.tail(hidden, upper)
-    kept = query.group != NEVER
+    kept = group != NEVER
     nats = sum(F.cross_entropy(logits[kept].float() / LOGIT_SCALE, target[kept], reduction="none")
                for logits, target in ((upper_logits, upper), (lower_logits, lower)))
     assert isinstance(nats, Tensor)

@@ -73,9 +73,8 @@ class Batches:
 def bits(network: TextEntropyNet, ids: Tensor) -> tuple[Tensor, Tensor]:
     """Total bits and number of tokens of a padded batch."""
     inputs, targets = ids[:, :-1].clamp_min(0), ids[:, 1:]
-    memory, memory_position = network.empty_memory(len(ids))
     position = torch.arange(inputs.shape[1], device=ids.device).expand(inputs.shape)
-    logits, *_ = network.step(inputs, position, memory_position, *memory)
+    logits, *_ = network.step(inputs, position, *network.empty_memory(len(ids)))
     nats = F.cross_entropy(logits.float().flatten(0, 1) / LOGIT_SCALE, targets.flatten(),
                            ignore_index=-1, reduction="sum")
     return nats / math.log(2), (targets >= 0).sum()
