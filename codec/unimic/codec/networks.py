@@ -75,21 +75,20 @@ def image_layout(config: Mapping[str, int]) -> Layout:
 
 
 def saturates(store: ModelStore, name: str) -> bool:
-    """Whether this machine's product of unsigned and signed bytes leaves out what exceeds 16 bits.
+    """Whether this machine's product of unsigned bytes with signed ones is not exact.
 
-    x86 processors without VNNI add two products in 16 bits. So all is made as large as it can be,
-    for one row, which may have a kernel of its own, and for several.
+    x86 processors without VNNI add two products in 16 bits and cut off what does not fit. So the
+    bytes here are as large as they can be, 0 and 255 with ±127, in runs of every length; the rows
+    together, and each alone, for which there may be a kernel of its own.
     """
     session = ort.InferenceSession(str(store.path(name, PRODUCT)), _options(1),
                                    providers=["CPUExecutionProvider"])
-    weights = np.full((256, 64), 127, np.int8)
-    weights[:, ::2] = -128
-    for count in 1, 8:
-        rows = np.full((count, 256), 255, np.uint8)
-        got, = session.run(None, {"rows": rows, "weights": weights})
-        if not np.array_equal(got, rows.astype(np.int32) @ weights.astype(np.int32)):
-            return True
-    return False
+    runs = np.arange(256) >> np.arange(9)[:, None] & 1
+    runs = np.concatenate([runs, 1 - runs])
+    rows, weights = (255 * runs).astype(np.uint8), (254 * runs.T - 127).astype(np.int8)
+    return any(not np.array_equal(session.run(None, {"rows": part, "weights": weights})[0],
+                                  part.astype(np.int32) @ weights.astype(np.int32))
+               for part in (rows, *rows[:, None]))
 
 
 def _options(threads: int | None, optimise: bool = True) -> ort.SessionOptions:
