@@ -143,8 +143,8 @@ class OnnxGraphs:
 
 
 Memory = list[ort.OrtValue]
-"""Groups or positions ``(B, K)``, then keys and values ``(B, heads, K, channels)`` of every layer in
-turn; they never leave ONNX Runtime."""
+"""Groups or positions ``(B, K)``, then keys and values ``(B, heads, K, channels)`` of every layer
+in turn; they never leave ONNX Runtime."""
 
 
 class OnnxImageNetwork:

@@ -47,8 +47,8 @@ from unimic.cloud.models.arithmetic import (
 
 Tensors = tuple[Tensor, ...]
 Memory = Tensors
-"""Of K rows: their groups or positions, int64 ``(B, K)``, then for each layer the keys and the values,
-``(B, heads, K, channels)``."""
+"""Of K rows: their groups or positions, int64 ``(B, K)``, then for each layer the keys and the
+values, ``(B, heads, K, channels)``."""
 
 
 @dataclass(frozen=True)
@@ -189,12 +189,12 @@ class ImageEntropyNet(nn.Module):
         for i, layer in enumerate(layers(self.content_layers)):
             x, own = layer.read(x, turn, memory[2 * i:2 * i + 2], visible)
             new += own
-        later = layers(self.query_layers)
+        later, count = layers(self.query_layers), self.config.heads
         both = heads(together(self.memory_norm(x), *(layer.key for layer in later),
-                              *(layer.value for layer in later)), 2 * self.config.heads * len(later))
+                              *(layer.value for layer in later)), 2 * count * len(later))
         keys, values = both.chunk(2, 1)
-        keys = later[0].rotate(keys, turn).split(self.config.heads, 1)
-        values = later[0].limit(values, HEAD_MAX).split(self.config.heads, 1)
+        keys = later[0].rotate(keys, turn).split(count, 1)
+        values = later[0].limit(values, HEAD_MAX).split(count, 1)
         own = tuple(tensor for pair in zip(keys, values, strict=True) for tensor in pair)
         return groups, *new, *append(memory[len(new):], *own)
 

@@ -24,8 +24,7 @@ def folded(x: Tensor, *last: int) -> Tensor:
     A reshape that keeps two axes, where tracing would compute them from the shape of ``x``.
     """
     if is_in_onnx_export():
-        out: Tensor = _Folded.apply(x, last)
-        return out
+        return _exported(_Folded, x, last)
     return x.reshape(x.shape[0], x.shape[1], *last)
 
 
@@ -39,8 +38,7 @@ def scaled_products(x: Tensor, signed: bool, multiplier: Tensor, weights: list[T
         weights: the matrices.
     """
     if is_in_onnx_export():
-        out: Tensor = _ScaledProducts.apply(x, signed, multiplier, *weights)
-        return out
+        return _exported(_ScaledProducts, x, signed, multiplier, *weights)
     sums = [torch.matmul(x, weight.to(torch.float32).t()) for weight in weights]
     return (sums[0] if len(sums) == 1 else torch.cat(sums, -1)) * multiplier
 
@@ -48,18 +46,21 @@ def scaled_products(x: Tensor, signed: bool, multiplier: Tensor, weights: list[T
 def sums_of_squares(x: Tensor, block: int) -> Tensor:
     """Of blocks of the last axis: ``(B, R, W)`` to ``(B, R, W / block)``."""
     if is_in_onnx_export():
-        out: Tensor = _SumsOfSquares.apply(folded(x, -1, block))
-        return out
+        return _exported(_SumsOfSquares, folded(x, -1, block))
     return folded(x, -1, block).square().sum(-1)
 
 
 def square(x: Tensor) -> Tensor:
     """Clamp to 0 … 255, square, divide by 256 and round."""
     if is_in_onnx_export():
-        out: Tensor = _Square.apply(x)
-        return out
+        return _exported(_Square, x)
     x = x.clamp(0, 255)
     return torch.round(x * x * (1 / 256))
+
+
+def _exported(form: type[Function], *arguments: Any) -> Tensor:
+    out: Tensor = form.apply(*arguments)
+    return out
 
 
 class _Folded(Function):
