@@ -71,6 +71,10 @@ class Job:
             self.fail(error)
         return []
 
+    def table(self, logits: Floats) -> Frequencies:
+        """Frequencies of the symbols whose logits are ``(n, alphabet)``."""
+        return frequencies(logits)
+
     def carry(self, table: Frequencies, rows: Integers, columns: Integers, part: int) -> Codes:
         """Bring symbols from the sender to the receiver.
 
@@ -179,7 +183,8 @@ def known_logits(network: ImageNetwork, windows: Sequence[tuple[WindowPlan, Code
 
 def _at_once(network: ImageNetwork, places: list[_Place]) -> None:
     logits = known_logits(network, [(p.plan, p.job.codes) for p in places])
-    tables = [[frequencies(part) for part in parts] for parts in logits]
+    tables = [[p.job.table(part) for part in parts]
+              for p, parts in zip(places, logits, strict=True)]
     for group in range(1, len(REVEALED) + 1):
         for part in (0, 1):
             for p, parts in zip(places, tables, strict=True):
@@ -213,7 +218,7 @@ def _bring(logits: Floats, places: list[_Place], slices: list[slice], group: int
     """Symbols ``(B, n)``: those that are sent from the jobs, of the others the most probable."""
     symbols = np.zeros(logits.shape[:2], np.int64)
     for row, out, p, which in zip(logits, symbols, places, slices, strict=True):
-        table = frequencies(row[:which.stop - which.start])
+        table = p.job.table(row[:which.stop - which.start])
         if skip := group_skip(p.job.skip, group):
             sent = ~certain(table, skip)
             out[:len(table)] = table.argmax(1)

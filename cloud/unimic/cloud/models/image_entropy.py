@@ -180,7 +180,7 @@ class ImageEntropyNet(nn.Module):
 
     def content(self, rows: Tensor, groups: Tensor, *memory: Tensor) -> Memory:
         """Memory with new content rows, given that of earlier ones."""
-        first, second, row, column, group = rows
+        first, second, row, column, group = rows.unbind()
         x = self.table(first) + self.table(second)
         turn = self._turn(row, column)
         groups = torch.cat([groups, group], 1)
@@ -203,7 +203,7 @@ class ImageEntropyNet(nn.Module):
 
         The memory is what `asked` gives.
         """
-        first, second, row, column, group = rows
+        first, second, row, column, group = rows.unbind()
         x = self.table(first) + self.table(second)
         turn = self._turn(row, column)
         visible = groups.unsqueeze(1) < group.unsqueeze(2)

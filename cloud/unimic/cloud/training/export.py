@@ -29,7 +29,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from unimic.cloud.models.arithmetic import ExactLinear, to_exact
-from unimic.cloud.models.image_entropy import ImageEntropyNet
+from unimic.cloud.models.image_entropy import ImageEntropyConfig, ImageEntropyNet
 from unimic.cloud.models.image_tokenizer import PATCH, ImageTokenizer
 from unimic.cloud.models.onnx_forms import PRODUCT as PRODUCT_NODE
 from unimic.cloud.models.onnx_forms import RUNTIME
@@ -37,7 +37,7 @@ from unimic.cloud.models.text_entropy import TextEntropyNet
 from unimic.cloud.networks import TorchImageNetwork, TorchTextNetwork
 from unimic.cloud.training.grids import load_grids
 from unimic.cloud.training.train_image_entropy import SOURCES
-from unimic.codec.image_rows import FIELDS
+from unimic.codec.image_rows import FIELDS, Integers
 from unimic.codec.networks import (
     GOLDEN,
     HISTOGRAM,
@@ -162,14 +162,34 @@ def write_histogram(folder: Path, grids: Path) -> None:
 def export_image_entropy(network: ImageEntropyNet, folder: Path) -> bytes:
     """Write a trained image entropy model, which becomes exact in place; returns its id."""
     to_exact(network)
-    c = network.config
     rng = np.random.default_rng(0)
+    write_exact(folder, network, network.config, image_entropy_graphs(network, folder))
+    golden: dict[str, np.ndarray] = {}
+    for part, count, group in (("known", 40, 0), ("coded", 60, 1), ("asked", 200, 2)):
+        rows = random_rows(network.config, rng, count, group)
+        golden |= {f"{part}_{field}": values[0].astype(np.int32)
+                   for field, values in zip(FIELDS, rows, strict=True)}
+    golden["given"] = rng.integers(0, network.config.upper, 200).astype(np.int32)
+    golden |= run_image_golden(TorchImageNetwork(network), golden)
+    np.savez_compressed(folder / GOLDEN, allow_pickle=False, **golden)
+    return model_id(folder)
+
+
+def random_rows(config: ImageEntropyConfig, rng: np.random.Generator, count: int, group: int,
+                ) -> Integers:
+    """Rows of random codes at random places, int64 ``(5, 1, count)``."""
+    limits = (config.upper, config.lower, config.coordinates, config.coordinates)
+    columns = [rng.integers(0, limit, count) for limit in limits]
+    columns[1] += config.upper
+    return np.stack([*columns, np.full(count, group)])[:, None]
+
+
+def image_entropy_graphs(network: ImageEntropyNet, folder: Path) -> dict[str, onnx.ModelProto]:
+    """The graphs of an image entropy model; leaves them in ``folder`` too."""
+    c = network.config
 
     def rows(count: int, group: int) -> Tensor:
-        limits = (c.upper, c.lower, c.coordinates, c.coordinates)
-        columns = [rng.integers(0, limit, count) for limit in limits]
-        columns[1] += c.upper
-        return torch.from_numpy(np.stack([*columns, np.full(count, group)])[:, None])
+        return torch.from_numpy(random_rows(c, np.random.default_rng(0), count, group))
 
     memory = network.content(rows(5, 0), *network.empty_memory(1))
     names = memory_names("group", c.content_layers + c.query_layers)
@@ -177,7 +197,7 @@ def export_image_entropy(network: ImageEntropyNet, folder: Path) -> bytes:
     asked = [names[0], *names[1 + 2 * c.content_layers:]]
     row_axes = {"rows": {1: "batch", 2: "rows"}}
     hidden = torch.zeros(1, 3, c.width)
-    graphs = {
+    return {
         "content": export_graph(
             folder / "content.onnx", network, network.content, (rows(3, 1), *memory),
             ["rows", *names], new,
@@ -192,15 +212,6 @@ def export_image_entropy(network: ImageEntropyNet, folder: Path) -> bytes:
             (hidden, torch.zeros(1, 3, dtype=torch.long)), ["hidden", "upper"], ["logits"],
             {n: {0: "batch", 1: "rows"} for n in ("hidden", "upper", "logits")}),
     }
-    write_exact(folder, network, c, graphs)
-    golden: dict[str, np.ndarray] = {}
-    for part, count, group in (("known", 40, 0), ("coded", 60, 1), ("asked", 200, 2)):
-        for field, value in zip(FIELDS, rows(count, group), strict=True):
-            golden[f"{part}_{field}"] = value[0].numpy().astype(np.int32)
-    golden["given"] = rng.integers(0, c.upper, 200).astype(np.int32)
-    golden |= run_image_golden(TorchImageNetwork(network), golden)
-    np.savez_compressed(folder / GOLDEN, allow_pickle=False, **golden)
-    return model_id(folder)
 
 
 def memory_names(first: str, layers: int) -> list[str]:
