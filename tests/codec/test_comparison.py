@@ -23,8 +23,9 @@ def test_image_executors_are_compared(store: ModelStore) -> None:
             return out
 
     reference = next(iter(onnx_executors(store, IMAGE_ENTROPY)))
-    right, wrong = compare(reference, [Executor("ONNX Runtime", OnnxImageNetwork(store), 7),
-                                       Executor("wrong", OffByOne(store), 1)], 1, lambda *_: None)
+    others = [Executor("ONNX Runtime", OnnxImageNetwork(store), 7),
+              Executor("wrong", OffByOne(store), 1)]
+    right, wrong = compare(IMAGE_ENTROPY, reference, others, 1, lambda *_: None)
     assert right.compared == wrong.compared > 1_000_000
     assert right.differing == 0 < wrong.differing
 
@@ -37,7 +38,8 @@ def test_text_executors_are_compared(store: ModelStore) -> None:
             return logits, new
 
     reference = next(iter(onnx_executors(store, TEXT_ENTROPY)))
-    right, wrong = compare(reference, [Executor("ONNX Runtime", OnnxTextNetwork(store), 64),
-                                       Executor("wrong", OffByOne(store), 1)], 1, lambda *_: None)
+    others = [Executor("ONNX Runtime", OnnxTextNetwork(store), 64),
+              Executor("wrong", OffByOne(store), 1)]
+    right, wrong = compare(TEXT_ENTROPY, reference, others, 1, lambda *_: None)
     assert right.compared == wrong.compared > 1_000_000
     assert right.differing == 0 < wrong.differing

@@ -1,18 +1,21 @@
 """Comparing executors: the same frequencies, bit for bit, or how many differ.
 
-The reference is ONNX Runtime with one thread and no optimisations, one sequence at a time. Windows
-are random in everything: shape, tokens, mask, hole and prompt.
+The reference is ONNX Runtime with one thread, no optimisations and the unsigned weights that no
+processor can get wrong, one sequence at a time. Windows are random in everything: shape, context,
+tokens, mask, hole and prompt.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from importlib.metadata import entry_points
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from unimic.codec.errors import InvalidInput
 from unimic.codec.frequencies import frequencies
 from unimic.codec.image_rows import Layout, WindowPlan, plan_window
 from unimic.codec.lockstep import known_logits
@@ -23,7 +26,7 @@ from unimic.codec.networks import (
     OnnxTextNetwork,
     TextNetwork,
 )
-from unimic.codec.order import WINDOW, Window
+from unimic.codec.order import CONTEXT, WINDOW, Window
 from unimic.codec.store import ModelStore
 from unimic.codec.tokens import Codes
 
@@ -57,22 +60,49 @@ class Comparison:
 
 
 def onnx_executors(store: ModelStore, name: str) -> Iterator[Executor]:
-    """ONNX Runtime with 1 and 2 threads, optimisations off and on; and in a batch."""
+    """ONNX Runtime: the reference; with 1 and 2 threads, optimisations off and on; in a batch.
+
+    All but the first take the weights that are fastest here.
+    """
     network = OnnxImageNetwork if name == IMAGE_ENTROPY else OnnxTextNetwork
+
+    def software(threads: int, optimise: bool) -> str:
+        return (f"ONNX Runtime, {threads} {'thread' if threads == 1 else 'threads'}, "
+                f"optimisations {'on' if optimise else 'off'}")
+
+    yield Executor(f"{software(1, False)}, unsigned weights", network(store, 1, False, True), 1)
     for threads in (1, 2):
         for optimise in (False, True):
-            software = (f"ONNX Runtime, {threads} {'thread' if threads == 1 else 'threads'}, "
-                        f"optimisations {'on' if optimise else 'off'}")
             loaded = network(store, threads, optimise)
-            yield Executor(software, loaded, 1)
-    yield Executor(software, loaded, ROUND)
+            yield Executor(software(threads, optimise), loaded, 1)
+    yield Executor(software(threads, optimise), loaded, ROUND)
 
 
-def compare(reference: Executor, others: Sequence[Executor], count: int, progress: Progress,
-            seed: int = 0) -> list[Comparison]:
+def device_executors(store: ModelStore, name: str, devices: Sequence[str]) -> Iterator[Executor]:
+    """Executors of the network ``name`` on ``devices``, from the packages that have some.
+
+    Raises:
+        InvalidInput: no package has, or there is no such device.
+    """
+    found = entry_points(group="unimic.executors")
+    if devices and not found:
+        raise InvalidInput("--device", "needs the packages of the cloud service",
+                           'pip install "unimic[cloud]"')
+    for device in devices:
+        for point in found:
+            try:
+                yield from point.load()(store, name, device)
+            except (ImportError, RuntimeError) as error:
+                raise InvalidInput("--device", f"{device}: {error}".splitlines()[0],
+                                   "name a device of this machine, as cpu or cuda") from error
+
+
+def compare(name: str, reference: Executor, others: Sequence[Executor], count: int,
+            progress: Progress, seed: int = 0) -> list[Comparison]:
     """Run random sequences through all executors until ``count`` frequencies were compared.
 
     Args:
+        name: of the network.
         reference: whose frequencies count as right.
         others: executors of the same network.
         count: frequencies of all executors together.
@@ -83,8 +113,8 @@ def compare(reference: Executor, others: Sequence[Executor], count: int, progres
     results = [Comparison(other.name) for other in others]
     while (done := sum(r.compared for r in results)) < count:
         progress(done, count)
-        run = _image_round(reference.network.layout, rng) if hasattr(
-            reference.network, "layout") else _text_round(reference.network.positions, rng)
+        run = (_image_round(reference.network.layout, rng) if name == IMAGE_ENTROPY
+               else _text_round(reference.network.positions, rng))
         expected = run(reference)
         for result, other in zip(results, others, strict=True):
             for ours, theirs in zip(expected, run(other), strict=True):
@@ -109,17 +139,18 @@ def _image_round(layout: Layout, rng: np.random.Generator) -> Callable[[Executor
 
 
 def _random_window(layout: Layout, rng: np.random.Generator) -> tuple[WindowPlan, Codes]:
-    shape = tuple(int(rng.integers(1, WINDOW + 1)) if rng.random() < 0.3 else WINDOW
+    top, left = (int(rng.integers(0, CONTEXT + 1)) for _ in range(2))
+    high, wide = (int(rng.integers(1, WINDOW + 1)) if rng.random() < 0.3 else WINDOW
                   for _ in range(2))
+    shape = (top + high, left + wide)
     codes = rng.integers(0, layout.upper * layout.lower, shape).astype(np.int32)
     mask = rng.random(shape) < rng.uniform(0.3, 1.5)
-    mask.flat[0] = True
+    mask[top, left] = True
     hole = ~mask & (rng.random(shape) < 0.5) if rng.random() < 0.3 else None
     prompt = None
     if rng.random() < 0.3:
         prompt = rng.integers(1, layout.text, int(rng.integers(1, 40))).astype(np.int32)
-    window = Window(0, 0, *shape)
-    return plan_window(layout, codes, mask, window, prompt, hole), codes
+    return plan_window(layout, codes, mask, Window(top, left, *shape), prompt, hole), codes
 
 
 def _text_round(positions: int, rng: np.random.Generator) -> Callable[[Executor], Tables]:

@@ -176,9 +176,8 @@ def _add_speed(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
 def measure_speed(args: argparse.Namespace) -> None:
     """Measure and report."""
     from unimic.codec.coder import load_coder
-    from unimic.codec.exactness import Executor
+    from unimic.codec.exactness import Executor, device_executors
     from unimic.codec.networks import IMAGE_ENTROPY, OnnxImageNetwork
-    from unimic.edge.commands.models import device_executors
     from unimic.edge.images import load_image
     from unimic.measure.speed import Packets, edge_speed, service_speed
 

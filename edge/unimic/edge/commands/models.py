@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Iterator
-from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
 
-from unimic.codec.errors import ExactnessError, InvalidInput, UnimicError
+from unimic.codec.errors import ExactnessError, UnimicError
 from unimic.codec.store import Entry, ModelStore
 from unimic.edge.console import common_options, progress, report
 
@@ -84,7 +83,7 @@ def verify_models(args: argparse.Namespace) -> int:
 
 def _checks(store: ModelStore, name: str, args: argparse.Namespace,
             ) -> Iterator[tuple[str, Callable[[], str | None]]]:
-    from unimic.codec.exactness import compare, onnx_executors
+    from unimic.codec.exactness import compare, device_executors, onnx_executors
     from unimic.codec.networks import IMAGE_ENTROPY, TEXT_ENTROPY, check_bounds, check_golden
 
     yield "sizes and hashes of its files", lambda: store.verify(name)
@@ -108,7 +107,7 @@ def _checks(store: ModelStore, name: str, args: argparse.Namespace,
     if not args.frequencies:
         return
     with progress(f"{name} frequencies") as show:
-        found = compare(executors[0], executors[1:], args.frequencies, show)
+        found = compare(name, executors[0], executors[1:], args.frequencies, show)
     for result in found:
         def same(result: Comparison = result) -> str:
             if result.differing:
@@ -117,22 +116,3 @@ def _checks(store: ModelStore, name: str, args: argparse.Namespace,
             return f"0 of {result.compared:,} differ"
 
         yield f"frequencies, {result.name}", same
-
-
-def device_executors(store: ModelStore, name: str, devices: list[str]) -> Iterator[Executor]:
-    """Executors of the network ``name`` on ``devices``, from the packages that have some.
-
-    Raises:
-        InvalidInput: no package has, or there is no such device.
-    """
-    found = entry_points(group="unimic.executors")
-    if devices and not found:
-        raise InvalidInput("--device", "needs the packages of the cloud service",
-                           'pip install "unimic[cloud]"')
-    for device in devices:
-        for point in found:
-            try:
-                yield from point.load()(store, name, device)
-            except (ImportError, RuntimeError) as error:
-                raise InvalidInput("--device", f"{device}: {error}".splitlines()[0],
-                                   "name a device of this machine, as cpu or cuda") from error
