@@ -11,6 +11,7 @@ from itertools import chain
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from safetensors import safe_open
@@ -23,7 +24,9 @@ from unimic.codec.frequencies import frequencies
 from unimic.codec.image_rows import content_rows, plan_window, stack
 from unimic.codec.networks import (
     IMAGE_ENTROPY,
+    PRODUCT,
     TEXT_ENTROPY,
+    UNSIGNED,
     WEIGHTS,
     ImageNetwork,
     OnnxImageNetwork,
@@ -37,7 +40,8 @@ from unimic.codec.store import ModelStore
 from unimic.codec.tokens import Codes
 
 DEVICES = ["cpu"] + (["cuda"] if torch.cuda.is_available() else [])
-ONNX = [(threads, optimise) for threads in (1, 2) for optimise in (False, True)]
+# Threads, optimisations, unsigned weights (None: only where this machine needs them).
+ONNX = [(1, False, True), (1, True, None), (2, False, None), (2, True, True)]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -47,15 +51,15 @@ def needs_models(store: ModelStore) -> None:
 
 
 def image_networks(store: ModelStore) -> Iterator[tuple[str, ImageNetwork]]:
-    for threads, optimise in ONNX:
-        yield f"onnx {threads} {optimise}", OnnxImageNetwork(store, threads, optimise)
+    for way in ONNX:
+        yield f"onnx {way}", OnnxImageNetwork(store, *way)
     for device in DEVICES:
         yield f"torch {device}", load_image_network(store, device)
 
 
 def text_networks(store: ModelStore) -> Iterator[tuple[str, TextNetwork]]:
-    for threads, optimise in ONNX:
-        yield f"onnx {threads} {optimise}", OnnxTextNetwork(store, threads, optimise)
+    for way in ONNX:
+        yield f"onnx {way}", OnnxTextNetwork(store, *way)
     for device in DEVICES:
         yield f"torch {device}", load_text_network(store, device)
 
@@ -134,6 +138,33 @@ def test_a_stream_of_one_executor_is_read_by_the_other(store: ModelStore) -> Non
     assert np.array_equal(edge.decode_image(down.payload, known, mask=mask), grid)
     text = edge.encode_text(ids)
     assert np.array_equal(cloud.decode_text(text.payload, len(ids)), ids)
+
+
+@pytest.mark.parametrize("name", [IMAGE_ENTROPY, TEXT_ENTROPY])
+def test_graphs_hold_no_products_but_safe_ones(store: ModelStore, name: str) -> None:
+    for file in store.entry(name).files:
+        if not file.endswith(".onnx") or file == PRODUCT:
+            continue
+        graph = onnx.load(str(store.path(name, file)), load_external_data=False).graph
+        makers = {output: node for node in graph.node for output in node.output}
+        users = {name: node for node in graph.node for name in node.input}
+        constants = {t.name: onnx.numpy_helper.to_array(t) for t in graph.initializer
+                     if t.data_location != onnx.TensorProto.EXTERNAL}
+        constants |= {n.output[0]: onnx.numpy_helper.to_array(n.attribute[0].t)
+                      for n in graph.node if n.op_type == "Constant"}
+        integer = {n.op_type for n in graph.node if "Integer" in n.op_type or "QL" in n.op_type}
+        assert integer <= {"MatMulIntegerToFloat", "QLinearMul"}
+        for node in graph.node:
+            if node.op_type == "MatMulIntegerToFloat":
+                rows, weights, one, _, _, zero = node.input
+                assert makers[rows].op_type in ("QuantizeLinear", "QLinearMul")
+                assert constants[one] == 1
+                expected = np.uint8(128) if UNSIGNED in file else np.int8(0)
+                assert constants[zero] == expected
+                assert constants[zero].dtype == expected.dtype
+                assert (makers[weights].op_type == "Cast") == (UNSIGNED in file)
+            elif node.op_type == "MatMul":  # an optimiser would make this a scaled product
+                assert users[node.output[0]].op_type not in ("Mul", "Div")
 
 
 @pytest.mark.parametrize("name", [IMAGE_ENTROPY, TEXT_ENTROPY])

@@ -3,28 +3,50 @@
 from __future__ import annotations
 
 import copy
+import shutil
 from dataclasses import asdict
+from pathlib import Path
+from typing import cast
 
 import numpy as np
+import onnx
+import onnxruntime as ort
 import pytest
 import torch
 
-from unimic.cloud.models.arithmetic import Mode, set_mode, to_exact
+from unimic.cloud.models.arithmetic import (
+    ACTIVATION_MAX,
+    SQUARED_MAX,
+    ExactLinear,
+    Mode,
+    set_mode,
+    to_exact,
+)
 from unimic.cloud.models.image_entropy import ImageEntropyConfig, ImageEntropyNet
 from unimic.cloud.models.text_entropy import TextEntropyConfig, TextEntropyNet
 from unimic.cloud.networks import load_image_network, load_text_network
-from unimic.cloud.training.export import export_image_entropy, export_text_entropy
+from unimic.cloud.training.export import (
+    export_graph,
+    export_image_entropy,
+    export_text_entropy,
+    product,
+    with_unsigned_weights,
+)
 from unimic.cloud.training.train_image_entropy import batch_bits
 from unimic.codec.image_rows import plan_window
 from unimic.codec.networks import (
     GOLDEN,
     IMAGE_ENTROPY,
+    IMAGE_GRAPHS,
+    PRODUCT,
     TEXT_ENTROPY,
     OnnxImageNetwork,
     OnnxTextNetwork,
+    check_golden,
     image_layout,
     run_image_golden,
     run_text_golden,
+    saturates,
 )
 from unimic.codec.order import waves
 from unimic.codec.store import IMAGE_TOKENIZER, TEXT_TOKENIZER, ModelStore, add_model
@@ -53,11 +75,12 @@ def small_store(tmp_path_factory: pytest.TempPathFactory) -> ModelStore:
 
 
 @pytest.mark.parametrize(("threads", "optimise"), [(1, False), (2, True)])
+@pytest.mark.parametrize("unsigned", [None, True])
 def test_onnx_runtime_gives_what_pytorch_gives(small_store: ModelStore, threads: int,
-                                               optimise: bool) -> None:
+                                               optimise: bool, unsigned: bool | None) -> None:
     with np.load(small_store.path(IMAGE_ENTROPY, GOLDEN)) as file:
         golden = dict(file)
-    ours = run_image_golden(OnnxImageNetwork(small_store, threads, optimise), golden)
+    ours = run_image_golden(OnnxImageNetwork(small_store, threads, optimise, unsigned), golden)
     theirs = run_image_golden(load_image_network(small_store, "cpu"), golden)
     for name, value in ours.items():
         np.testing.assert_array_equal(value, theirs[name])
@@ -66,7 +89,7 @@ def test_onnx_runtime_gives_what_pytorch_gives(small_store: ModelStore, threads:
 
     with np.load(small_store.path(TEXT_ENTROPY, GOLDEN)) as file:
         golden = dict(file)
-    found = run_text_golden(OnnxTextNetwork(small_store, threads, optimise), golden)
+    found = run_text_golden(OnnxTextNetwork(small_store, threads, optimise, unsigned), golden)
     expected = run_text_golden(load_text_network(small_store, "cpu"), golden)
     np.testing.assert_array_equal(found["logits"], expected["logits"])
 
@@ -85,3 +108,56 @@ def test_quantised_training_sees_what_is_exported() -> None:
         a = batch_bits(trained, layout, [plan], [codes])
         b = batch_bits(exact, layout, [plan], [codes])
     assert float((a - b).abs().mean()) < 0.02 * float(b.mean())
+
+
+class Places:
+    """Files of a folder, as a store has them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def path(self, name: str, file: str) -> Path:
+        return self.folder / file
+
+
+@pytest.mark.parametrize("largest", [ACTIVATION_MAX, SQUARED_MAX])
+def test_the_largest_bytes_do_not_saturate(tmp_path: Path, largest: int) -> None:
+    layer = ExactLinear(512, 40, largest, bias=False)
+    runs = torch.arange(512)[None] >> torch.arange(10)[:, None] & 1
+    layer.weight = torch.cat([254 * runs - 127, 127 - 254 * runs] * 2).to(torch.int8)
+    low = -largest if largest == ACTIVATION_MAX else 0
+    rows = (low + (largest - low) * torch.cat([runs, 1 - runs])).float()[None]
+    expected = (rows.double() @ layer.weight.double().t()).numpy()
+    assert np.abs(expected).max() > 2**22
+    np.testing.assert_array_equal(layer(rows).numpy(), expected)
+    graph = export_graph(tmp_path / "layer.onnx", layer, layer.forward, (rows,), ["x"], ["y"],
+                         {"x": {1: "rows"}, "y": {1: "rows"}})
+    onnx.save(product(), str(tmp_path / PRODUCT))
+    models = [with_unsigned_weights(graph)]
+    if not saturates(cast(ModelStore, Places(tmp_path)), ""):
+        models.append(graph)
+    for model in models:
+        session = ort.InferenceSession(model.SerializeToString())
+        for part in (rows, rows[:, :1], rows[:, 3:7]):
+            found, = session.run(None, {"x": part.numpy()})
+            np.testing.assert_array_equal(found, layer(part).numpy())
+
+
+@pytest.mark.parametrize("bits", [16, 31])
+def test_a_machine_whose_products_saturate_is_found_out(tmp_path: Path, bits: int) -> None:
+    model = product()
+    model.graph.node[0].output[0] = "all"
+    model.graph.initializer.append(onnx.numpy_helper.from_array(
+        np.array(2**(bits - 1) - 1, np.int32), "most"))
+    model.graph.node.append(onnx.helper.make_node("Min", ["all", "most"], ["sums"]))
+    onnx.save(model, str(tmp_path / PRODUCT))
+    assert saturates(cast(ModelStore, Places(tmp_path)), "") == (bits == 16)
+
+
+def test_unsigned_weights_are_taken_where_products_saturate(
+        small_store: ModelStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    copied = ModelStore(shutil.copytree(small_store.folder, tmp_path / "models"))
+    for graph in IMAGE_GRAPHS:
+        copied.path(IMAGE_ENTROPY, f"{graph}.onnx").write_bytes(b"not to be read")
+    monkeypatch.setattr("unimic.codec.networks.saturates", lambda store, name: True)
+    check_golden(copied, IMAGE_ENTROPY, OnnxImageNetwork(copied))
