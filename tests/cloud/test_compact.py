@@ -160,6 +160,18 @@ def test_generate_is_its_seed_alone(backend: CompactBackend) -> None:
         assert not np.array_equal(codes, alone[0])
 
 
+def test_the_best_of_several_drawings_is_taken(
+    backend: CompactBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request = GenerateRequest("a red circle", 5, 7, sampling(1))
+    taken = backend.generate([request], nobody)[0]
+    monkeypatch.setattr(compact, "CANDIDATES", 1)
+    drawn = [backend.generate([compact._another(request, k)], nobody)[0] for k in range(4)]
+    fits = backend._caption_fits(drawn, request.prompt)
+    assert len(set(fits)) == 4
+    assert np.array_equal(taken, drawn[int(np.argmax(fits))])
+
+
 def test_likeliest_needs_no_seed(backend: CompactBackend) -> None:
     a, b = backend.generate([GenerateRequest("a dog", 4, 4, sampling(seed, temperature=0))
                              for seed in (1, 2)], nobody)
