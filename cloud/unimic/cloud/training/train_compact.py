@@ -58,7 +58,7 @@ DRAWING_SIDES = {64: (1, 0.05), 128: (2, 0.2), 224: (3, 0.45), 256: (4, 0.3)}
 SHARES = {"drawing": 0.15, "photo": 0.25, "picture": 0.6}
 """Of the tokens of a step that each of its batches has."""
 
-PICTURES = {"drawing": 0.45, "photo": 0.3, "emoji": 0.1, "unlabelled": 0.15}
+PICTURES = {"drawing": 0.6, "photo": 0.25, "emoji": 0.08, "unlabelled": 0.07}
 """How often each kind of image is completed."""
 
 WEIGHTS = {"drawing": 0.05, "photo": 0.05, "picture": 0.5}
