@@ -50,6 +50,7 @@ class DISTS(nn.Module):
         similarity = torch.zeros(a[0].shape[0], device=a[0].device)
         for x, y, alpha, beta in zip(a, b, self.alpha.split(channels), self.beta.split(channels),
                                      strict=True):
+            x, y = x.float(), y.float()
             mean_x, mean_y = x.mean((2, 3)), y.mean((2, 3))
             # Centred first: the difference of two large means would lose digits in float32.
             rest_x, rest_y = x - mean_x[..., None, None], y - mean_y[..., None, None]

@@ -76,6 +76,9 @@ def _add_images(actions: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     images.add_argument("--metrics", type=_names, metavar="NAMES",
                         help="separated by commas: psnr, ms-ssim, lpips-vgg, dists, lpips-alex, "
                         "kid (default: all)")
+    images.add_argument("--fast", action="store_true",
+                        help="let LPIPS and DISTS compute in bfloat16: twice as fast on processors "
+                        "that have it, and off by less than 0.001")
     images.add_argument("--anchor", default="vvc", metavar="CODEC",
                         help="what BD-rates compare with (default: %(default)s)")
     images.add_argument("--report", type=Path, metavar="FILE", help="write a report as HTML")
@@ -218,7 +221,8 @@ def measure_images(args: argparse.Namespace) -> int:
     variants, missing_codecs = codecs.find(args.codecs or codecs.all_names())
     missing |= missing_codecs
     _tell_missing(missing)
-    versions = machine.versions(metrics.versions(judges))
+    versions = machine.versions(metrics.versions(judges),
+                                {"LPIPS and DISTS in": "bfloat16" if args.fast else "float32"})
     codec_versions = {variant.codec.name: variant.codec.versions for variant in variants}
     journal_path = args.json.with_suffix(".jsonl")
     if args.force:
@@ -229,8 +233,8 @@ def measure_images(args: argparse.Namespace) -> int:
     tasks: list[Task] = []
     for i, path in enumerate(paths):
         if of_sets:
-            tasks.append(Task(path, ORIGINAL, "", of_sets, keep=False))
-        tasks += [Task(path, variant.name, setting, names, i < args.crops)
+            tasks.append(Task(path, ORIGINAL, "", of_sets, args.fast, keep=False))
+        tasks += [Task(path, variant.name, setting, names, args.fast, keep=i < args.crops)
                   for variant in variants for setting in variant.ladder]
     to_do = [part for task in tasks if (part := journal.left(task))]
     with progress("measure") as show:

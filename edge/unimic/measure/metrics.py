@@ -149,10 +149,12 @@ class Judge:
     Args:
         original: RGB.
         metrics: names; those of sets are passed over.
+        fast: whether the convolutions of LPIPS and DISTS may compute in bfloat16.
     """
 
-    def __init__(self, original: Image.Image, metrics: Sequence[str]) -> None:
+    def __init__(self, original: Image.Image, metrics: Sequence[str], fast: bool = False) -> None:
         self._original = original
+        self._fast = fast
         self._metrics = [name for name in metrics if not METRICS[name].of_sets]
         self._features: dict[LPIPS | DISTS, list[Tensor]] = {}
 
@@ -186,9 +188,10 @@ class Judge:
         import torch
 
         with torch.inference_mode():
-            if network not in self._features:
-                self._features[network] = network.features(_tensor(self._original))
-            features = network.features(_tensor(picture))
+            with torch.autocast(_device(), torch.bfloat16, enabled=self._fast):
+                if network not in self._features:
+                    self._features[network] = network.features(_tensor(self._original))
+                features = network.features(_tensor(picture))
             return float(network.between(self._features[network], features))
 
 

@@ -44,6 +44,7 @@ class Task:
         codec: name of a variant, or `ORIGINAL`.
         setting: of its codec.
         metrics: names.
+        fast: whether networks may compute in bfloat16.
         keep: whether a crop of what was decoded and, where there are any, the bits of each token
             are kept for a report.
     """
@@ -52,6 +53,7 @@ class Task:
     codec: str
     setting: Setting
     metrics: tuple[str, ...]
+    fast: bool
     keep: bool
 
     @property
@@ -80,7 +82,7 @@ def measure(task: Task) -> Row:
 
 
 def _measure(task: Task) -> Row:
-    original, judge = _original(task.image, task.metrics)
+    original, judge = _original(task.image, task.metrics, task.fast)
     if task.codec == ORIGINAL:
         return features(original, task.metrics)
     variant = _variant(task.codec)
@@ -138,9 +140,9 @@ def _variant(name: str) -> Variant:
 
 
 @lru_cache(maxsize=1)  # tasks come picture by picture
-def _original(path: Path, metrics: tuple[str, ...]) -> tuple[Image.Image, Judge]:
+def _original(path: Path, metrics: tuple[str, ...], fast: bool) -> tuple[Image.Image, Judge]:
     image = load_image(path)
-    return image, Judge(image, metrics)
+    return image, Judge(image, metrics, fast)
 
 
 # ── many of them ──────────────────────────────────────────────────────────────────────────────
