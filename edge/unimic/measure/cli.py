@@ -82,6 +82,8 @@ def _add_images(actions: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     images.add_argument("--anchor", default="vvc", metavar="CODEC",
                         help="what BD-rates compare with (default: %(default)s)")
     images.add_argument("--report", type=Path, metavar="FILE", help="write a report as HTML")
+    images.add_argument("--plots", type=Path, metavar="FOLDER",
+                        help="write the report's curves as SVG files")
     images.add_argument("--json", type=Path, default=Path("results.json"), metavar="FILE",
                         help="where the results go; as they come they are kept as JSON lines in "
                         "the file of the same name with .jsonl (default: %(default)s)")
@@ -130,6 +132,8 @@ def _add_session(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -
     session.add_argument("--codecs", type=_names, default=["jpeg", "webp", "avif", "vvc"],
                          metavar="NAMES", help="separated by commas; each also behind scaling "
                          "(default: jpeg,webp,avif,vvc)")
+    session.add_argument("--plots", type=Path, metavar="FOLDER",
+                         help="write the report's curves as SVG files")
     session.add_argument("--edits", type=int, default=50, metavar="N",
                          help="turns of the drift (default: %(default)s)")
     session.add_argument("--seed", type=int, default=1, help="default: %(default)s")
@@ -253,6 +257,7 @@ def measure_images(args: argparse.Namespace) -> int:
     context = report.Context(machine.command(), machine.describe(), versions, missing, args.anchor)
     facts = report.summary(rows, judges, context)
     _write(args, facts, report.text(facts, judges), report.html(rows, facts, judges, context))
+    _write_plots(args, report.plots(facts, judges))
     if facts["errors"]:
         first = facts["errors"][0]
         print(f"unimic: error: {len(facts['errors']):,} of {len(rows):,} measurements failed, the "
@@ -283,6 +288,7 @@ def measure_session(args: argparse.Namespace) -> None:
     command, described = machine.command(), machine.describe()
     facts |= {"command": command, "machine": described, "versions": versions}
     _write(args, facts, session.text(facts), session.html(facts, command, described, versions))
+    _write_plots(args, session.plots(facts))
 
 
 def measure_tasks(args: argparse.Namespace) -> None:
@@ -343,6 +349,14 @@ def _write(args: argparse.Namespace, facts: dict[str, Any], lines: list[str], re
         write_output(str(args.json), data, force=True)
     if args.report:
         write_output(str(args.report), report.encode(), force=True)
+
+
+def _write_plots(args: argparse.Namespace, plots: dict[str, str]) -> None:
+    """Write the plots by name; those of an earlier run are replaced like its report."""
+    if args.plots:
+        args.plots.mkdir(parents=True, exist_ok=True)
+        for name, drawing in plots.items():
+            write_output(str(args.plots / f"{name}.svg"), drawing.encode(), force=True)
 
 
 def measure_entropy(args: argparse.Namespace) -> None:

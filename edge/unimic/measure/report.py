@@ -16,11 +16,12 @@ from unimic.edge.images import load_image
 from unimic.measure.curves import SLACK, at_rate, averages, bd_rate, families
 from unimic.measure.html import (
     Column,
+    Drawing,
     Point,
+    draw,
     legend,
     page,
     paragraph,
-    plot,
     section,
     shown,
     table,
@@ -88,8 +89,7 @@ def summary(rows: Sequence[Row], metrics: Sequence[Metric], context: Context) ->
 def html(rows: Sequence[Row], facts: Row, metrics: Sequence[Metric], context: Context) -> str:
     """The report of rows and what `summary` says of them."""
     means: list[Row] = facts["averages"]
-    series = list(dict.fromkeys(map(family, means)))
-    series.sort(key=lambda name: name != OURS)
+    series = _names(means)
     good = [row for row in rows if "error" not in row and row["codec"] != ORIGINAL]
     single = [metric for metric in metrics if not metric.of_sets]
     count = len({row["image"] for row in good})
@@ -104,7 +104,8 @@ def html(rows: Sequence[Row], facts: Row, metrics: Sequence[Metric], context: Co
                 paragraph("Means over the pictures. A curve is the best that a codec reaches over "
                           "all its settings, with and without scaling; point at a dot to see which "
                           "it is. Rates are logarithmic; value axes need not begin at 0."),
-                legend(series), "<div class=plots>", *_curves(means, metrics), "</div>"),
+                legend(series), "<div class=plots>",
+                *(drawing.figure() for drawing in _curves(means, metrics).values()), "</div>"),
         _bd_rates(facts, metrics, context.anchor),
         _crops(good, means, single),
         _bits(good),
@@ -187,14 +188,29 @@ def _our_rate(facts: Row, metrics: Sequence[Metric]) -> str:
         table(columns, order, OURS))
 
 
-def _curves(means: Sequence[Row], metrics: Sequence[Metric]) -> list[str]:
-    return [plot(f"{_title(metric)} ({'higher' if metric.higher else 'lower'} is better)",
-                 "bits per pixel (file)",
-                 {name: [Point(row["bpp"], row[metric.name],
+def plots(facts: Row, metrics: Sequence[Metric]) -> dict[str, str]:
+    """The curves as SVG files, by metric."""
+    means = facts["averages"]
+    return {name: drawing.file(_names(means)) for name, drawing in _curves(means, metrics).items()}
+
+
+def _names(means: Sequence[Row]) -> list[str]:
+    """Of the codecs, ours first."""
+    return sorted(dict.fromkeys(map(family, means)), key=lambda name: name != OURS)
+
+
+def _curves(means: Sequence[Row], metrics: Sequence[Metric]) -> dict[str, Drawing]:
+    drawings = {}
+    for metric in metrics:
+        curves = {name: [Point(row["bpp"], row[metric.name],
                                f"{row['codec']} {row['setting']}: {row['bpp']:.4f} bpp, "
                                f"{row[metric.name]:.{metric.digits}f}") for row in rows]
-                  for name, rows in families(means, metric.name, metric.higher)},
-                 bold=OURS, log_x=True) for metric in metrics]
+                  for name, rows in families(means, metric.name, metric.higher)}
+        if curves:
+            better = "higher" if metric.higher else "lower"
+            drawings[metric.name] = draw(f"{_title(metric)} ({better} is better)",
+                                         "bits per pixel (file)", curves, bold=OURS, log_x=True)
+    return drawings
 
 
 def _bd_rates(facts: Row, metrics: Sequence[Metric], anchor: str) -> str:
