@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from unimic.perceptual.packages import Convolutions, lpips_weights
 
-
 BAND = 16  # rows at a time: what is between fits into the caches of a processor
 
 
