@@ -38,7 +38,7 @@ def codec() -> Codec:
         return images.decode(grid)
 
     versions = {entry.name: entry.id.hex() for entry in store.entries.values()}
-    return Codec("unimic", [*range(101), RAW], (50, 60, 65, 70, 75, 80, 100, RAW), encode, decode,
+    return Codec("unimic", [*range(101), RAW], (50, 60, 70, 80, 90, 99, 100, RAW), encode, decode,
                  versions, scaled=False)
 
 
