@@ -1,0 +1,106 @@
+"""All parts, one after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+from unimic.codec.errors import InvalidInput
+from unimic.edge.aio import Models
+from unimic.edge.client import Client
+from unimic.edge.contact_sheet import Tile, contact_sheet
+from unimic.measure.codecs import Variant
+from unimic.measure.tasks import answers, captions, drawings, grounds, inpainting
+from unimic.measure.tasks.findings import Findings
+from unimic.measure.tasks.grounds import Progress
+
+TASKS = ("answers", "captions", "inpainting", "drawings")
+Part = Callable[[Client, Progress], Findings]
+
+
+@dataclass(frozen=True)
+class Options:
+    """What is measured.
+
+    Attributes:
+        tasks: of `TASKS`.
+        daquar: folder of the test set; without it, it is left out.
+        flickr8k: likewise.
+        count: pictures of each test set.
+        seeds: drawings of each prompt.
+        families: the variants of each classical codec.
+    """
+
+    tasks: Sequence[str]
+    daquar: Path | None
+    flickr8k: Path | None
+    count: int
+    seeds: int
+    families: Sequence[Sequence[Variant]]
+
+
+def measure(address: str, models: Models, options: Options,
+            progress: Callable[[str], AbstractContextManager[Progress]]
+            ) -> tuple[list[Findings], Image.Image | None]:
+    """Measure with the service at ``address``.
+
+    Returns:
+        The tables, and a contact sheet of some of the pictures that were made.
+
+    Raises:
+        InvalidInput: a folder lacks what it should have, or none of the tasks has one.
+    """
+    samples: dict[str, list[Tile]] = {"drawings": [], "inpainting": []}
+    parts = _parts(models, options, samples)
+    if not parts:
+        raise InvalidInput("--tasks", "have no test set", "name its folder")
+    found = []
+    with Client(address, models=models) as cloud:
+        for name, part in parts.items():
+            with progress(name) as show:
+                found.append(part(cloud, show))
+    rows = [contact_sheet(tiles) for tiles in samples.values() if tiles]
+    return found, _stacked(rows) if rows else None
+
+
+def _parts(models: Models, options: Options, samples: dict[str, list[Tile]]) -> dict[str, Part]:
+    """What measures each part; the test sets are looked for before anything is measured."""
+    tasks, count, families = options.tasks, options.count, options.families
+    parts: dict[str, Part] = {}
+    if {"answers", "drawings"} & {*tasks}:
+        shapes = grounds.easy_vqa(count)
+    if options.flickr8k:
+        photos = grounds.flickr8k(options.flickr8k, "test")
+    if "answers" in tasks:
+        parts["easy-VQA"] = lambda cloud, show: answers.measure(
+            "Answers, easy-VQA test", cloud, shapes, families, show)
+    if "answers" in tasks and options.daquar:
+        rooms = grounds.daquar(options.daquar, count)
+        usual = grounds.usual_answers(options.daquar)
+        parts["DAQUAR"] = lambda cloud, show: answers.measure(
+            "Answers, DAQUAR eval", cloud, rooms, families, show, usual)
+    if "captions" in tasks and options.flickr8k:
+        known = grounds.flickr8k(options.flickr8k, "train")
+        parts["captions"] = lambda cloud, show: captions.measure(
+            cloud, photos, known, count, families, show)
+    if "inpainting" in tasks and options.flickr8k:
+        parts["inpainting"] = lambda cloud, show: inpainting.measure(
+            cloud, models, photos[:count], samples["inpainting"], show)
+    if "drawings" in tasks:
+        parts["drawings"] = lambda cloud, show: drawings.measure(
+            cloud, models, shapes, options.seeds, samples["drawings"], show)
+    return parts
+
+
+def _stacked(sheets: Sequence[Image.Image]) -> Image.Image:
+    """Sheets below each other."""
+    whole = Image.new("RGB", (max(s.width for s in sheets), sum(s.height for s in sheets)), "white")
+    top = 0
+    for sheet in sheets:
+        whole.paste(sheet, (0, top))
+        top += sheet.height
+    return whole
