@@ -297,6 +297,7 @@ def measure_session(args: argparse.Namespace) -> None:
 def measure_tasks(args: argparse.Namespace) -> None:
     """Measure what a service makes of tokens."""
     from unimic.edge.aio import Models
+    from unimic.edge.client import Client
     from unimic.edge.demo import service
     from unimic.measure.tasks import findings, run
 
@@ -310,15 +311,19 @@ def measure_tasks(args: argparse.Namespace) -> None:
         check_output(str(args.samples), args.force)
     families, versions = _families(args.codecs)
     options = run.Options(args.tasks, args.daquar, args.flickr8k, args.count, args.seeds, families)
-    with service(args.server) as address:
-        found, samples = run.measure(address, Models.load(), options, progress)
+    models, samples, found = Models.load(), run.Samples(), []
+    parts = run.plan(models, options, samples)
+    with service(args.server) as address, Client(address, models=models) as cloud:
+        for name, part in parts.items():
+            with progress(name) as show:
+                found.append(part(cloud, show))
     command, described = machine.command(), machine.describe()
     versions = machine.versions(versions)
     facts = {**{part.title: part.as_dict() for part in found}, "command": command,
              "machine": described, "versions": versions}
     _write(args, facts, findings.text(found), findings.html(found, command, described, versions))
-    if args.samples and samples:
-        write_output(str(args.samples), picture_bytes(samples, "JPEG"), force=True)
+    if args.samples and (sheet := run.sheet(samples)):
+        write_output(str(args.samples), picture_bytes(sheet, "JPEG"), force=True)
 
 
 def _families(names: list[str]) -> tuple[list[list[Variant]], dict[str, str]]:

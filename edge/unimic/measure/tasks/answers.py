@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cache
 
 from unimic.edge.client import Client
 from unimic.measure.codecs import Variant
@@ -34,9 +35,10 @@ def measure(title: str, cloud: Client, subjects: Sequence[Subject],
     totals, failed = Totals(), list[Row]()
     asked = guessed = 0
     for subject, image in pictures(subjects, failed, progress):
+        ask = cache(lambda picture, question: cloud.ask(picture, question).text)
         for form in forms(cloud, image, families):
             totals.add(form, questions=len(subject.questions), right=sum(
-                same(cloud.ask(form.picture, question).text, answer)
+                same(ask(form.picture, question), answer)
                 for question, answer in subject.questions))
         asked += len(subject.questions)
         if usual:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,9 +47,10 @@ def measure(cloud: Client, subjects: Sequence[Subject], known: Sequence[Subject]
     totals, failed = Totals(), list[Row]()
     said: dict[tuple[str, float | None], dict[str, str]] = defaultdict(dict)
     for subject, image in pictures(subjects[:count], failed, progress):
+        caption = cache(lambda picture: cloud.caption(picture).text)
         for form in forms(cloud, image, families):
             totals.add(form)
-            said[form.codec, form.share][subject.name] = cloud.caption(form.picture).text
+            said[form.codec, form.share][subject.name] = caption(form.picture)
         said[NEAREST, None][subject.name] = nearest(image)
     references = {subject.name: subject.captions for subject in subjects}
     rows = [{**row, **score(said[row["codec"], row["share"]], references)}

@@ -71,9 +71,10 @@ def measure(cloud: Client, models: Models, subjects: Sequence[Drawing], seeds: i
 TITLE = "Drawings by prompt, easy-VQA"
 ABOUT = (
     "“a red circle” and so on for 8 colours and 3 shapes, judged by the service's answers about "
-    "its own drawings and by plain image analysis: what stands out from the ground, its nearest named "
-    "colour, the outline that covers it best. Below, what both judges say about real drawings of "
-    "known colour and shape that went through the tokenizer: how far they can be trusted.")
+    "its own drawings and by plain image analysis: what stands out from the ground, its nearest "
+    "named colour, the outline that covers it best. Below, what both judges say about real "
+    "drawings of known colour and shape that went through the tokenizer: how far they can be "
+    "trusted.")
 COLUMNS = (Column("pictures", "pictures"), Column("judge", "judge", left=True),
            Column("colour", "colour right, %", 1), Column("shape", "shape right, %", 1),
            Column("both", "both right, %", 1), Column("count", "count"))

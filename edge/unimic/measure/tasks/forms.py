@@ -2,7 +2,7 @@
 
 The service works on tokens only: pictures that were squeezed are tokenized after decoding, and what
 it says about an uncompressed picture is what it says about all its tokens, for these arrive without
-loss.
+loss. So these two forms are one picture of the session, and need be asked about once.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def forms(cloud: Client, image: Image.Image, families: Sequence[Sequence[Variant
     yield Form(UNCOMPRESSED, None, image.width * image.height * 3, whole)
     for share in SHARES:
         budget = int(full * share)
-        shared = cloud.share(image, budget=None if share == 1 else budget)
+        shared = whole if share == 1 else cloud.share(image, budget=budget)
         yield Form(OURS, share, shared.stats.up.wire_bytes, shared)
         for variants in families:
             choice = within(variants, image, budget)

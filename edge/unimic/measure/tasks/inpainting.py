@@ -151,9 +151,9 @@ def _tokens(box: Box, models: Models) -> tuple[slice, slice]:
 TITLE = "Inpainting and outpainting, Flickr8k test"
 ABOUT = (
     "Hidden are the middle, 3/7 of each side, or the right 2/7, which are cut away before the "
-    "photo is shared. LPIPS of the hidden part cut out, against the original; tokens that equal the "
-    "original's there; how much lower LPIPS is than with the better of mean fill and Telea. Re-"
-    "encoded: the original's own tokens, decoded; nothing made of tokens can be expected to be "
+    "photo is shared. LPIPS of the hidden part cut out, against the original; how much lower it is "
+    "than with the better of mean fill and Telea; tokens that equal the original's there. "
+    "Re-encoded: the original's own tokens, decoded; nothing made of tokens can be expected to be "
     "nearer. LPIPS-AlexNet was a training loss of the image tokenizer, LPIPS-VGG was not.")
 COLUMNS = (Column("method", "method"), Column("part", "part", left=True),
            Column("lpips-vgg", "LPIPS-VGG", 4), Column("gain-vgg", "lower by, %", 1),

@@ -2,7 +2,7 @@
 
 The ground is the picture's median colour; what stands out from it (Otsu's threshold of the
 distance in RGB) falls into pieces, of which the largest counts. Its colour is the named one nearest
-in CIELAB to the median of the quarter of its pixels that stands out most: not of blurred borders. Its
+in CIELAB to the median of the quarter of its pixels that stands out most: no blurred borders. Its
 shape is the outline that overlaps best with it when stretched to its bounding box: the whole box,
 the ellipse in it, or the triangle on its base.
 """

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,32 +42,21 @@ class Options:
     families: Sequence[Sequence[Variant]]
 
 
-def measure(address: str, models: Models, options: Options,
-            progress: Callable[[str], AbstractContextManager[Progress]]
-            ) -> tuple[list[Findings], Image.Image | None]:
-    """Measure with the service at ``address``.
+Samples = dict[str, list[Tile]]
+"""Some of the pictures that were made, by part."""
 
-    Returns:
-        The tables, and a contact sheet of some of the pictures that were made.
+
+def plan(models: Models, options: Options, samples: Samples) -> dict[str, Part]:
+    """What measures each part, by its name; the test sets are looked for now.
+
+    Args:
+        models: of the token space.
+        options: what is measured.
+        samples: filled when the parts are measured.
 
     Raises:
         InvalidInput: a folder lacks what it should have, or none of the tasks has one.
     """
-    samples: dict[str, list[Tile]] = {"drawings": [], "inpainting": []}
-    parts = _parts(models, options, samples)
-    if not parts:
-        raise InvalidInput("--tasks", "have no test set", "name its folder")
-    found = []
-    with Client(address, models=models) as cloud:
-        for name, part in parts.items():
-            with progress(name) as show:
-                found.append(part(cloud, show))
-    rows = [contact_sheet(tiles) for tiles in samples.values() if tiles]
-    return found, _stacked(rows) if rows else None
-
-
-def _parts(models: Models, options: Options, samples: dict[str, list[Tile]]) -> dict[str, Part]:
-    """What measures each part; the test sets are looked for before anything is measured."""
     tasks, count, families = options.tasks, options.count, options.families
     parts: dict[str, Part] = {}
     if {"answers", "drawings"} & {*tasks}:
@@ -89,18 +77,23 @@ def _parts(models: Models, options: Options, samples: dict[str, list[Tile]]) -> 
             cloud, photos, known, count, families, show)
     if "inpainting" in tasks and options.flickr8k:
         parts["inpainting"] = lambda cloud, show: inpainting.measure(
-            cloud, models, photos[:count], samples["inpainting"], show)
+            cloud, models, photos[:count], samples.setdefault("inpainting", []), show)
     if "drawings" in tasks:
         parts["drawings"] = lambda cloud, show: drawings.measure(
-            cloud, models, shapes, options.seeds, samples["drawings"], show)
+            cloud, models, shapes, options.seeds, samples.setdefault("drawings", []), show)
+    if not parts:
+        raise InvalidInput("--tasks", "have no test set", "name its folder")
     return parts
 
 
-def _stacked(sheets: Sequence[Image.Image]) -> Image.Image:
-    """Sheets below each other."""
-    whole = Image.new("RGB", (max(s.width for s in sheets), sum(s.height for s in sheets)), "white")
+def sheet(samples: Samples) -> Image.Image | None:
+    """A contact sheet of pictures that were made, the parts below each other; None if none was."""
+    rows = [contact_sheet(tiles) for tiles in samples.values() if tiles]
+    if not rows:
+        return None
+    whole = Image.new("RGB", (max(r.width for r in rows), sum(r.height for r in rows)), "white")
     top = 0
-    for sheet in sheets:
-        whole.paste(sheet, (0, top))
-        top += sheet.height
+    for row in rows:
+        whole.paste(row, (0, top))
+        top += row.height
     return whole
