@@ -31,7 +31,7 @@ from unimic.edge.aio import Models
 from unimic.edge.client import Client
 from unimic.edge.contact_sheet import Tile
 from unimic.measure.html import Column
-from unimic.measure.metrics import Judge
+from unimic.measure.metrics import Judge, find
 from unimic.measure.tasks.findings import Findings, Row
 from unimic.measure.tasks.grounds import Progress, Subject, pictures
 
@@ -41,6 +41,7 @@ MEAN, TELEA, FLOOR = "mean fill", "OpenCV Telea", "original, re-encoded"
 PLAIN, PROMPTED = "unimic, no prompt", "unimic, caption as prompt"
 RADIUS = 5
 SEED = 0
+SMALLEST = 224  # pixels a side; of less, the hidden parts would be too small to judge
 SAMPLES = 8  # two of each hidden part
 
 
@@ -61,36 +62,43 @@ def measure(cloud: Client, models: Models, subjects: Sequence[Subject], samples:
     Args:
         cloud: the service.
         models: of the token space.
-        subjects: photos with captions; sides are cut to multiples of 7 tokens.
+        subjects: photos with captions, of at least `SMALLEST` pixels a side; sides are cut to
+            multiples of 7 tokens.
         samples: gets the first `SAMPLES` photos and what was made of them.
         progress: called as ``progress(done, all)`` after each photo.
 
     Returns:
         Means by part and method; ``gain`` is how much lower LPIPS-VGG is than that of the better
         simple fill, in percent.
+
+    Raises:
+        InvalidInput: what is compared with, or the networks that judge, is not installed.
     """
+    _, missing = find(JUDGES)
+    if missing:
+        raise InvalidInput(JUDGES[0], "is what judges inpainting, and it is not installed",
+                           *missing.values())
     try:
         import cv2  # noqa: F401
     except ImportError as error:
         raise InvalidInput("opencv", "is not installed, and inpainting is compared with it",
                            "pip install opencv-python-headless") from error
-    values: dict[tuple[str, str], list[list[float]]] = defaultdict(list)
+    values: dict[tuple[str, str], list[Row]] = defaultdict(list)
     failed: list[Row] = []
     unit = 7 * models.coder.space.patch
     for subject, photo in pictures(subjects, failed, progress):
         width, height = (side // unit * unit for side in photo.size)
-        if not width or not height:
-            failed.append({"picture": subject.name, "error": f"is less than {unit} pixels a side"})
+        if min(width, height) < SMALLEST:
+            failed.append({"picture": subject.name, "error": f"is under {SMALLEST} pixels a side"})
             continue
         photo = photo.crop((0, 0, width, height))
         for part, box in _boxes(width, height).items():
             judge = Judge(photo.crop(box), JUDGES)
             truth, place = models.images.encode(photo).codes, _tokens(box, models)
             for filled in fills(cloud, models, photo, part, box, subject.captions[0]):
-                distances = judge(filled.image.crop(box))
-                right = np.mean(filled.codes[place] == truth[place])
-                values[part, filled.method].append([
-                    *(float(distances[name] or 0) for name in JUDGES), 100 * float(right)])
+                right = 100 * float(np.mean(filled.codes[place] == truth[place]))
+                values[part, filled.method].append(
+                    judge(filled.image.crop(box)) | {"tokens": right})
                 if len(samples) < SAMPLES and filled.method in (MEAN, PROMPTED):
                     samples.append(Tile(filled.image, f"{part}: {filled.method}",
                                         subject.captions[0] if filled.method == PROMPTED else "",
@@ -156,19 +164,15 @@ ABOUT = (
     "Re-encoded: the original's own tokens, decoded; nothing made of tokens can be expected to be "
     "nearer. LPIPS-AlexNet was a training loss of the image tokenizer, LPIPS-VGG was not.")
 COLUMNS = (Column("method", "method"), Column("part", "part", left=True),
-           Column("lpips-vgg", "LPIPS-VGG", 4), Column("gain-vgg", "lower by, %", 1),
-           Column("lpips-alex", "LPIPS-AlexNet †", 4), Column("gain-alex", "lower by, %", 1),
+           Column("lpips-vgg", "LPIPS-VGG", 4), Column("gain-lpips-vgg", "lower by, %", 1),
+           Column("lpips-alex", "LPIPS-AlexNet †", 4), Column("gain-lpips-alex", "lower by, %", 1),
            Column("tokens", "tokens right, %", 1), Column("images", "pictures"))
 
 
-def _rows(values: dict[tuple[str, str], list[list[float]]]) -> list[Row]:
-    means = {key: np.mean(found, 0) for key, found in values.items()}
-    rows = []
-    for (part, method), (vgg, alex, tokens) in means.items():
-        simple = np.minimum(means[part, MEAN], means[part, TELEA])
-        rows.append({"method": method, "part": part, "lpips-vgg": float(vgg),
-                     "lpips-alex": float(alex), "tokens": float(tokens),
-                     "gain-vgg": 100 * float(1 - vgg / simple[0]),
-                     "gain-alex": 100 * float(1 - alex / simple[1]),
-                     "images": len(values[part, method])})
-    return rows
+def _rows(values: dict[tuple[str, str], list[Row]]) -> list[Row]:
+    means = {key: {name: float(np.mean([value[name] for value in found])) for name in found[0]}
+             for key, found in values.items()}
+    return [{"method": method, "part": part, **mean, "images": len(values[part, method]),
+             **{f"gain-{name}": 100 * (1 - mean[name] / min(
+                 means[part, simple][name] for simple in (MEAN, TELEA))) for name in JUDGES}}
+            for (part, method), mean in means.items()]
