@@ -93,6 +93,11 @@ def test_unknown_and_missing_codecs(monkeypatch: pytest.MonkeyPatch) -> None:
     for wrong in ("nonsense", "jpeg/x", "jpeg/0"):
         with pytest.raises(InvalidInput, match="is unknown"):
             codecs.find([wrong])
+    with pytest.raises(InvalidInput, match="no setting '96'; use 1 … 95"):
+        codecs.find(["jpeg:96"])
+    (plain, chosen), _ = codecs.find(["jpeg", "jpeg/2:3:5"])
+    assert plain.ladder == plain.codec.ladder
+    assert (chosen.name, chosen.ladder) == ("jpeg/2", (3, 5))
 
 
 def test_a_codec_of_another_package(monkeypatch: pytest.MonkeyPatch, photo: Image.Image) -> None:

@@ -5,15 +5,18 @@ from __future__ import annotations
 import argparse
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from unimic.codec.errors import InvalidInput, UnimicError
-from unimic.measure import cli, html, metrics, report, run
+from unimic.measure import cli, curves, html, metrics, report, run
+from unimic.measure.journal import WIDTH, Journal
 from unimic.measure.metrics import METRICS, Judge
 
 
@@ -28,7 +31,8 @@ def measure(*arguments: object) -> int:
 def test_one_command(files: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("bjontegaard")
     out, page = tmp_path / "r.json", tmp_path / "r.html"
-    common = ("--metrics", "psnr", "--json", out, "--report", page, "--jobs", 1, "--anchor", "jpeg")
+    common = ("--metrics", "psnr", "--json", out, "--report", page, "--jobs", 1, "--anchor",
+              "jpeg", "--plots", tmp_path / "plots")
     assert measure(*files, "--codecs", "jpeg,jpeg/2", *common) == 1  # one picture is broken
     err = capsys.readouterr().err
     assert "broken.png" in err
@@ -53,6 +57,11 @@ def test_one_command(files: list[Path], tmp_path: Path, capsys: pytest.CaptureFi
     added = [json.loads(line) for line in after[len(before):]]
     assert {row["codec"] for row in added if "codec" in row} == {"webp/2"}  # nothing twice
 
+    drawing = ElementTree.parse(tmp_path / "plots" / "psnr.svg")
+    shown = [element.text for element in drawing.iter("{http://www.w3.org/2000/svg}text")]
+    assert shown[0] == "PSNR, dB (higher is better)"
+    assert shown[-2:] == ["jpeg", "webp"]
+
     text = page.read_text()
     assert not re.search(r"(src|href)=['\"]?http", text)
     assert "prefers-color-scheme: dark" in text
@@ -63,7 +72,7 @@ def test_one_command(files: list[Path], tmp_path: Path, capsys: pytest.CaptureFi
 class _Balanced(HTMLParser):
     """Fails where a tag is closed that is not the one opened last."""
 
-    VOID = frozenset({"meta", "img", "br", "input", "path", "circle"})
+    VOID = frozenset({"meta", "img", "br", "input"})
 
     def __init__(self) -> None:
         super().__init__()
@@ -86,34 +95,83 @@ def test_a_codec_that_fails_is_a_row(files: list[Path], monkeypatch: pytest.Monk
         raise ZeroDivisionError("oops")
 
     monkeypatch.setattr(run.Variant, "encode", fail)
-    row = run.measure(run.Task(files[0], "jpeg", 10, ("psnr",), keep=False))
+    row = run.measure(run.Task(files[0], "jpeg", 10, ("psnr",), fast=False, keep=False))
     assert row["error"] == "ZeroDivisionError: oops"
-    row = run.measure(run.Task(Path("absent.png"), "jpeg", 10, ("psnr",), keep=False))
+    row = run.measure(run.Task(Path("absent.png"), "jpeg", 10, ("psnr",), fast=False, keep=False))
     assert "absent.png" in row["error"]
 
 
 def test_journal(tmp_path: Path) -> None:
     path = tmp_path / "j.jsonl"
     row = {"image": "a", "codec": "jpeg", "setting": 3, "psnr": 20.0}
-    task = run.Task(Path("a"), "jpeg", 3, ("psnr",), keep=False)
-    journal = run.Journal(path, {"libjpeg": "1"}, resume=False)
+    task = run.Task(Path("a"), "jpeg", 3, ("psnr",), fast=False, keep=False)
+    journal = Journal(path, {"python": "1"}, {"jpeg": {"libjpeg": "1"}}, resume=False)
     journal.add(row)
     journal.add(row | {"setting": 6, "error": "no"})
+    journal.add(row | {"codec": "jpeg/2"})
+    journal.add(row | {"codec": "webp"})
     journal.close()
     with path.open("a") as file:
         file.write('{"image": "a", "cod')  # killed while writing
-    again = run.Journal(path, {"libjpeg": "1", "other": "2"}, resume=True)
-    assert again.has(task)
-    assert not again.has(run.Task(Path("a"), "jpeg", 3, ("psnr", "ms-ssim"), keep=False))
-    assert not again.has(run.Task(Path("a"), "jpeg", 6, ("psnr",), keep=False))
+    again = Journal(path, {"python": "1", "other": "2"}, {"jpeg": {"libjpeg": "1"}}, resume=True)
+    assert again.left(task) is None
+    assert again.left(replace(task, metrics=("psnr", "ms-ssim"))) == replace(
+        task, metrics=("ms-ssim",))
+    assert again.left(replace(task, keep=True)) == replace(task, metrics=(), keep=True)
+    failed = replace(task, setting=6)
+    assert again.left(failed) == failed
     again.add(row | {"setting": 6})
+    again.add({"image": "a", "codec": "jpeg", "setting": 3, "ms-ssim": 0.9})
     again.close()
     assert all(json.loads(line) for line in path.read_text().splitlines())
-    with pytest.raises(InvalidInput, match="was made with libjpeg 1, here is 2"):
-        run.Journal(path, {"libjpeg": "2"}, resume=True)
+    third = Journal(path, {"python": "1"}, {"jpeg": {"libjpeg": "1"}}, resume=True)
+    third.close()
+    assert third.rows[task.key] == row | {"ms-ssim": 0.9}
+    assert third.left(failed) is None
+    with pytest.raises(InvalidInput, match="was made with python 1, here is 2"):
+        Journal(path, {"python": "2"}, {}, resume=True)
     path.write_text("words\n")
     with pytest.raises(InvalidInput, match="no journal"):
-        run.Journal(path, {}, resume=True)
+        Journal(path, {}, {}, resume=True)
+
+
+def test_another_version_of_a_codec_is_measured_anew(tmp_path: Path) -> None:
+    path = tmp_path / "j.jsonl"
+    rows = [{"image": "a", "codec": name, "setting": 3, "psnr": 20.0}
+            for name in ("jpeg", "jpeg/2", "webp")]
+    made = {"jpeg": {"libjpeg": "1"}, "webp": {"webp": "1"}}
+    journal = Journal(path, {}, made, resume=False)
+    for row in rows:
+        journal.add(row)
+    journal.close()
+    newer = Journal(path, {}, made | {"jpeg": {"libjpeg": "2"}}, resume=True)
+    assert [row["codec"] for row in newer.rows.values()] == ["webp"]
+    newer.add(rows[0] | {"psnr": 21.0})
+    newer.close()
+    older = Journal(path, {}, made, resume=True)
+    older.close()
+    assert older.rows["a", "jpeg", 3]["psnr"] == 20
+    assert len(older.rows) == 3
+
+
+def test_features_lie_beside_the_journal(tmp_path: Path) -> None:
+    path = tmp_path / "j.jsonl"
+    row = {"image": "a", "codec": "jpeg", "setting": 3}
+    features = np.random.default_rng(0).random((2, 3, WIDTH)).astype(np.float16)
+    journal = Journal(path, {}, {}, resume=False)
+    for setting, one in enumerate(features):
+        journal.add(row | {"setting": setting, "kid": one})
+    journal.close()
+    assert path.stat().st_size < 1000
+    task = run.Task(Path("a"), "jpeg", 1, ("kid",), fast=False, keep=False)
+    again = Journal(path, {}, {}, resume=True)
+    again.close()
+    assert np.array_equal(again.rows[task.key]["kid"], features[1])
+    path.with_suffix(".features").write_bytes(features[0].tobytes())  # some are lost
+    again = Journal(path, {}, {}, resume=True)
+    again.close()
+    assert again.left(task) == task
+    assert again.left(replace(task, setting=0)) is None
 
 
 def curve(codec: str, *points: tuple[float, float]) -> list[run.Row]:
@@ -124,23 +182,26 @@ def curve(codec: str, *points: tuple[float, float]) -> list[run.Row]:
 def test_fronts_and_rates() -> None:
     half = curve("vvc/2", (0.01, 20), (0.02, 22), (0.04, 23), (0.08, 23.5))
     whole = curve("vvc", (0.03, 21), (0.06, 25), (0.12, 28), (0.24, 31))
-    ((name, front),) = run.families([*half, *whole], "psnr", True)
+    ((name, front),) = curves.families([*half, *whole], "psnr", True)
     assert name == "vvc"
     assert [row["bpp"] for row in front] == [0.01, 0.02, 0.04, 0.06, 0.12, 0.24]
-    (chosen,) = run.at_rate([*half, *whole], 0.05, "psnr", True)
+    (chosen,) = curves.at_rate([*half, *whole], 0.05, "psnr", True)
     assert chosen["bpp"] == 0.06
-    (chosen,) = run.at_rate([*half, *whole], 1.0, "psnr", True)
+    (chosen,) = curves.at_rate([*half, *whole], 1.0, "psnr", True)
     assert chosen["bpp"] == 0.24
+    near = curve("vvc/4", (0.0501, 23), (0.052, 24), (0.056, 24.5))
+    (chosen,) = curves.at_rate([*half, *whole, *near], 0.05, "psnr", True)
+    assert chosen["bpp"] == 0.052  # the best of a tenth more
 
 
 def test_bd_rate() -> None:
     pytest.importorskip("bjontegaard")
     anchor = curve("a", (0.1, 25), (0.2, 28), (0.4, 31), (0.8, 34))
     twice = curve("b", (0.2, 25), (0.4, 28), (0.8, 31), (1.6, 34))
-    assert run.bd_rate(anchor, twice, "psnr", True) == pytest.approx(100, abs=0.5)
-    assert run.bd_rate(anchor, twice[:3], "psnr", True) is None
+    assert curves.bd_rate(anchor, twice, "psnr", True) == pytest.approx(100, abs=0.5)
+    assert curves.bd_rate(anchor, twice[:3], "psnr", True) is None
     apart = curve("c", (0.1, 5), (0.2, 6), (0.4, 7), (0.8, 8))
-    assert run.bd_rate(anchor, apart, "psnr", True) is None
+    assert curves.bd_rate(anchor, apart, "psnr", True) is None
 
 
 def test_metrics(photo: Image.Image) -> None:
@@ -152,7 +213,7 @@ def test_metrics(photo: Image.Image) -> None:
 
 
 def test_network_metrics(photo: Image.Image) -> None:
-    names = ("ms-ssim", "lpips-vgg", "lpips-alex")
+    names = ("ms-ssim", "lpips-vgg", "lpips-alex", "dists")
     _, missing = metrics.find(names)
     if missing:
         pytest.skip("; ".join(missing.values()))
@@ -160,25 +221,57 @@ def test_network_metrics(photo: Image.Image) -> None:
     same, near, far = (judge(picture) for picture in (
         photo, Image.eval(photo, lambda v: v & 0xF0), photo.resize((12, 10)).resize(photo.size)))
     assert same["ms-ssim"] is None  # 160 pixels high, 161 are needed
-    for name in ("lpips-vgg", "lpips-alex"):
+    for name in ("lpips-vgg", "lpips-alex", "dists"):
         assert same[name] == pytest.approx(0, abs=1e-6)
         assert same[name] < near[name] < far[name]  # type: ignore[operator]
 
 
+def test_kid(photo: Image.Image) -> None:
+    """Against the definition, a sum over pairs of pictures."""
+    x, y = np.random.default_rng(1).random((2, 4, 1, 64)).astype(np.float16)
+    y += 1
+    pairs = [(i, j) for i in range(4) for j in range(4) if i != j]
+
+    def k(a: np.ndarray, b: np.ndarray) -> float:
+        return float((a.astype(float) @ b.T.astype(float) / 64 + 1)[0, 0] ** 3)
+
+    expected = np.mean([k(x[i], x[j]) + k(y[i], y[j]) - 2 * k(x[i], y[j]) for i, j in pairs])
+    assert metrics.kid(list(x), list(y)) == pytest.approx(1000 * expected)
+    assert metrics.kid(list(x), list(x)) == pytest.approx(0, abs=1e-9)
+    assert metrics.kid(list(x), list(x + 0.1)) < 1000 * expected  # type: ignore[operator]
+    assert metrics.kid([x[0]], [y[0]]) is None
+    two = np.concatenate([x[0], x[1]]), np.concatenate([y[0], y[1]])
+    assert metrics.kid([two[0], x[2]], [two[1], y[2]]) == pytest.approx(1000 * np.mean([
+        k(x[i], x[j]) + k(y[i], y[j]) - k(x[i], y[j]) - k(x[j], y[i]) for i, j in
+        ((0, 2), (1, 2))]))  # crops of one picture are not compared
+
+
+def test_features_of_crops(photo: Image.Image) -> None:
+    _, missing = metrics.find(["kid"])
+    if missing:
+        pytest.skip("; ".join(missing.values()))
+    assert metrics.features(photo.crop((0, 0, 80, 70)), ("psnr", "kid")) == {"kid": None}
+    found = metrics.features(photo.crop((0, 0, 180, 80)), ("kid",))["kid"]
+    assert found is not None
+    assert found.shape == (2, 2048)
+    first = metrics.features(photo.crop((0, 0, 80, 80)), ("kid",))["kid"]
+    assert found[0] == pytest.approx(first[0], abs=2e-3)  # type: ignore[index]
+
+
 def test_training_losses_are_marked() -> None:
-    assert METRICS["lpips-alex"].training_loss
-    assert not METRICS["lpips-vgg"].training_loss
+    assert {name for name, metric in METRICS.items() if metric.training_loss} == {
+        "lpips-alex", "kid"}
     rows = [{"image": "a", "codec": "unimic", "setting": 100, "file_bytes": 9, "width": 8,
              "height": 8, "ideal_bits": 1.0, "payload_bytes": 1, "bpp": 0.1, "encode_seconds": 1.0,
              "decode_seconds": 1.0, "parts": {"header": 72.0}, "lpips-alex": 0.3}]
     context = report.Context("unimic measure", "a machine", {}, {"jxl": "pip install it"}, "vvc")
-    text = report.html(rows, [METRICS["lpips-alex"]], context)
+    facts = report.summary(rows, [METRICS["lpips-alex"]], context)
+    text = report.html(rows, facts, [METRICS["lpips-alex"]], context)
     titles = re.findall(r"<th[^>]*>([^<]*LPIPS[^<]*)", text)
     assert titles
     assert all("†" in title for title in titles)
     assert "pip install it" in text
-    assert report.text(report.summary(rows, [METRICS["lpips-alex"]], context),
-                       [METRICS["lpips-alex"]])
+    assert report.text(facts, [METRICS["lpips-alex"]])
 
 
 def test_pages_are_safe() -> None:

@@ -26,6 +26,7 @@ from unimic.measure.tasks import (
     grounds,
     inpainting,
     outlines,
+    photos,
 )
 from unimic.measure.tasks.grounds import COLOURS, SHAPES, Subject
 
@@ -79,6 +80,8 @@ class Cloud:
         return self.inpaint(picture, None, prompt, seed)
 
     def generate(self, prompt: str, width: int, height: int, seed: int) -> Any:
+        if self.truth:
+            return self._picture(self.truth.resize((width, height)))
         _, colour, shape = prompt.split()
         return self._picture(drawing(colour, "circle" if shape == "rectangle" else shape))
 
@@ -311,6 +314,29 @@ def test_drawings(broken: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
     assert (tested["count"], tested["colour"], tested["shape"]) == (2, 50, 100)
     assert [row["picture"] for row in found.failed] == ["3"]
     assert len(samples) == 6
+
+
+# ── photos ────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_photos(square: Image.Image, broken: Subject) -> None:
+    _, missing = metrics.find([photos.JUDGE])
+    if missing:
+        pytest.skip(str(missing))
+    turned = [square, square.transpose(Image.Transpose.ROTATE_90)]
+    subjects = [Subject(str(i), partial(Image.Image.copy, image), captions=("a cup",))
+                for i, image in enumerate(turned)]
+    small = Subject("small", lambda: square.resize((64, 64)), captions=("a cup",))
+    samples: list[Any] = []
+    cloud: Any = Cloud(square)
+    found = photos.measure(cloud, MODELS, [subjects[0], broken, small, subjects[1]], samples,
+                           nobody)
+    rows = {row["pictures"]: row for row in found.rows}
+    assert rows["unimic"]["count"] == 2
+    assert rows["unimic"]["kid"] < rows[photos.FLOOR]["kid"]  # photos beside tiny blocks of grey
+    assert rows[photos.FLOOR]["kid"] < rows[photos.PLAIN]["kid"]
+    assert [row["picture"] for row in found.failed] == ["broken", "small"]
+    assert len(samples) == 2
 
 
 # ── the command ───────────────────────────────────────────────────────────────────────────────

@@ -77,14 +77,20 @@ def _add_images(actions: argparse._SubParsersAction[argparse.ArgumentParser]) ->
                         help="pictures, or folders of pictures")
     images.add_argument("--codecs", type=_names, metavar="NAMES",
                         help="separated by commas: unimic, jpeg, webp, avif, jp2, jxl, hevc, vvc "
-                        "and those that other packages add; NAME/2 scales down and up by 2 "
+                        "and those that other packages add; NAME/2 scales down and up by 2, "
+                        "NAME:40:50 measures these settings instead of the usual ones "
                         "(default: all, the classical ones also with /2 and /4)")
     images.add_argument("--metrics", type=_names, metavar="NAMES",
-                        help="separated by commas: psnr, ms-ssim, lpips-vgg, lpips-alex "
-                        "(default: all)")
+                        help="separated by commas: psnr, ms-ssim, lpips-vgg, dists, lpips-alex, "
+                        "kid (default: all)")
+    images.add_argument("--fast", action="store_true",
+                        help="let LPIPS and DISTS compute in bfloat16: twice as fast on processors "
+                        "that have it, and off by less than 0.001")
     images.add_argument("--anchor", default="vvc", metavar="CODEC",
                         help="what BD-rates compare with (default: %(default)s)")
     images.add_argument("--report", type=Path, metavar="FILE", help="write a report as HTML")
+    images.add_argument("--plots", type=Path, metavar="FOLDER",
+                        help="write the report's curves as SVG files")
     images.add_argument("--json", type=Path, default=Path("results.json"), metavar="FILE",
                         help="where the results go; as they come they are kept as JSON lines in "
                         "the file of the same name with .jsonl (default: %(default)s)")
@@ -94,7 +100,8 @@ def _add_images(actions: argparse._SubParsersAction[argparse.ArgumentParser]) ->
                         help="processes (default: one for each core, %(default)s)")
     again = images.add_mutually_exclusive_group()
     again.add_argument("--resume", action="store_true",
-                       help="go on with the JSON lines that are there; failures are tried again")
+                       help="go on with the JSON lines that are there: measure what is new or "
+                       "failed, and codecs whose versions are others now")
     again.add_argument("-f", "--force", action="store_true", help="overwrite what is there")
     images.add_argument("-v", "--verbose", action="count", default=0,
                         help="say more on standard error")
@@ -132,6 +139,8 @@ def _add_session(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -
     session.add_argument("--codecs", type=_names, default=["jpeg", "webp", "avif", "vvc"],
                          metavar="NAMES", help="separated by commas; each also behind scaling "
                          "(default: jpeg,webp,avif,vvc)")
+    session.add_argument("--plots", type=Path, metavar="FOLDER",
+                         help="write the report's curves as SVG files")
     session.add_argument("--edits", type=int, default=50, metavar="N",
                          help="turns of the drift (default: %(default)s)")
     session.add_argument("--seed", type=int, default=1, help="default: %(default)s")
@@ -148,8 +157,8 @@ def _add_tasks(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
         "that other codecs squeezed to the same number of bytes; what it makes, beside the "
         "original. A test set whose folder is not named is left out.")
     tasks.add_argument("--tasks", type=_names, metavar="NAMES",
-                       default=["answers", "captions", "inpainting", "drawings"],
-                       help="separated by commas: answers, captions, inpainting, drawings "
+                       default=["answers", "captions", "inpainting", "drawings", "photos"],
+                       help="separated by commas: answers, captions, inpainting, drawings, photos "
                        "(default: all)")
     tasks.add_argument("--daquar", type=Path, metavar="FOLDER",
                        help="daquar-eval.csv and daquar-train.csv (image_id, question, answer), "
@@ -225,7 +234,8 @@ def _names(text: str) -> list[str]:
 def measure_images(args: argparse.Namespace) -> int:
     """Measure, report, and say by the exit code whether all went well."""
     from unimic.measure import codecs, metrics, report
-    from unimic.measure.run import Journal, Task, measure_all, unreadable
+    from unimic.measure.journal import Journal
+    from unimic.measure.run import ORIGINAL, Task, measure_all, unreadable
 
     for option in "jobs", "crops":
         if getattr(args, option) < (option == "jobs"):
@@ -237,17 +247,22 @@ def measure_images(args: argparse.Namespace) -> int:
     variants, missing_codecs = codecs.find(args.codecs or codecs.all_names())
     missing |= missing_codecs
     _tell_missing(missing)
-    versions = machine.versions(*(variant.codec.versions for variant in variants),
-                                metrics.versions(judges))
+    versions = machine.versions(metrics.versions(judges),
+                                {"LPIPS and DISTS in": "bfloat16" if args.fast else "float32"})
+    codec_versions = {variant.codec.name: variant.codec.versions for variant in variants}
     journal_path = args.json.with_suffix(".jsonl")
     if args.force:
         journal_path.unlink(missing_ok=True)
-    journal = Journal(journal_path, versions, args.resume)
+    journal = Journal(journal_path, versions, codec_versions, args.resume)
     names = tuple(judge.name for judge in judges)
-    tasks = [Task(path, variant.name, setting, names, i < args.crops)
-             for i, path in enumerate(paths) for variant in variants
-             for setting in variant.codec.ladder]
-    to_do = [task for task in tasks if not journal.has(task)]
+    of_sets = tuple(judge.name for judge in judges if judge.of_sets)
+    tasks: list[Task] = []
+    for i, path in enumerate(paths):
+        if of_sets:
+            tasks.append(Task(path, ORIGINAL, "", of_sets, args.fast, keep=False))
+        tasks += [Task(path, variant.name, setting, names, args.fast, keep=i < args.crops)
+                  for variant in variants for setting in variant.ladder]
+    to_do = [part for task in tasks if (part := journal.left(task))]
     with progress("measure") as show:
         show(len(tasks) - len(to_do), len(tasks))
         left = itertools.count(len(tasks) - len(to_do) + 1)
@@ -257,11 +272,14 @@ def measure_images(args: argparse.Namespace) -> int:
             show(next(left), len(tasks))
 
         measure_all(to_do, args.jobs, done)
-    rows = [*(journal.rows[task.key] for task in tasks), *broken.values()]
     journal.close()
+    rows = [*(journal.rows[task.key] for task in tasks), *broken.values()]
+    for more in codec_versions.values():
+        versions |= more
     context = report.Context(machine.command(), machine.describe(), versions, missing, args.anchor)
     facts = report.summary(rows, judges, context)
-    _write(args, facts, report.text(facts, judges), report.html(rows, judges, context))
+    _write(args, facts, report.text(facts, judges), report.html(rows, facts, judges, context))
+    _write_plots(args, report.plots(facts, judges))
     if facts["errors"]:
         first = facts["errors"][0]
         print(f"unimic: error: {len(facts['errors']):,} of {len(rows):,} measurements failed, the "
@@ -292,6 +310,7 @@ def measure_session(args: argparse.Namespace) -> None:
     command, described = machine.command(), machine.describe()
     facts |= {"command": command, "machine": described, "versions": versions}
     _write(args, facts, session.text(facts), session.html(facts, command, described, versions))
+    _write_plots(args, session.plots(facts))
 
 
 def measure_tasks(args: argparse.Namespace) -> None:
@@ -360,6 +379,14 @@ def _write(args: argparse.Namespace, facts: dict[str, Any], lines: list[str], re
         write_output(str(args.json), data, force=True)
     if args.report:
         write_output(str(args.report), report.encode(), force=True)
+
+
+def _write_plots(args: argparse.Namespace, plots: dict[str, str]) -> None:
+    """Write the plots by name; those of an earlier run are replaced like its report."""
+    if args.plots:
+        args.plots.mkdir(parents=True, exist_ok=True)
+        for name, drawing in plots.items():
+            write_output(str(args.plots / f"{name}.svg"), drawing.encode(), force=True)
 
 
 def measure_entropy(args: argparse.Namespace) -> None:

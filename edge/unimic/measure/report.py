@@ -13,28 +13,21 @@ import numpy as np
 from PIL import Image
 
 from unimic.edge.images import load_image
+from unimic.measure.curves import SLACK, at_rate, averages, bd_rate, families
 from unimic.measure.html import (
     Column,
+    Drawing,
     Point,
+    draw,
     legend,
     page,
     paragraph,
-    plot,
     section,
     shown,
     table,
 )
 from unimic.measure.metrics import Metric
-from unimic.measure.run import (
-    Row,
-    at_rate,
-    averages,
-    bd_rate,
-    families,
-    family,
-    middle,
-    webp_base64,
-)
+from unimic.measure.run import ORIGINAL, Row, family, middle, webp_base64
 
 OURS = "unimic"
 FULL = 100  # the setting of ours that sends every token
@@ -63,13 +56,16 @@ class Context:
 
 
 def summary(rows: Sequence[Row], metrics: Sequence[Metric], context: Context) -> Row:
-    """All that follows from the rows, for programs.
+    """All that follows from the rows, those of the original pictures among them, for programs.
 
     ``at_our_rate`` and ``bd_rate_percent`` are by metric; of the latter None means that the curves
     do not overlap enough.
     """
-    means = averages(rows, [metric.name for metric in metrics])
+    originals = {row["image"]: row for row in rows if row["codec"] == ORIGINAL}
+    measured = [row for row in rows if row["codec"] != ORIGINAL]
+    means = averages(measured, originals, metrics)
     reference = _reference(means)
+    not_for_json = {"crop", "token_bits", *(metric.name for metric in metrics if metric.of_sets)}
     fronts = {metric.name: dict(families(means, metric.name, metric.higher)) for metric in metrics}
     return {
         "command": context.command, "machine": context.machine, "versions": context.versions,
@@ -85,18 +81,17 @@ def summary(rows: Sequence[Row], metrics: Sequence[Metric], context: Context) ->
                           for name, front in fronts[metric.name].items()}
             if context.anchor in fronts[metric.name] else {} for metric in metrics},
         "errors": [row for row in rows if "error" in row],
-        "rows": [{name: value for name, value in row.items() if name not in ("crop", "token_bits")}
-                 for row in rows if "error" not in row],
+        "rows": [{name: value for name, value in row.items() if name not in not_for_json}
+                 for row in measured if "error" not in row],
     }
 
 
-def html(rows: Sequence[Row], metrics: Sequence[Metric], context: Context) -> str:
-    """The report."""
-    facts = summary(rows, metrics, context)
+def html(rows: Sequence[Row], facts: Row, metrics: Sequence[Metric], context: Context) -> str:
+    """The report of rows and what `summary` says of them."""
     means: list[Row] = facts["averages"]
-    series = list(dict.fromkeys(map(family, means)))
-    series.sort(key=lambda name: name != OURS)
-    good = [row for row in rows if "error" not in row]
+    series = _names(means)
+    good = [row for row in rows if "error" not in row and row["codec"] != ORIGINAL]
+    single = [metric for metric in metrics if not metric.of_sets]
     count = len({row["image"] for row in good})
     sections = [
         f"<p class=faint><code>{escape(context.command)}</code><br>{escape(context.machine)}</p>",
@@ -109,16 +104,17 @@ def html(rows: Sequence[Row], metrics: Sequence[Metric], context: Context) -> st
                 paragraph("Means over the pictures. A curve is the best that a codec reaches over "
                           "all its settings, with and without scaling; point at a dot to see which "
                           "it is. Rates are logarithmic; value axes need not begin at 0."),
-                legend(series), "<div class=plots>", *_curves(means, metrics), "</div>"),
+                legend(series), "<div class=plots>",
+                *(drawing.figure() for drawing in _curves(means, metrics).values()), "</div>"),
         _bd_rates(facts, metrics, context.anchor),
-        _crops(good, means, metrics),
+        _crops(good, means, single),
         _bits(good),
         section("All settings", paragraph("Means over the pictures; a click on a title sorts."),
                 table([Column("codec", "codec"), Column("setting", "setting"), *_SIZES,
                        *_metric_columns(metrics), *_TIMES], means, OURS)),
         section("Picture by picture", "<details><summary>Show the table</summary>",
                 table([Column("codec", "codec"), Column("setting", "setting"),
-                       Column("image", "picture", left=True), *_SIZES, *_metric_columns(metrics),
+                       Column("image", "picture", left=True), *_SIZES, *_metric_columns(single),
                        *_TIMES],
                       [row | {"image": Path(row["image"]).name} for row in good], OURS),
                 "</details>"),
@@ -140,7 +136,8 @@ def text(facts: Row, metrics: Sequence[Metric]) -> list[str]:
         return [f"{row['codec']:<10}{row['setting']!s:>6}{row['bpp']:>10.4f} bpp" + "".join(
             f"{metric.title:>16} {shown(row[metric.name], metric.digits)}" for metric in metrics)
             for row in facts["averages"]]
-    lines = ["the best at our rate or the next above it (bits per pixel in brackets)",
+    lines = [f"the best at our rate or up to {SLACK:.0%} more, or else the next above it (bits per "
+             "pixel in brackets)",
              f"{'':<10}" + "".join(f"{_title(metric):>24}" for metric in metrics)]
     for name in sorted(names, key=lambda name: name != OURS):
         cells = [(shown(row[metric.name], metric.digits) + f" ({row['bpp']:.4f})"
@@ -157,7 +154,7 @@ def _title(metric: Metric) -> str:
 def _losses(metrics: Sequence[Metric]) -> str:
     marked = [f"† {metric.title}: {metric.training_loss}" for metric in metrics
               if metric.training_loss]
-    return "; ".join(marked) + ", so it is no evidence for ours." if marked else ""
+    return "; ".join(marked) + ". That is no evidence for ours." if marked else ""
 
 
 def _metric_columns(metrics: Sequence[Metric]) -> list[Column]:
@@ -186,19 +183,34 @@ def _our_rate(facts: Row, metrics: Sequence[Metric]) -> str:
     order = sorted(lines.values(), key=lambda line: line["codec"] != OURS)
     return section("At our rate", paragraph(
         "For each codec and metric the best measured setting, with or without scaling, whose mean "
-        "rate is ours with every token sent or the next above it; the highest, where all are "
-        "below. So look at the rate too."),
+        f"rate is ours with every token sent or up to {SLACK:.0%} more; if there is none, the next "
+        "above; the highest, where all are below. So look at the rate too."),
         table(columns, order, OURS))
 
 
-def _curves(means: Sequence[Row], metrics: Sequence[Metric]) -> list[str]:
-    return [plot(f"{_title(metric)} ({'higher' if metric.higher else 'lower'} is better)",
-                 "bits per pixel (file)",
-                 {name: [Point(row["bpp"], row[metric.name],
+def plots(facts: Row, metrics: Sequence[Metric]) -> dict[str, str]:
+    """The curves as SVG files, by metric."""
+    means = facts["averages"]
+    return {name: drawing.file(_names(means)) for name, drawing in _curves(means, metrics).items()}
+
+
+def _names(means: Sequence[Row]) -> list[str]:
+    """Of the codecs, ours first."""
+    return sorted(dict.fromkeys(map(family, means)), key=lambda name: name != OURS)
+
+
+def _curves(means: Sequence[Row], metrics: Sequence[Metric]) -> dict[str, Drawing]:
+    drawings = {}
+    for metric in metrics:
+        curves = {name: [Point(row["bpp"], row[metric.name],
                                f"{row['codec']} {row['setting']}: {row['bpp']:.4f} bpp, "
                                f"{row[metric.name]:.{metric.digits}f}") for row in rows]
-                  for name, rows in families(means, metric.name, metric.higher)},
-                 bold=OURS, log_x=True) for metric in metrics]
+                  for name, rows in families(means, metric.name, metric.higher)}
+        if curves:
+            better = "higher" if metric.higher else "lower"
+            drawings[metric.name] = draw(f"{_title(metric)} ({better} is better)",
+                                         "bits per pixel (file)", curves, bold=OURS, log_x=True)
+    return drawings
 
 
 def _bd_rates(facts: Row, metrics: Sequence[Metric], anchor: str) -> str:

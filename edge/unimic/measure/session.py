@@ -29,7 +29,17 @@ from unimic.edge.client import Client
 from unimic.edge.results import Answer, Picture
 from unimic.measure.choose import Choice, smallest
 from unimic.measure.codecs import Variant
-from unimic.measure.html import Column, Point, legend, page, paragraph, plot, section, table
+from unimic.measure.html import (
+    Column,
+    Drawing,
+    Point,
+    draw,
+    legend,
+    page,
+    paragraph,
+    section,
+    table,
+)
 from unimic.measure.metrics import Judge
 from unimic.measure.proxy import CountingProxy
 
@@ -266,11 +276,7 @@ def html(facts: Row, command: str, machine: str, versions: Mapping[str, str]) ->
          "times": sum(other["keeps_pictures"]) / facts["bytes"],
          "times_every": sum(other["keeps_nothing"]) / facts["bytes"]}
         for name, other in zip(names, others, strict=True)]
-    codecs = list(dict.fromkeys(row["codec"] for row in facts["drift"]))
-    curves = {metric: {name: [Point(row["turns"], row[metric],
-                                    f"{name}, {row['turns']} turns: {row[metric]:.4f}")
-                              for row in facts["drift"] if row["codec"] == name]
-                       for name in codecs} for metric in ("psnr", JUDGE)}
+    codecs = _drifting(facts)
     return page("UniMIC: a session", [
         f"<p class=faint><code>{escape(command)}</code><br>{escape(machine)}</p>",
         section("The session in bytes", paragraph(
@@ -297,8 +303,7 @@ def html(facts: Row, command: str, machine: str, versions: Mapping[str, str]) ->
             "nobody edits, against the original: ours as the service holds it, in tokens; the "
             "others' coded anew in every turn."),
             legend(codecs), "<div class=plots>",
-            plot("PSNR, dB (higher is better)", "turns", curves["psnr"], bold="unimic"),
-            plot("LPIPS-VGG (lower is better)", "turns", curves[JUDGE], bold="unimic"), "</div>",
+            *(drawing.figure() for drawing in _curves(facts).values()), "</div>",
             table([Column("codec", "codec"), Column("turns", "turns"),
                    Column("psnr", "PSNR, dB", 2), Column(JUDGE, "LPIPS-VGG", 4),
                    Column("changed_tokens", "tokens changed")], facts["drift"], "unimic")),
@@ -306,3 +311,22 @@ def html(facts: Row, command: str, machine: str, versions: Mapping[str, str]) ->
             [Column("name", "what"), Column("version", "version", left=True)],
             [{"name": name, "version": version} for name, version in versions.items()])),
     ], codecs)
+
+
+def plots(facts: Row) -> dict[str, str]:
+    """The drift as SVG files, by metric."""
+    return {f"drift-{metric}": drawing.file(_drifting(facts))
+            for metric, drawing in _curves(facts).items()}
+
+
+def _drifting(facts: Row) -> list[str]:
+    """Names of the codecs."""
+    return list(dict.fromkeys(row["codec"] for row in facts["drift"]))
+
+
+def _curves(facts: Row) -> dict[str, Drawing]:
+    titles = {"psnr": "PSNR, dB (higher is better)", JUDGE: "LPIPS-VGG (lower is better)"}
+    return {metric: draw(title, "turns", {
+        name: [Point(row["turns"], row[metric], f"{name}, {row['turns']} turns: {row[metric]:.4f}")
+               for row in facts["drift"] if row["codec"] == name]
+        for name in _drifting(facts)}, bold="unimic") for metric, title in titles.items()}

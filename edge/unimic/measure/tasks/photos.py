@@ -51,17 +51,16 @@ def measure(cloud: Client, models: Models, subjects: Sequence[Subject], samples:
     features: dict[str, list[metrics.Features]] = defaultdict(list)
     failed: list[Row] = []
     for subject, photo in pictures(subjects, failed, progress):
+        if min(photo.size) < (least := metrics.SMALLEST[JUDGE]):
+            failed.append({"picture": subject.name, "error": f"is under {least} pixels a side"})
+            continue
         made = cloud.generate(subject.captions[0], *photo.size, seed=SEED)
         colour = np.rint(np.asarray(photo).mean((0, 1))).astype(int).tolist()
         for name, picture in (
                 (REAL, photo), (OURS, made.image),
                 (PLAIN, Image.new("RGB", photo.size, tuple(colour))),
                 (FLOOR, models.images.decode(models.images.encode(photo)))):
-            found = metrics.features(picture, [JUDGE])[JUDGE]
-            if found is None:
-                failed.append({"picture": subject.name, "error": "is too small to be judged"})
-                break
-            features[name].append(found)
+            features[name].append(metrics.crop_features(picture))
         if len(samples) < SAMPLES:
             samples.append(Tile(made.image, "drawn", f"“{subject.captions[0]}”",
                                 f"{made.stats.down.wire_bytes:,} bytes down"))

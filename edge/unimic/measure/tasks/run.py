@@ -13,11 +13,11 @@ from unimic.edge.aio import Models
 from unimic.edge.client import Client
 from unimic.edge.contact_sheet import Tile, contact_sheet
 from unimic.measure.codecs import Variant
-from unimic.measure.tasks import answers, captions, drawings, grounds, inpainting
+from unimic.measure.tasks import answers, captions, drawings, grounds, inpainting, photos
 from unimic.measure.tasks.findings import Findings
 from unimic.measure.tasks.grounds import Progress
 
-TASKS = ("answers", "captions", "inpainting", "drawings")
+TASKS = ("answers", "captions", "inpainting", "drawings", "photos")
 Part = Callable[[Client, Progress], Findings]
 
 
@@ -62,7 +62,7 @@ def plan(models: Models, options: Options, samples: Samples) -> dict[str, Part]:
     if {"answers", "drawings"} & {*tasks}:
         shapes = grounds.easy_vqa(count)
     if options.flickr8k:
-        photos = grounds.flickr8k(options.flickr8k, "test")
+        scenes = grounds.flickr8k(options.flickr8k, "test")
     if "answers" in tasks:
         parts["easy-VQA"] = lambda cloud, show: answers.measure(
             "Answers, easy-VQA test", cloud, shapes, families, show)
@@ -74,13 +74,16 @@ def plan(models: Models, options: Options, samples: Samples) -> dict[str, Part]:
     if "captions" in tasks and options.flickr8k:
         known = grounds.flickr8k(options.flickr8k, "train")
         parts["captions"] = lambda cloud, show: captions.measure(
-            cloud, photos, known, count, families, show)
+            cloud, scenes, known, count, families, show)
     if "inpainting" in tasks and options.flickr8k:
         parts["inpainting"] = lambda cloud, show: inpainting.measure(
-            cloud, models, photos[:count], samples.setdefault("inpainting", []), show)
+            cloud, models, scenes[:count], samples.setdefault("inpainting", []), show)
     if "drawings" in tasks:
         parts["drawings"] = lambda cloud, show: drawings.measure(
             cloud, models, shapes, options.seeds, samples.setdefault("drawings", []), show)
+    if "photos" in tasks and options.flickr8k:
+        parts["photos"] = lambda cloud, show: photos.measure(
+            cloud, models, scenes[:count], samples.setdefault("photos", []), show)
     if not parts:
         raise InvalidInput("--tasks", "have no test set", "name its folder")
     return parts

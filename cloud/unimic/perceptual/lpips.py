@@ -1,0 +1,44 @@
+"""LPIPS: Zhang et al., "The Unreasonable Effectiveness of Deep Features as a Perceptual Metric"
+(arXiv 1801.03924), version 0.1 heads.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from unimic.perceptual.packages import Convolutions, lpips_weights
+
+
+def feature_distance(a: Tensor, b: Tensor, weight: Tensor) -> Tensor:
+    """Weighted squared distance of channel-normalised features, averaged over positions."""
+    a = a * (a.pow(2).sum(1, keepdim=True) + 1e-10).rsqrt()
+    b = b * (b.pow(2).sum(1, keepdim=True) + 1e-10).rsqrt()
+    return ((a - b).pow(2) * weight).sum(1).mean((1, 2))
+
+
+class LPIPS(nn.Module):
+    """LPIPS between two image batches ``(B, 3, H, W)`` in [0, 1]; one value per image.
+
+    Args:
+        network: ``alex`` or ``vgg``.
+    """
+
+    def __init__(self, network: str = "alex") -> None:
+        super().__init__()
+        weights = lpips_weights(network)
+        self.features = Convolutions(network, weights)
+        self.heads = nn.ParameterList()
+        for i in range(5):
+            head = torch.from_numpy(weights[f"NetLinLayer_{i}"]["Conv_0"]["kernel"].copy())
+            self.heads.append(nn.Parameter(head.view(1, -1, 1, 1), requires_grad=False))
+
+    def between(self, a: list[Tensor], b: list[Tensor]) -> Tensor:
+        """The distance of two batches of which `features` are known."""
+        total = torch.zeros(a[0].shape[0], device=a[0].device)
+        for fa, fb, head in zip(a, b, self.heads, strict=True):
+            total = total + feature_distance(fa.float(), fb.float(), head)
+        return total
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        return self.between(self.features(a), self.features(b))

@@ -1,0 +1,130 @@
+"""A journal of measurements: lines of JSON, to go on from after an interruption.
+
+Each line adds to what is known of one measurement. What metrics of sets need of a picture is too
+much for a line; it is kept in a file beside the journal, and the line says where.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+
+from unimic.codec.errors import InvalidInput
+from unimic.measure.codecs import Setting
+from unimic.measure.metrics import Features
+from unimic.measure.run import Row, Task, family
+
+WIDTH = 2048  # features of a crop
+
+
+class Journal:
+    """Rows in a file; each run also writes a line that says what makes its rows.
+
+    Args:
+        path: of the file.
+        versions: of what all results depend on, by name.
+        codecs: versions by codec; what another version of a codec made is left aside.
+        resume: go on with a file that is there.
+
+    Attributes:
+        rows: what is known of each measurement, by the key of its task.
+
+    Raises:
+        InvalidInput: the file exists, and ``resume`` is not set or other versions made it.
+    """
+
+    def __init__(self, path: Path, versions: Mapping[str, str],
+                 codecs: Mapping[str, Mapping[str, str]], resume: bool) -> None:
+        self.rows: dict[tuple[str, str, Setting], Row] = {}
+        self._features = path.with_suffix(".features")
+        if not path.exists():
+            self._features.unlink(missing_ok=True)
+        elif not resume:
+            raise InvalidInput(str(path), "exists", "use --resume to go on with it, or -f")
+        else:
+            self._read(path, versions, codecs)
+        self._file: TextIO = path.open("a", encoding="utf-8")
+        self._write({"made_by": versions, "codecs": codecs})
+
+    def _read(self, path: Path, versions: Mapping[str, str],
+              codecs: Mapping[str, Mapping[str, str]]) -> None:
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+        whole = [line for line in lines if line.endswith("\n")]
+        made: Mapping[str, Mapping[str, str]] = {}
+        try:
+            for row in map(json.loads, whole):
+                if "made_by" in row:
+                    _check(path, row["made_by"], versions)
+                    made = row["codecs"]
+                elif made.get(family(row)) == codecs.get(family(row), made.get(family(row))):
+                    self._learn(self._found(row))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise InvalidInput(str(path), f"is no journal of measurements ({error!r})",
+                               "use another name, or -f to overwrite it") from error
+        if len(whole) < len(lines):  # the last line was being written when the run ended
+            path.write_text("".join(whole), encoding="utf-8")
+
+    def _learn(self, row: Row) -> None:
+        key = row["image"], row["codec"], row["setting"]
+        known = self.rows.get(key, {})
+        self.rows[key] = row if "error" in known or "error" in row else known | row
+
+    def left(self, task: Task) -> Task | None:
+        """What of ``task`` is still to do; None if nothing is."""
+        row = self.rows.get(task.key)
+        if row is None or "error" in row:
+            return task
+        metrics = tuple(name for name in task.metrics if name not in row)
+        keep = task.keep and "crop" not in row
+        return replace(task, metrics=metrics, keep=keep) if metrics or keep else None
+
+    def add(self, row: Row) -> None:
+        """Keep a row."""
+        self._learn(row)
+        self._write({name: self._kept(value) if isinstance(value, np.ndarray) else value
+                     for name, value in row.items()})
+
+    def _write(self, line: Mapping[str, Any]) -> None:
+        self._file.write(json.dumps(line, ensure_ascii=False) + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    # Features in a line are {"first": row in the file of features, "count": rows}.
+
+    def _kept(self, features: Features) -> dict[str, int]:
+        with self._features.open("ab") as file:
+            first = file.tell() // (2 * WIDTH)
+            file.write(features.astype("<f2").tobytes())
+        return {"first": first, "count": len(features)}
+
+    def _found(self, row: Row) -> Row:
+        """A row as it was added, but for features that are lost."""
+        found = {}
+        for name, value in row.items():
+            if isinstance(value, dict) and "first" in value:
+                value = self._features_at(**value)
+                if value is None:
+                    continue
+            found[name] = value
+        return found
+
+    def _features_at(self, first: int, count: int) -> Features | None:
+        if not self._features.exists():
+            return None
+        values = np.fromfile(self._features, "<f2", count * WIDTH, offset=2 * WIDTH * first)
+        return values.reshape(count, WIDTH) if values.size == count * WIDTH else None
+
+
+def _check(path: Path, made_by: Mapping[str, str], versions: Mapping[str, str]) -> None:
+    for name, version in made_by.items():
+        if versions.get(name, version) != version:
+            raise InvalidInput(str(path), f"was made with {name} {version}, here is "
+                               f"{versions[name]}", "use -f to begin anew")
