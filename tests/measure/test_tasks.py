@@ -268,8 +268,7 @@ def test_inpainting(square: Image.Image, broken: Subject) -> None:
         assert rows[inpainting.MEAN]["tokens"] < 20
         assert rows[inpainting.FLOOR]["lpips-vgg"] > 0
     assert [tile.title for tile in samples] == [
-        "middle: mean fill", "middle: unimic, caption as prompt",
-        "right: mean fill", "right: unimic, caption as prompt"]
+        "original", "made anew: the middle part", "made anew: the right part"]
 
 
 # ── drawings ──────────────────────────────────────────────────────────────────────────────────

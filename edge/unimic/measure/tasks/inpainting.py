@@ -42,7 +42,7 @@ PLAIN, PROMPTED = "unimic, no prompt", "unimic, caption as prompt"
 RADIUS = 5
 SEED = 0
 SMALLEST = 224  # pixels a side; of less, the hidden parts would be too small to judge
-SAMPLES = 8  # two of each hidden part
+SAMPLES = 6  # of two photos
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def measure(cloud: Client, models: Models, subjects: Sequence[Subject], samples:
         models: of the token space.
         subjects: photos with captions, of at least `SMALLEST` pixels a side; sides are cut to
             multiples of 7 tokens.
-        samples: gets the first `SAMPLES` photos and what was made of them.
+        samples: gets the first photos and what was made of them, `SAMPLES` pictures.
         progress: called as ``progress(done, all)`` after each photo.
 
     Returns:
@@ -92,6 +92,8 @@ def measure(cloud: Client, models: Models, subjects: Sequence[Subject], samples:
             failed.append({"picture": subject.name, "error": f"is under {SMALLEST} pixels a side"})
             continue
         photo = photo.crop((0, 0, width, height))
+        if len(samples) < SAMPLES:
+            samples.append(Tile(photo, "original", f"“{subject.captions[0]}”", ""))
         for part, box in _boxes(width, height).items():
             judge = Judge(photo.crop(box), JUDGES)
             truth, place = models.images.encode(photo).codes, _tokens(box, models)
@@ -99,9 +101,8 @@ def measure(cloud: Client, models: Models, subjects: Sequence[Subject], samples:
                 right = 100 * float(np.mean(filled.codes[place] == truth[place]))
                 values[part, filled.method].append(
                     judge(filled.image.crop(box)) | {"tokens": right})
-                if len(samples) < SAMPLES and filled.method in (MEAN, PROMPTED):
-                    samples.append(Tile(filled.image, f"{part}: {filled.method}",
-                                        subject.captions[0] if filled.method == PROMPTED else "",
+                if len(samples) < SAMPLES and filled.method == PROMPTED:
+                    samples.append(Tile(filled.image, f"made anew: the {part} part", "",
                                         filled.cost))
     return Findings(TITLE, ABOUT, COLUMNS, _rows(values), failed)
 

@@ -94,7 +94,8 @@ class ShowO(nn.Module):
 
     def _logits(self, features: Tensor, ids: slice) -> Tensor:
         head = self.showo.lm_head
-        return F.linear(features, head.weight[ids], head.bias[ids]).float()
+        # Of a slice PyTorch would make a batch of products, each with a copy of the weights.
+        return F.linear(features.contiguous(), head.weight[ids], head.bias[ids]).float()
 
 
 def load_show_o(found: Checkpoint, device: str) -> tuple[ShowO, PreTrainedTokenizerBase]:
