@@ -194,6 +194,14 @@ def test_fronts_and_rates() -> None:
     assert chosen["bpp"] == 0.052  # the best of a tenth more
 
 
+def test_ours_against_the_best_of_the_others() -> None:
+    ours, first = curve("unimic", (0.1, 3.0)), curve("a", (0.1, 4.0))
+    second = curve("b", (0.1, 5.0))
+    assert curves.below_best([*ours, *first, *second], "psnr", "unimic") == pytest.approx(25)
+    assert curves.below_best(ours, "psnr", "unimic") is None
+    assert curves.below_best(first, "psnr", "unimic") is None
+
+
 def test_bd_rate() -> None:
     pytest.importorskip("bjontegaard")
     anchor = curve("a", (0.1, 25), (0.2, 28), (0.4, 31), (0.8, 34))

@@ -151,3 +151,4 @@ def test_session_report() -> None:
     assert "10.0×" in lines
     assert "20.0×" in lines
     assert "10.0" in session.html(facts, "unimic", "machine", {"unimic": "0"})
+    assert set(session.plots(facts)) == {"drift-psnr", "drift-lpips-vgg"}

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from unimic.perceptual.lpips import BAND
 from unimic.perceptual.packages import Convolutions, lpips_weights, package_file
 
 _STABLE = 1e-6  # the constants c1 and c2 of equations 5 and 6
@@ -20,6 +21,16 @@ def l2_pool(x: Tensor, size: int) -> Tensor:
     channels = x.shape[1]
     squares = F.conv2d(x * x, window.expand(channels, 1, -1, -1), None, 2, size // 2, 1, channels)
     return (squares + 1e-12).sqrt()
+
+
+def _moments(x: Tensor, y: Tensor) -> tuple[Tensor, ...]:
+    """Means, covariance and variances of each channel of two activations, all ``(B, C)``."""
+    mean_x, mean_y = (z.mean((2, 3), True, dtype=torch.float32) for z in (x, y))
+    total = torch.zeros(3, *x.shape[:2], device=x.device)
+    for u, v in zip(x.split(BAND, 2), y.split(BAND, 2), strict=True):
+        u, v = u - mean_x, v - mean_y
+        total = total + torch.stack([z.sum((2, 3)) for z in (u * v, u * u, v * v)])
+    return (mean_x.flatten(1), mean_y.flatten(1), *(total / (x.shape[2] * x.shape[3])))
 
 
 class DISTS(nn.Module):
@@ -47,16 +58,12 @@ class DISTS(nn.Module):
     def between(self, a: list[Tensor], b: list[Tensor]) -> Tensor:
         """The distance of two batches of which `features` are known."""
         channels = [x.shape[1] for x in a]
-        similarity = torch.zeros(a[0].shape[0], device=a[0].device)
+        similarity = torch.zeros(len(a[0]), device=a[0].device)
         for x, y, alpha, beta in zip(a, b, self.alpha.split(channels), self.beta.split(channels),
                                      strict=True):
-            x, y = x.float(), y.float()
-            mean_x, mean_y = x.mean((2, 3)), y.mean((2, 3))
-            # Centred first: the difference of two large means would lose digits in float32.
-            rest_x, rest_y = x - mean_x[..., None, None], y - mean_y[..., None, None]
+            mean_x, mean_y, covariance, variance_x, variance_y = _moments(x, y)
             texture = (2 * mean_x * mean_y + _STABLE) / (mean_x**2 + mean_y**2 + _STABLE)
-            structure = ((2 * (rest_x * rest_y).mean((2, 3)) + _STABLE)
-                         / ((rest_x**2).mean((2, 3)) + (rest_y**2).mean((2, 3)) + _STABLE))
+            structure = (2 * covariance + _STABLE) / (variance_x + variance_y + _STABLE)
             similarity = similarity + (alpha * texture + beta * structure).sum(1)
         return 1 - similarity
 

@@ -81,5 +81,5 @@ class InceptionDistance(nn.Module):
         total = torch.zeros(a.shape[0], device=a.device)
         for fa, fb in zip(self.features(a), self.features(b), strict=True):
             one = torch.ones((), device=a.device)
-            total = total + feature_distance(fa.float(), fb.float(), one)
+            total = total + feature_distance(fa, fb, one)
         return total

@@ -97,7 +97,7 @@ class Convolutions(nn.Module):
             if isinstance(step, str):
                 x = self.pool(x, int(step[-1]))
                 continue
-            x = F.relu(F.conv2d(x, self.kernels[conv], self.biases[conv], step[0], step[1]))
+            x = F.conv2d(x, self.kernels[conv], self.biases[conv], step[0], step[1]).relu_()
             if conv in self.taps:
                 taps.append(x)
             conv += 1

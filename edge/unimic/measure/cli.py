@@ -85,7 +85,7 @@ def _add_images(actions: argparse._SubParsersAction[argparse.ArgumentParser]) ->
                         "kid (default: all)")
     images.add_argument("--fast", action="store_true",
                         help="let LPIPS and DISTS compute in bfloat16: twice as fast on processors "
-                        "that have it, and off by less than 0.001")
+                        "that have it, and off by up to 0.001")
     images.add_argument("--anchor", default="vvc", metavar="CODEC",
                         help="what BD-rates compare with (default: %(default)s)")
     images.add_argument("--report", type=Path, metavar="FILE", help="write a report as HTML")

@@ -76,6 +76,22 @@ def families(means: Iterable[Row], metric: str, higher: bool) -> Iterator[tuple[
         yield name, front(rows, metric, higher)
 
 
+def below_best(at_our_rate: Iterable[Row], metric: str, ours: str) -> float | None:
+    """By how many percent ours is below the best of the others; None without others.
+
+    Args:
+        at_our_rate: of `at_rate`.
+        metric: one of which lower is better.
+        ours: our codec.
+    """
+    rows = {family(row): row for row in at_our_rate}
+    own = rows.pop(ours, None)
+    if own is None or not rows:
+        return None
+    best = min(float(row[metric]) for row in rows.values())
+    return 100 * (1 - float(own[metric]) / best)
+
+
 def bd_rate(anchor: Sequence[Row], test: Sequence[Row], metric: str, higher: bool) -> float | None:
     """Bjøntegaard's rate difference in percent (VCEG-M33, Akima interpolation).
 

@@ -185,7 +185,7 @@ class Drawing:
         for i, name in enumerate(series):
             if _series(name) not in self.content:
                 continue
-            width = 36 + 8 * len(name)
+            width = 34 + 7 * len(name)
             if x + width > WIDTH:
                 x, y = LEFT, y + 20
             names.append(f'<path d="M{x} {y - 4}h18" stroke="{_colour(i)}" stroke-width="3"/>'

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from unimic.edge.images import load_image
-from unimic.measure.curves import SLACK, at_rate, averages, bd_rate, families
+from unimic.measure.curves import SLACK, at_rate, averages, bd_rate, below_best, families
 from unimic.measure.html import (
     Column,
     Drawing,
@@ -58,14 +58,18 @@ class Context:
 def summary(rows: Sequence[Row], metrics: Sequence[Metric], context: Context) -> Row:
     """All that follows from the rows, those of the original pictures among them, for programs.
 
-    ``at_our_rate`` and ``bd_rate_percent`` are by metric; of the latter None means that the curves
-    do not overlap enough.
+    ``at_our_rate``, ``below_best_percent`` and ``bd_rate_percent`` are by metric; of the last None
+    means that the curves do not overlap enough.
     """
     originals = {row["image"]: row for row in rows if row["codec"] == ORIGINAL}
     measured = [row for row in rows if row["codec"] != ORIGINAL]
     means = averages(measured, originals, metrics)
     reference = _reference(means)
     not_for_json = {"crop", "token_bits", *(metric.name for metric in metrics if metric.of_sets)}
+    at_ours = {metric.name: at_rate(means, reference["bpp"], metric.name, metric.higher)
+               for metric in metrics} if reference else {}
+    below = {metric.name: percent for metric in metrics if reference and not metric.higher
+             and (percent := below_best(at_ours[metric.name], metric.name, OURS)) is not None}
     fronts = {metric.name: dict(families(means, metric.name, metric.higher)) for metric in metrics}
     return {
         "command": context.command, "machine": context.machine, "versions": context.versions,
@@ -73,8 +77,8 @@ def summary(rows: Sequence[Row], metrics: Sequence[Metric], context: Context) ->
         "training_losses": {metric.name: metric.training_loss for metric in metrics
                             if metric.training_loss},
         "averages": means,
-        "at_our_rate": {metric.name: at_rate(means, reference["bpp"], metric.name, metric.higher)
-                        for metric in metrics} if reference else {},
+        "at_our_rate": at_ours,
+        "below_best_percent": below,
         "bd_rate_percent": {
             metric.name: {name: bd_rate(fronts[metric.name][context.anchor], front, metric.name,
                                         metric.higher)
@@ -143,8 +147,7 @@ def text(facts: Row, metrics: Sequence[Metric]) -> list[str]:
         cells = [(shown(row[metric.name], metric.digits) + f" ({row['bpp']:.4f})"
                   if (row := rows[metric.name].get(name)) else "–") for metric in metrics]
         lines.append(f"{name:<10}" + "".join(f"{cell:>24}" for cell in cells))
-    notes = _losses(metrics)
-    return [*lines, notes] if notes else lines
+    return [*lines, *filter(None, (_lead(facts, metrics), _losses(metrics)))]
 
 
 def _title(metric: Metric) -> str:
@@ -185,7 +188,16 @@ def _our_rate(facts: Row, metrics: Sequence[Metric]) -> str:
         "For each codec and metric the best measured setting, with or without scaling, whose mean "
         f"rate is ours with every token sent or up to {SLACK:.0%} more; if there is none, the next "
         "above; the highest, where all are below. So look at the rate too."),
-        table(columns, order, OURS))
+        table(columns, order, OURS), paragraph(_lead(facts, metrics)))
+
+
+def _lead(facts: Row, metrics: Sequence[Metric]) -> str:
+    """How ours stands against the best of the others, where lower is better."""
+    below = facts["below_best_percent"]
+    return "; ".join(
+        f"{_title(metric)} of ours is {abs(below[metric.name]):.1f} % "
+        f"{'lower' if below[metric.name] >= 0 else 'higher'} than the best of the others"
+        for metric in metrics if metric.name in below) + ("." if below else "")
 
 
 def plots(facts: Row, metrics: Sequence[Metric]) -> dict[str, str]:
