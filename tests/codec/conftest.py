@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from unimic.codec.rangecoder import RangeDecoder, RangeEncoder, information
-from unimic.codec.tokens import Codes, Mask, TokenSpace
+from unimic.codec.tokens import Codes, Distances, Mask, TokenSpace
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,8 @@ class FakeCoder:
 
     def encode_image(
         self, codes: Codes, *, mask: Mask | None = None, hole: Mask | None = None,
-        prompt: Codes | None = None, skip: int = 0
+        prompt: Codes | None = None, skip: int = 0, distances: Distances | None = None,
+        price: float = 0.0
     ) -> FakeCoded:
         assert not skip, "the fake sends everything"
         sent = np.ones(codes.shape, dtype=np.bool_) if mask is None else mask

@@ -10,6 +10,7 @@ from unimic.codec.errors import CorruptData
 from unimic.codec.lockstep import DecodeJob, EncodeJob, Job, advance
 from unimic.codec.networks import IMAGE_ENTROPY, OnnxImageNetwork
 from unimic.codec.store import ModelStore
+from unimic.codec.tokens import Distances
 
 SHAPES = [(3, 5), (16, 16), (1, 1), (18, 40)]
 
@@ -72,6 +73,28 @@ def test_together_as_alone(network: OnnxImageNetwork, store: ModelStore) -> None
     for reader, expected in zip(readers, alone, strict=True):
         finish(reader)
         np.testing.assert_array_equal(reader.codes, expected.codes)
+
+
+def test_a_price_buys_cheaper_tokens(network: OnnxImageNetwork, store: ModelStore) -> None:
+    coder, layout = Coder(store.space(), (b"-", network), None), network.layout
+    rng, shape = np.random.default_rng(6), (9, 9)
+    distances = Distances(rng.random((*shape, layout.upper)).astype(np.float32),
+                          rng.random((*shape, layout.lower)).astype(np.float32))
+    nearest = (distances.upper.argmin(-1) * layout.lower + distances.lower.argmin(-1))
+    codes = nearest.astype(np.int32)
+    plain = coder.encode_image(codes)
+    coded = [coder.encode_image(codes, distances=distances, price=price)
+             for price in (0.0, 1e-9, 0.01, 0.1)]
+    assert coded[0].payload == coded[1].payload == plain.payload
+    bits = [one.ideal_bits for one in coded]
+    far = [sum(float(np.take_along_axis(part, of[..., None], -1).sum())
+               for part, of in zip(distances, layout.split(one.codes), strict=True))
+           for one in coded]
+    assert bits[1] > bits[2] > bits[3]
+    assert far[1] < far[2] < far[3]
+    for one in coded:
+        back = coder.decode_image(one.payload, np.zeros(shape, np.int32))
+        np.testing.assert_array_equal(back, one.codes)
 
 
 def finish(job: DecodeJob) -> None:

@@ -102,6 +102,15 @@ def test_halo_covers_the_sight_of_the_networks() -> None:
     assert seen.max() <= middle + image_tokenizer.HALO
 
 
+def test_the_nearest_code_is_the_token(store: ModelStore) -> None:
+    if "image-tokenizer" not in store.entries:
+        pytest.skip("the image tokenizer is not there yet")
+    grid = ImageTokenizer(store).encode(Image.effect_noise((90, 70), 60).convert("RGB"))
+    assert grid.distances is not None
+    upper, lower = grid.distances
+    np.testing.assert_array_equal(upper.argmin(-1) * lower.shape[-1] + lower.argmin(-1), grid.codes)
+
+
 def test_tiles_of_the_shipped_networks_are_invisible(
     store: ModelStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:

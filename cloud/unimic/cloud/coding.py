@@ -13,7 +13,7 @@ from unimic.cloud.backends.base import Cancelled
 from unimic.codec.coder import Coded, CodedImage, Coder
 from unimic.codec.lockstep import Job, advance
 from unimic.codec.networks import ImageNetwork
-from unimic.codec.tokens import Codes, Mask
+from unimic.codec.tokens import Codes, Distances, Mask
 
 T = TypeVar("T")
 
@@ -70,10 +70,11 @@ class StoppableCoder:
         self._stop = stop
 
     def encode_image(self, codes: Codes, *, mask: Mask | None = None, hole: Mask | None = None,
-                     prompt: Codes | None = None, skip: int = 0) -> CodedImage:
+                     prompt: Codes | None = None, skip: int = 0,
+                     distances: Distances | None = None, price: float = 0.0) -> CodedImage:
         """See `Coder`, here and below."""
         return self._coder.encode_image(codes, mask=mask, hole=hole, prompt=prompt, skip=skip,
-                                        watch=self._watch)
+                                        distances=distances, price=price, watch=self._watch)
 
     def decode_image(self, payload: bytes, codes: Codes, *, mask: Mask | None = None,
                      hole: Mask | None = None, prompt: Codes | None = None, skip: int = 0,

@@ -25,8 +25,14 @@ from unimic.codec.image_rows import (
 )
 from unimic.codec.networks import Floats, ImageNetwork
 from unimic.codec.order import REVEALED, Window, group_skip, waves
-from unimic.codec.rangecoder import Frequencies, RangeDecoder, RangeEncoder, information
-from unimic.codec.tokens import Codes, Mask
+from unimic.codec.rangecoder import (
+    Frequencies,
+    RangeDecoder,
+    RangeEncoder,
+    all_information,
+    information,
+)
+from unimic.codec.tokens import Codes, Distances, Mask
 
 Watch = Callable[[int, int], None]
 
@@ -95,17 +101,24 @@ class Job:
 
 
 class EncodeJob(Job):
-    """Writes the tokens of a known grid."""
+    """Writes the tokens of a known grid, or what is nearly as good and cheaper."""
 
     def __init__(self, layout: Layout, codes: Codes, mask: Mask | None, hole: Mask | None,
-                 prompt: Codes | None, skip: int, watch: Watch) -> None:
+                 prompt: Codes | None, skip: int, watch: Watch,
+                 distances: Distances | None = None, price: float = 0.0) -> None:
         super().__init__(codes, mask, hole, prompt, skip, watch)
-        self.ahead = not skip  # what is not sent differs from the codes, and later groups see it
+        self.distances, self.price = (distances, price) if price else (None, 0.0)
+        # What is sent may differ from the codes, and later groups see it.
+        self.ahead = not skip and self.distances is None
         self.encoder, self.bits = RangeEncoder(), np.zeros(codes.shape)
         self._parts = layout.split(codes)
 
     def carry(self, table: Frequencies, rows: Integers, columns: Integers, part: int) -> Codes:
-        symbols = self._parts[part][rows, columns].astype(np.int32)
+        if self.distances is None:
+            symbols = self._parts[part][rows, columns].astype(np.int32)
+        else:
+            cost = self.distances[part][rows, columns] + self.price * all_information(table)
+            symbols = cost.argmin(1).astype(np.int32)
         self.encoder.encode(symbols, table)
         self.bits[rows, columns] += information(symbols, table)
         return symbols

@@ -24,8 +24,21 @@ from unimic.codec.frequencies import SKIP_ALL
 from unimic.codec.limits import Limits
 from unimic.codec.masks import decode_mask, encode_mask
 from unimic.codec.raw import bits_per_token, pack_bits, unpack_bits
-from unimic.codec.tokens import Codes, Mask, TokenGrid, TokenSpace, check_codes, checksum
+from unimic.codec.tokens import (
+    Codes,
+    Distances,
+    Mask,
+    TokenGrid,
+    TokenSpace,
+    check_codes,
+    checksum,
+)
 from unimic.v1 import packet_pb2 as pb
+
+PRICE = 0.008
+"""What a bit is worth below the full rate, in squared distance of the latents (each -1 … 1).
+
+So little that hardly any fidelity is lost; docs/results.md has the curve."""
 
 
 class Coded(Protocol):
@@ -57,7 +70,8 @@ class Coder(Protocol):
     def text_model(self) -> bytes | None: ...
     def encode_image(
         self, codes: Codes, *, mask: Mask | None = None, hole: Mask | None = None,
-        prompt: Codes | None = None, skip: int = 0
+        prompt: Codes | None = None, skip: int = 0, distances: Distances | None = None,
+        price: float = 0.0
     ) -> CodedImage: ...
     def decode_image(
         self, payload: bytes, codes: Codes, *, mask: Mask | None = None, hole: Mask | None = None,
@@ -133,7 +147,9 @@ def pack_image(
         prompt: int32 ``(n,)`` text tokens that the receiver holds.
         raw: write fixed-length tokens, which need no entropy model (and no prompt).
         skip: 0 … 256; leave out what the receiver's model is sure enough of, see
-            `unimic.codec.coder.Coder.encode_image`. Raw packets send everything.
+            `unimic.codec.coder.Coder.encode_image`, which then also takes cheaper codes at
+            `PRICE`, where the grid tells their distances. With 0 and in raw packets the very codes
+            of the grid are sent, in one look.
 
     Raises:
         InvalidInput: grid, mask, hole and space do not fit each other, or ``skip`` is out of range.
@@ -147,7 +163,8 @@ def pack_image(
         payload, bits = _raw(codes[sent], coder.space.image_codes)
         token_bits = np.where(sent, float(bits_per_token(coder.space.image_codes)), 0.0)
     else:
-        coded = coder.encode_image(codes, mask=sent, hole=hole, prompt=prompt, skip=skip)
+        coded = coder.encode_image(codes, mask=sent, hole=hole, prompt=prompt, skip=skip,
+                                   distances=grid.distances, price=PRICE if skip else 0.0)
         payload, bits, token_bits = coded.payload, coded.ideal_bits, coded.token_bits
         received = TokenGrid(coded.codes, grid.width, grid.height)
     packet = pb.Packet(

@@ -201,6 +201,11 @@ def information(symbols: Symbols, frequencies: Frequencies) -> NDArray[np.float6
     return PRECISION - np.log2(picked + 1)
 
 
+def all_information(frequencies: Frequencies) -> NDArray[np.float64]:
+    """Bits of every symbol under ``frequencies``, of the same shape."""
+    return np.asarray(PRECISION - np.log2(frequencies + 1.0), np.float64)
+
+
 def _check_frequencies(frequencies: Frequencies) -> None:
     if frequencies.dtype != np.int32 or frequencies.ndim != 2 or not frequencies.shape[1]:
         raise InvalidInput("frequencies", f"{frequencies.dtype} {frequencies.shape}",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +13,21 @@ from unimic.codec.errors import InvalidInput
 
 Codes = NDArray[np.int32]
 Mask = NDArray[np.bool_]
+
+
+class Distances(NamedTuple):
+    """How far each token is from what the image tokenizer would have liked to say.
+
+    A code is an upper and a lower part, and the distance of a code is the sum of its parts': the
+    squared distance between the latent and that code's point, each channel from -1 to 1.
+
+    Attributes:
+        upper: float32 ``(rows, columns, upper)``, of each upper part.
+        lower: float32 ``(rows, columns, lower)``, of each lower part.
+    """
+
+    upper: NDArray[np.float32]
+    lower: NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -46,11 +62,13 @@ class TokenGrid:
         codes: int32 ``(rows, columns)``, each in ``[0, image_codes)``.
         width: of the image in pixels; the last column may be partly padding.
         height: of the image in pixels.
+        distances: of all codes, where the grid comes fresh from a tokenizer that tells them.
     """
 
     codes: Codes
     width: int
     height: int
+    distances: Distances | None = None
 
     def check(self, space: TokenSpace) -> None:
         """Raise `InvalidInput` unless the grid fits ``space``."""

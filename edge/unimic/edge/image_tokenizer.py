@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from unimic.codec.store import ModelStore
-from unimic.codec.tokens import Codes, TokenGrid
+from unimic.codec.tokens import Codes, Distances, TokenGrid
 from unimic.edge.images import load_image
 
 HALO = 10
@@ -61,14 +61,19 @@ class ImageTokenizer:
             ((0, rows * patch - image.height), (0, columns * patch - image.width), (0, 0)),
             mode="edge")
         codes = np.empty((rows, columns), dtype=np.int32)
+        distances = [np.empty((rows, columns, output.shape[-1]), np.float32)
+                     for output in self._encoder.get_outputs()[1:]]
         tiles = list(_tiles(rows, columns))
         for done, tile in enumerate(tiles, start=1):
             part = pixels[tile.pixels(patch)].astype(np.float32) / 255
-            (found,) = self._encoder.run(None, {"pixels": part.transpose(2, 0, 1)[None]})
+            found, *parts = self._encoder.run(None, {"pixels": part.transpose(2, 0, 1)[None]})
             codes[tile.core] = found[0][tile.kept]
+            for all_, of_tile in zip(distances, parts, strict=True):
+                all_[tile.core] = of_tile[0][tile.kept]
             if progress:
                 progress(done, len(tiles))
-        grid = TokenGrid(codes, image.width, image.height)
+        grid = TokenGrid(codes, image.width, image.height, Distances(*distances) if distances
+                         else None)
         grid.check(self.space)
         return grid
 

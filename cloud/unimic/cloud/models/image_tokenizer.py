@@ -8,6 +8,7 @@ the receptive field does not reach the border.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -15,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 PATCH = 16
+UPPER_DIGITS, LOWER = 2, 128  # a code is the first two digits × 128 + the others
 
 
 @dataclass(frozen=True)
@@ -124,11 +126,16 @@ class FiniteScalarQuantizer(nn.Module):
         places = [1]
         for level in reversed(levels[1:]):
             places.insert(0, places[0] * level)
+        self.size = math.prod(levels)
         self.register_buffer("place", torch.tensor(places).view(1, -1, 1, 1), persistent=False)
+
+    def scaled(self, latents: Tensor) -> Tensor:
+        """Latents between the levels of each channel, 0 … levels-1, not rounded."""
+        return torch.sigmoid(1.6 * latents.float()) * (self.levels - 1)
 
     def digits(self, latents: Tensor) -> Tensor:
         """Level of every channel, 0 … levels-1, with straight-through gradients."""
-        scaled = torch.sigmoid(1.6 * latents.float()) * (self.levels - 1)
+        scaled = self.scaled(latents)
         return scaled + (torch.round(scaled) - scaled).detach()
 
     def normalise(self, digits: Tensor) -> Tensor:
@@ -163,6 +170,24 @@ class ImageTokenizer(nn.Module):
     def encode(self, pixels: Tensor) -> Tensor:
         """Pixels ``(B, 3, 16h, 16w)`` in [0, 1] to int64 codes ``(B, h, w)``."""
         return self.quantizer.codes(self.quantizer.digits(self.encoder(pixels)))
+
+    @torch.no_grad()
+    def encode_with_distances(self, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """`encode`, and how far each part of a code would be from the latents.
+
+        Returns:
+            Codes ``(B, h, w)`` and the squared distances of every upper part (the first two
+            digits), ``(B, h, w, 64)``, and of every lower part, ``(B, h, w, 128)``, in the
+            decoder's units; see `unimic.codec.tokens.Distances`.
+        """
+        quantizer = self.quantizer
+        scaled = quantizer.scaled(self.encoder(pixels))
+        points = quantizer.normalise(scaled).permute(0, 2, 3, 1).unsqueeze(-2)
+        every = quantizer.normalise(quantizer.from_codes(torch.arange(quantizer.size)[None, None]))
+        grid = every[0, :, 0].T.unflatten(0, (-1, LOWER))  # (upper, lower, digit)
+        upper = (points[..., :UPPER_DIGITS] - grid[:, 0, :UPPER_DIGITS]).square().sum(-1)
+        lower = (points[..., UPPER_DIGITS:] - grid[0, :, UPPER_DIGITS:]).square().sum(-1)
+        return quantizer.codes(torch.round(scaled)), upper, lower
 
     @torch.no_grad()
     def decode(self, codes: Tensor) -> Tensor:

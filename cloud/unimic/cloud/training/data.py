@@ -11,7 +11,9 @@ import csv
 import gzip
 import io
 import json
+import re
 import tarfile
+import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,14 +72,53 @@ def read_questions(root: Path, split: str) -> list[Question]:
         ]
 
 
+SKIN_TONES = {0x1F3FB: "light skin", 0x1F3FC: "medium-light skin", 0x1F3FD: "medium skin",
+              0x1F3FE: "medium-dark skin", 0x1F3FF: "dark skin"}
+JOINERS = {0x200D, 0x20E3, 0xFE0F}
+EMOJI_HELD_OUT = 10  # one in so many of those that combine several code points
+
+
+def emoji_name(stem: str) -> str:
+    """Name of an emoji from its code points: "waving hand sign, medium skin" of ``1f44b-1f3fd``.
+
+    Empty for flags, which are spelled in letters, and for code points without a name.
+    """
+    points = [point for point in (int(part, 16) for part in re.split("[-_]", stem))
+              if point not in JOINERS]
+    parts = [SKIN_TONES.get(point) or unicodedata.name(chr(point), "").lower() for point in points]
+    return ", ".join(parts) if all(parts) and "regional" not in parts[0] else ""
+
+
+def read_emoji(folder: Path) -> tuple[dict[str, Image.Image], dict[str, Image.Image]]:
+    """Emoji by name, on white, for training and held out.
+
+    ``folder`` is ``assets`` of the npm package ``@lobehub/fluent-emoji-3d``: WebP files of
+    256×256 pixels named by code points. Held out are combinations of parts (a hand in a skin tone)
+    of which training sees every part in other combinations.
+    """
+    train: dict[str, Image.Image] = {}
+    held_out: dict[str, Image.Image] = {}
+    combined = 0
+    for path in sorted(folder.glob("*.webp")):
+        name = emoji_name(path.stem)
+        if not name:
+            continue
+        image = Image.open(path).convert("RGBA")
+        combined += "," in name
+        part = held_out if "," in name and combined % EMOJI_HELD_OUT == 0 else train
+        white = Image.new("RGBA", image.size, "white")
+        part[name] = Image.alpha_composite(white, image).convert("RGB").resize((256, 256))
+    return train, held_out
+
+
 def read_text(root: Path, stem: str) -> list[str]:
     """Lines of ``text/stem.txt.gz``."""
     with gzip.open(root / "text" / f"{stem}.txt.gz", "rt", encoding="utf-8") as file:
         return [line.rstrip("\n") for line in file]
 
 
-def training_images(root: Path) -> list[np.ndarray]:
-    """Every image that may be trained on, as uint8 ``(H, W, 3)`` arrays.
+def training_images(root: Path) -> list[tuple[str, np.ndarray]]:
+    """Every image that may be trained on, by stem, as uint8 ``(H, W, 3)`` arrays.
 
     Flickr8k ``train`` and ``rest``, DAQUAR images without an evaluation question, and the
     unlabelled sets. Kodak and every dev, test and evaluation image are left out.
@@ -89,7 +130,7 @@ def training_images(root: Path) -> list[np.ndarray]:
     for shard in ("flickr8k", "daquar", *UNLABELLED):
         for stem, image in read_shards(root, shard):
             if stem not in held_out:
-                images.append(np.asarray(image))
+                images.append((stem, np.asarray(image)))
     return images
 
 

@@ -15,7 +15,7 @@ import argparse
 import copy
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,8 @@ from unimic.cloud.models.image_tokenizer import PATCH, ImageTokenizer
 from unimic.cloud.models.text_entropy import TextEntropyNet
 from unimic.cloud.networks import TorchImageNetwork, TorchTextNetwork
 from unimic.cloud.training.grids import load_grids
-from unimic.cloud.training.train_image_entropy import SOURCES
+from unimic.cloud.training.shipped import averaged, load_image_tokenizer
+from unimic.cloud.training.tokenize_images import HISTOGRAM_OF
 from unimic.codec.image_rows import FIELDS
 from unimic.codec.networks import (
     GOLDEN,
@@ -112,7 +113,7 @@ def model_id(folder: Path) -> bytes:
 
 def write_histogram(folder: Path, grids: Path) -> None:
     """Counts of every code in the training grids: the order-0 yardstick."""
-    codes = np.concatenate([codes.ravel() for source in SOURCES
+    codes = np.concatenate([codes.ravel() for source in HISTOGRAM_OF
                             for _, codes in load_grids(grids / f"{source}.npz")])
     np.savez_compressed(folder / HISTOGRAM, counts=np.bincount(codes, minlength=8192))
 
@@ -186,33 +187,40 @@ def export_text_entropy(network: TextEntropyNet, folder: Path) -> bytes:
 def export_image_tokenizer(model: ImageTokenizer, folder: Path) -> None:
     """Write encoder and decoder as ONNX graphs with 8-bit weights."""
     model.eval()
-    for name, graph in image_tokenizer_graphs(folder, model, model.encode, model.decode).items():
+    graphs = image_tokenizer_graphs(folder, model, model.encode_with_distances, model.decode,
+                                    ["upper_distance", "lower_distance"])
+    for name, graph in graphs.items():
         onnx.save(with_small_weights(graph), str(folder / f"{name}.onnx"))
 
 
-def image_tokenizer_graphs(folder: Path, model: nn.Module, pixels_to_codes: Callable[..., Tensor],
-                           codes_to_pixels: Callable[..., Tensor]) -> dict[str, onnx.ModelProto]:
+def image_tokenizer_graphs(folder: Path, model: nn.Module, pixels_to_codes: Callable[..., Any],
+                           codes_to_pixels: Callable[..., Tensor],
+                           more: Sequence[str] = ()) -> dict[str, onnx.ModelProto]:
     """The two graphs of an image tokenizer as the edge runs them; leaves them in ``folder`` too.
 
     Args:
         folder: for the files.
         model: whose methods are the two functions.
-        pixels_to_codes: ``(B, 3, 16h, 16w)`` in [0, 1] to ``(B, h, w)``.
-        codes_to_pixels: the other way.
+        pixels_to_codes: ``(B, 3, 16h, 16w)`` in [0, 1] to ``(B, h, w)``, and what ``more`` names,
+            ``(B, h, w, n)`` each.
+        codes_to_pixels: the codes back to pixels.
+        more: names of more outputs of the encoder.
     """
     pixels, codes = torch.rand(1, 3, 4 * PATCH, 5 * PATCH), torch.zeros(1, 4, 5, dtype=torch.int32)
     image_axes = {2: "height", 3: "width"}
     grid_axes = {1: "rows", 2: "columns"}
 
-    def encode(pixels: Tensor) -> Tensor:
-        return pixels_to_codes(pixels).to(torch.int32)
+    def encode(pixels: Tensor) -> tuple[Tensor, ...]:
+        codes, *others = pixels_to_codes(pixels) if more else (pixels_to_codes(pixels),)
+        return codes.to(torch.int32), *others
 
     def decode(codes: Tensor) -> Tensor:
         return codes_to_pixels(codes.long())
 
     return {
         "encoder": export_graph(folder / "encoder.onnx", model, encode, (pixels,), ["pixels"],
-                                ["codes"], {"pixels": image_axes, "codes": grid_axes}),
+                                ["codes", *more], {"pixels": image_axes} | dict.fromkeys(
+                                    ("codes", *more), grid_axes)),
         "decoder": export_graph(folder / "decoder.onnx", model, decode, (codes,), ["codes"],
                                 ["pixels"], {"codes": grid_axes, "pixels": image_axes}),
     }
@@ -255,21 +263,18 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     folder = args.store / args.model
     folder.mkdir(parents=True, exist_ok=True)
-    weights = torch.load(args.checkpoint, map_location="cpu", weights_only=True)["average"]
     identity, sizes = None, None
     if args.model == IMAGE_TOKENIZER:
-        tokenizer = ImageTokenizer()
-        tokenizer.load_state_dict(weights)
-        export_image_tokenizer(tokenizer, folder)
+        export_image_tokenizer(load_image_tokenizer(args.checkpoint), folder)
         sizes = {"image_codes": 8192, "patch": PATCH}
     elif args.model == IMAGE_ENTROPY:
         images = ImageEntropyNet()
-        images.load_state_dict(weights)
+        images.load_state_dict(averaged(args.checkpoint))
         write_histogram(folder, args.grids)
         identity = export_image_entropy(images, folder)
     else:
         texts = TextEntropyNet()
-        texts.load_state_dict(weights)
+        texts.load_state_dict(averaged(args.checkpoint))
         identity = export_text_entropy(texts, folder)
     entry = add_model(args.store, args.model, args.model, licence="Apache-2.0", data=args.data,
                       command=args.command, figures=args.figures, id=identity, sizes=sizes)

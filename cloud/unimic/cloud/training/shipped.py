@@ -42,9 +42,15 @@ def load_image_tokenizer(path: Path) -> ImageTokenizer:
         weights = _initializers(path / "encoder.onnx") | _initializers(path / "decoder.onnx")
         model.load_state_dict({name: weights[name] for name in model.state_dict()})
     else:
-        saved = torch.load(path, map_location="cpu", weights_only=True)
-        model.load_state_dict(saved["average"])
+        model.load_state_dict(averaged(path))
     return model.eval()
+
+
+def averaged(checkpoint: Path) -> dict[str, Tensor]:
+    """The averaged weights of a training checkpoint."""
+    weights: dict[str, Tensor] = torch.load(checkpoint, map_location="cpu",
+                                            weights_only=True)["average"]
+    return weights
 
 
 @torch.no_grad()

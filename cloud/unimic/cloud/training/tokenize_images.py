@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from unimic.cloud.models.image_tokenizer import PATCH, ImageTokenizer
 from unimic.cloud.training.data import (
     UNLABELLED,
     flickr_images,
+    read_emoji,
     read_questions,
     read_shards,
 )
@@ -24,6 +26,8 @@ from unimic.cloud.training.shipped import load_image_tokenizer
 from unimic.codec.tokens import Codes
 
 BATCH = 16
+HISTOGRAM_OF = ("flickr-train", "flickr-train-flipped", "flickr-train-320", "unlabelled",
+                "daquar-train")  # files of the grids whose codes the order-0 yardstick counts
 Named = tuple[str, np.ndarray]
 
 
@@ -44,28 +48,28 @@ def load_tokenizer(path: Path) -> ImageTokenizer | Magvit:
     return load_image_tokenizer(path)
 
 
+def tokenize_batch(model: ImageTokenizer | Magvit, images: list[Named], fast: bool
+                   ) -> list[tuple[str, Codes]]:
+    """Grids of images of one shape; ``fast`` uses bfloat16, good enough for training data only."""
+    device = next(model.parameters()).device
+    pixels = torch.from_numpy(np.stack([image for _, image in images])).to(device)
+    pixels = pixels.permute(0, 3, 1, 2).float() / 255
+    pixels = pixels.contiguous(memory_format=torch.channels_last)
+    with autocast(device) if fast else nullcontext():
+        codes = model.encode(pixels).to(torch.int32).cpu().numpy()
+    return [(name, grid) for (name, _), grid in zip(images, codes, strict=True)]
+
+
 def tokenize(model: ImageTokenizer | Magvit, images: list[Named], fast: bool
              ) -> list[tuple[str, Codes]]:
-    """Grids of images; ``fast`` uses bfloat16, good enough for training data only."""
+    """Grids of images of any shapes; see `tokenize_batch`."""
     by_shape: dict[tuple[int, ...], list[Named]] = {}
     for name, image in images:
         by_shape.setdefault(image.shape, []).append((name, image))
     batches = [group[i:i + BATCH] for group in by_shape.values()
                for i in range(0, len(group), BATCH)]
-    device = next(model.parameters()).device
-    grids: list[tuple[str, Codes]] = []
-    for batch in tqdm(batches, disable=None):
-        pixels = torch.from_numpy(np.stack([image for _, image in batch])).to(device)
-        pixels = pixels.permute(0, 3, 1, 2).float() / 255
-        pixels = pixels.contiguous(memory_format=torch.channels_last)
-        if fast:
-            with autocast(device):
-                codes = model.encode(pixels)
-        else:
-            codes = model.encode(pixels)
-        codes_np = codes.to(torch.int32).cpu().numpy()
-        grids += [(name, c) for (name, _), c in zip(batch, codes_np, strict=True)]
-    return grids
+    return [grid for batch in tqdm(batches, disable=None)
+            for grid in tokenize_batch(model, batch, fast)]
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -73,6 +77,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder of the tar shards")
     parser.add_argument("--tokenizer", type=Path, required=True, help="folder of the exported "
                         "tokenizer, a checkpoint, or the folder magvitv2 of Show-o")
+    parser.add_argument("--emoji", type=Path,
+                        help="assets of the npm package @lobehub/fluent-emoji-3d")
     parser.add_argument("--out", type=Path, required=True, help="folder for the .npz files")
     args = parser.parse_args(argv)
     args.out.mkdir(parents=True, exist_ok=True)
@@ -83,6 +89,9 @@ def main(argv: list[str] | None = None) -> None:
         save_grids(args.out / f"{name}.npz", tokenize(model, images, fast))
         print(f"{name}: {len(images)} grids", flush=True)
 
+    if args.emoji:
+        for name, images in zip(("emoji-train", "emoji-test"), read_emoji(args.emoji), strict=True):
+            write(name, [(said, np.asarray(image)) for said, image in images.items()], fast=True)
     flickr = {split: list(flickr_images(args.data, split).items())
               for split in ("dev", "test", "train", "rest")}
     evaluated = {q.image for q in read_questions(args.data, "eval")}

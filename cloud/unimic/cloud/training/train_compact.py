@@ -7,8 +7,9 @@
 holds the tokens of the easy-VQA drawings and is made with ``--tokenizer`` if it does not exist.
 
 Every step adds the gradients of three batches: answers about drawings, answers about photos
-(DAQUAR questions, Flickr8k captions), and images to be completed (from captions, from their own
-rest, or both). All the texts about one image share one pass over it.
+(DAQUAR questions, Flickr8k captions), and images to be completed (drawings, photos and emoji, from
+what is said about them, from their own rest, or both). All the texts about one image share one
+pass over it.
 """
 
 from __future__ import annotations
@@ -51,13 +52,16 @@ from unimic.codec.tokens import Codes
 TEXT_LIMIT = 40
 """Tokens of a question, answer or prompt in training; longer ones are cut."""
 
-DRAWING_SIDES = {64: (1, 0.05), 128: (2, 0.55), 224: (3, 0.3), 256: (4, 0.1)}
+DRAWING_SIDES = {64: (1, 0.05), 128: (2, 0.2), 224: (3, 0.45), 256: (4, 0.3)}
 """Sides in pixels that drawings are enlarged to: seed of the mirroring, share of the batches."""
 
-SHARES = {"drawing": 0.55, "photo": 0.15, "picture": 0.3}
+SHARES = {"drawing": 0.15, "photo": 0.25, "picture": 0.6}
 """Of the tokens of a step that each of its batches has."""
 
-WEIGHTS = {"drawing": 0.05, "photo": 0.05, "picture": 0.3}
+PICTURES = {"drawing": 0.45, "photo": 0.3, "emoji": 0.1, "unlabelled": 0.15}
+"""How often each kind of image is completed."""
+
+WEIGHTS = {"drawing": 0.05, "photo": 0.05, "picture": 0.5}
 """Of the image loss of each batch, beside 1 for the text loss."""
 
 
@@ -123,13 +127,13 @@ def crop(codes: np.ndarray, rows: int, columns: int, rng: np.random.Generator) -
 class Mixture:
     """Draws the batches of a step of about ``tokens`` tokens."""
 
-    def __init__(self, photos: list[Photo], drawings: list[shapes.Drawing],
+    def __init__(self, photos: list[Photo], emoji: list[Photo], drawings: list[shapes.Drawing],
                  drawn: dict[str, np.ndarray], texts: Texts, tokens: int, seed: int) -> None:
         self.rng = np.random.default_rng(seed)
         self.random = random.Random(seed)
         self.texts = texts
         self.tokens = {name: int(share * tokens) for name, share in SHARES.items()}
-        self.photos = photos
+        self.photos, self.emoji = photos, emoji
         self.captioned = [p for p in photos if p.captions]
         self.questioned = [p for p in photos if p.pairs]
         self.drawings, self.drawn = drawings, drawn
@@ -187,24 +191,25 @@ class Mixture:
 
     def pictures(self) -> Batch:
         """Images to be completed, most of them with a prompt."""
-        kind = self.rng.random()
-        if kind < 0.4:
+        tokens = self.tokens["picture"]
+        kind = self.random.choices(list(PICTURES), list(PICTURES.values()))[0]
+        if kind == "drawing":
             codes = self._drawn()
-            count = self.tokens["picture"] // (codes[0].size + 12)
-            drawings = self.random.sample(self.described, count)
+            drawings = self.random.sample(self.described, tokens // (codes[0].size + 12))
             grids = [codes[d.image] for d in drawings]
             prompts = [self.random.choice(shapes.DESCRIPTIONS).format(
                 colour=d.colour, shape=d.shape) for d in drawings]
-        elif kind < 0.7:
-            chosen = self.random.sample(self.captioned, self.tokens["picture"] // 215)
-            grids = [p.codes for p in chosen]
-            prompts = [self.random.choice(p.captions) for p in chosen]
-        else:
+        elif kind == "unlabelled":
             side = self.random.choice((14, 16, 20))
             large = [p for p in self.photos if min(p.codes.shape) >= side]
-            chosen = self.random.sample(large, self.tokens["picture"] // (side * side))
+            chosen = self.random.sample(large, tokens // (side * side))
             grids = [crop(p.codes, side, side, self.rng) for p in chosen]
             prompts = [""] * len(chosen)
+        else:
+            chosen = self.random.sample(self.captioned if kind == "photo" else self.emoji,
+                                        tokens // 215)
+            grids = [p.codes for p in chosen]
+            prompts = [self.random.choice(p.captions) for p in chosen]
         codes = np.stack(grids).astype(np.int64)
         masked = np.stack([random_mask(grid.shape[0], grid.shape[1], self.rng) for grid in grids])
         kept = [p if self.rng.random() < 0.85 else "" for p in prompts]
@@ -292,7 +297,9 @@ def main(argv: list[str] | None = None) -> None:
         "model": model, "average": average.module, **optimizer}
     run.restore(state)
     texts = Texts(Words(TextTokenizer(args.text_tokenizer)))
-    mixture = Mixture(load_photos(args.data, args.tokens), shapes.training_drawings(), drawn,
+    emoji = [Photo(codes, captions=(name,))
+             for name, codes in load_grids(args.tokens / "emoji-train.npz")]
+    mixture = Mixture(load_photos(args.data, args.tokens), emoji, shapes.training_drawings(), drawn,
                       texts, args.batch, args.seed + run.step)
 
     for fraction in run:

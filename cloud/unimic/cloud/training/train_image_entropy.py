@@ -1,9 +1,10 @@
 """Train the entropy model of image tokens for its three scenarios at once.
 
-Every batch draws windows of grids as the coder would plan them: alone or with context from
-neighbouring windows, all tokens coded or only those under a random mask (the others known or held
-by nobody), with or without the caption as prompt. The last part of the budget is
-quantisation-aware.
+Every batch draws images, each in a view it was never seen in before (a random part, size and
+mirroring) and tokenizes them: with the same grids in every epoch, 13,000 photos are soon known by
+heart. Their windows are as the coder would plan them: alone or with context from neighbouring
+windows, all tokens coded or only those under a random mask (the others known or held by nobody),
+with or without the caption as prompt. The last part of the budget is quantisation-aware.
 """
 
 from __future__ import annotations
@@ -17,14 +18,23 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor, nn
 
 from unimic.cloud.models.arithmetic import LOGIT_SCALE, Mode, set_mode
 from unimic.cloud.models.image_entropy import ImageEntropyConfig, ImageEntropyNet, RowTensors
-from unimic.cloud.training.data import read_captions
-from unimic.cloud.training.grids import load_grids
-from unimic.cloud.training.loop import Average, Run, autocast, default_device, optimizers
-from unimic.cloud.training.shipped import load_exact
+from unimic.cloud.models.image_tokenizer import PATCH, ImageTokenizer
+from unimic.cloud.training.data import flickr_images, read_captions, training_images
+from unimic.cloud.training.loop import (
+    Average,
+    Run,
+    autocast,
+    channels_last,
+    default_device,
+    optimizers,
+)
+from unimic.cloud.training.shipped import load_exact, load_image_tokenizer
+from unimic.cloud.training.tokenize_images import tokenize, tokenize_batch
 from unimic.codec.image_rows import (
     NEVER,
     Layout,
@@ -39,16 +49,14 @@ from unimic.codec.text import TextTokenizer
 from unimic.codec.tokens import Codes, Mask
 
 QUANTISED_FROM = 0.8
+DEV = 24  # images that are looked at on the way
 TEXT_LIMIT = 32  # tokens of a training prompt
 MASKED = 0.35  # of the windows: only what is under a mask is coded
 PARTIAL = 0.15  # of those: and nobody holds the rest
-SOURCES = {  # file: how often it is drawn
-    "flickr-train": 0.45,
-    "flickr-train-flipped": 0.2,
-    "flickr-train-320": 0.12,
-    "unlabelled": 0.2,
-    "daquar-train": 0.03,
-}
+VIEWS = {14: 0.6, 16: 0.25, 20: 0.15}  # tokens a side of the views of a batch: how often
+WHOLE = 0.3  # of the views show all of their image
+LEAST = 0.7  # of an image's shorter side that a view shows
+STRETCH = 1.15  # of a view's width against its height, at most, and the other way round
 
 
 def batch_bits(network: ImageEntropyNet, layout: Layout, plans: list[WindowPlan],
@@ -93,14 +101,28 @@ def random_mask(rng: np.random.Generator, rows: int, columns: int) -> Mask:
     return ~mask if kind == 2 and not mask.all() else mask
 
 
+def random_view(image: np.ndarray, side: int, rng: np.random.Generator) -> np.ndarray:
+    """A random part of an image, mirrored or not, uint8 ``(side, side, 3)``."""
+    height, width = image.shape[:2]
+    box = (0.0, 0.0, float(width), float(height))
+    if rng.random() > WHOLE:
+        span = rng.uniform(LEAST, 1) * min(height, width)
+        stretch = STRETCH ** rng.uniform(-0.5, 0.5)
+        across, down = min(width, span * stretch), min(height, span / stretch)
+        left, top = rng.uniform(0, width - across), rng.uniform(0, height - down)
+        box = (left, top, left + across, top + down)
+    view = np.asarray(Image.fromarray(image).resize((side, side), Image.Resampling.BICUBIC, box))
+    return view[:, ::-1] if rng.random() < 0.5 else view
+
+
 class Sampler:
     """Random plans of training windows."""
 
-    def __init__(self, layout: Layout, folder: Path, prompts: dict[str, list[Codes]],
+    def __init__(self, layout: Layout, tokenizer: ImageTokenizer,
+                 images: list[tuple[str, np.ndarray]], prompts: dict[str, list[Codes]],
                  seed: int) -> None:
-        self.layout, self.prompts = layout, prompts
-        self.sources = [load_grids(folder / f"{name}.npz") for name in SOURCES]
-        self.odds = np.array(list(SOURCES.values()))
+        self.layout, self.tokenizer = layout, tokenizer
+        self.images, self.prompts = images, prompts
         self.rng = np.random.default_rng(seed)
 
     def _window(self, rows: int, columns: int) -> Window:
@@ -114,10 +136,11 @@ class Sampler:
         return Window(top, left, bottom, right)
 
     def next(self, count: int) -> tuple[list[WindowPlan], list[Codes]]:
+        side = PATCH * int(self.rng.choice(list(VIEWS), p=list(VIEWS.values())))
+        chosen = [self.images[i] for i in self.rng.integers(len(self.images), size=count)]
+        views = [(name, random_view(image, side, self.rng)) for name, image in chosen]
         plans, grids = [], []
-        source = self.sources[self.rng.choice(len(self.sources), p=self.odds)]
-        for _ in range(count):
-            name, codes = source[self.rng.integers(len(source))]
+        for name, codes in tokenize_batch(self.tokenizer, views, fast=True):
             window = self._window(*codes.shape)
             coded, hole = np.ones(codes.shape, np.bool_), None
             if self.rng.random() < MASKED:
@@ -149,8 +172,9 @@ def bits_per_token(network: ImageEntropyNet, layout: Layout, grids: list[Codes])
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="folder of the data sets")
-    parser.add_argument("--grids", type=Path, required=True, help="folder of tokenize_images")
-    parser.add_argument("--tokenizer", type=Path, required=True, help="tokenizer.json of the text")
+    parser.add_argument("--image-tokenizer", type=Path, required=True,
+                        help="its exported folder or a checkpoint")
+    parser.add_argument("--text-tokenizer", type=Path, required=True, help="tokenizer.json")
     parser.add_argument("--out", type=Path, required=True, help="folder for checkpoints")
     parser.add_argument("--start", type=Path, help="weights.safetensors to go on from")
     parser.add_argument("--minutes", type=float, default=45)
@@ -171,11 +195,14 @@ def main(argv: list[str] | None = None) -> None:
     state = {"model": network, "average": average.module, **parts}
     run.restore(state)
     layout = image_layout(asdict(network.config))
-    text = TextTokenizer(args.tokenizer)
+    tokenizer = channels_last(load_image_tokenizer(args.image_tokenizer).to(device))
+    text = TextTokenizer(args.text_tokenizer)
     prompts = {name: [text.encode(t)[:TEXT_LIMIT] for t in c.captions]
                for name, c in read_captions(args.data).items() if c.split in ("train", "rest")}
-    sampler = Sampler(layout, args.grids, prompts, args.seed + run.step)
-    dev = [codes for _, codes in load_grids(args.grids / "flickr-dev.npz")[:24]]
+    sampler = Sampler(layout, tokenizer, training_images(args.data), prompts,
+                      args.seed + run.step)
+    unseen = list(flickr_images(args.data, "dev").items())[:DEV]
+    dev = [codes for _, codes in tokenize(tokenizer, unseen, fast=False)]
 
     for fraction in run:
         set_mode(network, Mode.QUANTISED if fraction > QUANTISED_FROM else Mode.FLOAT)

@@ -114,7 +114,8 @@ def main(argv: list[str] | None = None) -> None:
     run.restore(state)
     lpips = LPIPS("alex").to(device)
     inception = InceptionDistance().to(device)
-    crops = Crops(training_images(args.data), args.batch, args.seed + run.step)
+    images = [image for _, image in training_images(args.data)]
+    crops = Crops(images, args.batch, args.seed + run.step)
 
     for fraction in run:
         run.set_rate(optimizer, fraction)
