@@ -17,7 +17,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
 from safetensors.torch import load_file, save_file  # noqa: E402
-from show_o_checkpoint import SIDE, TEXT, write_checkpoint  # noqa: E402
+from show_o_checkpoint import SIDE, SMALL, write_checkpoint  # noqa: E402
 
 from unimic.cloud.backends.base import (  # noqa: E402
     AnswerRequest,
@@ -256,7 +256,7 @@ def test_incomplete_checkpoints(copy):
         return load_magvit(found.magvit), load_show_o(found, "cpu")
     config = copy / "show-o" / "config.json"
     values = json.loads(config.read_text())
-    config.write_text(json.dumps({**values, "llm_vocab_size": TEXT + 1}))
+    config.write_text(json.dumps({**values, "llm_vocab_size": SMALL.text + 1}))
     with pytest.raises(CorruptData, match="do not fit"):
         load()
     config.write_text(json.dumps({**values, "w_clip_vit": True}))

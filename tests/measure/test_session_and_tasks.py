@@ -1,4 +1,4 @@
-"""Counting bytes, comparing sessions and tasks; the services here are stand-ins."""
+"""Counting bytes, comparing sessions; the services here are stand-ins."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import socket
 import socketserver
 import threading
 from collections.abc import Iterator
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,7 +15,7 @@ from PIL import Image
 
 from unimic.codec.errors import InvalidInput
 from unimic.codec.tokens import TokenGrid
-from unimic.measure import choose, codecs, entropy, session, tasks
+from unimic.measure import choose, codecs, entropy, session
 from unimic.measure.proxy import CountingProxy
 from unimic.measure.session import Turn
 
@@ -94,10 +93,6 @@ class Cloud:
         edited.paste(Image.fromarray(noise), box[:2])
         return SimpleNamespace(image=edited, grid=tokens(edited))
 
-    def ask(self, picture: Any, question: str) -> Any:
-        red, green, _ = np.asarray(picture.image).mean((0, 1))
-        return SimpleNamespace(text=" Red" if red > green else "green_")
-
 
 def tokens(image: Image.Image) -> TokenGrid:
     small = image.convert("L").reduce(PATCH)
@@ -134,48 +129,6 @@ def test_edits_stay_in_their_half() -> None:
             box = session._box((width, height), left, turn)
             assert left <= box[0] < box[2] <= width
             assert 0 <= box[1] < box[3] <= height
-
-
-def test_answers_against_bits() -> None:
-    red, green = (Image.new("RGB", (64, 64), colour) for colour in ("red", "green"))
-    subjects = [tasks.Subject(red, (("colour?", "red"), ("colour?", "RED"))),
-                tasks.Subject(green, (("colour?", "green"), ("colour?", "red")))]
-    families = [[codecs.find(["jpeg"])[0][0]]]
-    cloud = Cloud()
-    rows = {(row["codec"], row["share"]): row
-            for row in tasks.measure(cloud, subjects, families,  # type: ignore[arg-type]
-                                     lambda done, all_: None)}
-    assert set(rows) == {("uncompressed", None), *(
-        (codec, share) for codec in ("unimic", "jpeg") for share in tasks.SHARES)}
-    assert all(row["accuracy"] == 75 for row in rows.values())
-    assert rows["uncompressed", None]["bpp"] == 24
-    assert rows["unimic", 1.0]["bytes"] == 40
-    assert rows["unimic", 0.5]["bytes"] == 20
-    assert rows["jpeg", 1.0]["over_budget"] == 100  # no JPEG is that small
-    assert rows["unimic", 0.5]["over_budget"] == 0
-    facts = {"easy-VQA test": list(rows.values())}
-    assert any("75.0%" in line for line in tasks.text(facts))
-    assert "75.0" in tasks.html(facts, "unimic", "machine", {})
-
-
-def test_daquar(tmp_path: Path) -> None:
-    with pytest.raises(InvalidInput, match="cannot be read"):
-        tasks.daquar(tmp_path, 1)
-    (tmp_path / "daquar-eval.csv").write_text(
-        "image_id,question,answer\nimage1,what is it,table\nimage2,how many,2\n"
-        "image1,what colour,red\n")
-    with pytest.raises(InvalidInput, match="has no picture"):
-        tasks.daquar(tmp_path, 1)
-    Image.new("RGB", (9, 9)).save(tmp_path / "image1.png")
-    (subject,) = tasks.daquar(tmp_path, 5)
-    assert subject.questions == (("what is it", "table"), ("what colour", "red"))
-
-
-def test_easy_vqa() -> None:
-    pytest.importorskip("easy_vqa")
-    subjects = tasks.easy_vqa(2)
-    assert [subject.image.size for subject in subjects] == [(224, 224)] * 2
-    assert all(subject.questions for subject in subjects)
 
 
 def test_a_dictionary_helps_zstd() -> None:

@@ -15,7 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 from unimic.codec.errors import InvalidInput
 from unimic.codec.store import ModelStore
-from unimic.edge.console import check_output, common_options, progress, write_output
+from unimic.edge.console import (
+    check_output,
+    common_options,
+    picture_bytes,
+    progress,
+    write_output,
+)
 from unimic.edge.console import report as tell
 from unimic.edge.images import load_image
 from unimic.measure import machine
@@ -39,6 +45,7 @@ TASKS_EXAMPLES = """\
 examples:
   unimic measure tasks --count 100 --report tasks.html --json tasks.json
   unimic measure tasks --daquar daquar/ --codecs avif,vvc --server localhost:50051
+  unimic measure tasks --tasks inpainting,photos --flickr8k flickr8k/ --samples made.jpg
 """
 IMAGES_EXAMPLES = """\
 examples:
@@ -142,17 +149,32 @@ def _add_session(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -
 
 def _add_tasks(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     tasks = actions.add_parser(
-        "tasks", help="right answers against bits", epilog=TASKS_EXAMPLES,
+        "tasks", help="answers, captions, inpainting and drawings, judged", epilog=TASKS_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter, parents=[_service_options()],
-        description="Ask a service the questions of easy-VQA's test split, and of DAQUAR's, about "
-        "tokens, and about pictures that other codecs squeezed to the same number of bytes.")
+        description="Give a service the tasks of test sets: the questions of easy-VQA and of "
+        "DAQUAR, photos of Flickr8k to describe, to inpaint and to make from their captions, and "
+        "drawings to make. What it says about tokens stands beside what it says about pictures "
+        "that other codecs squeezed to the same number of bytes; what it makes, beside the "
+        "original. A test set whose folder is not named is left out.")
+    tasks.add_argument("--tasks", type=_names, metavar="NAMES",
+                       default=["answers", "captions", "inpainting", "drawings", "photos"],
+                       help="separated by commas: answers, captions, inpainting, drawings, photos "
+                       "(default: all)")
     tasks.add_argument("--daquar", type=Path, metavar="FOLDER",
-                       help="daquar-eval.csv (image_id, question, answer) with its pictures")
+                       help="daquar-eval.csv and daquar-train.csv (image_id, question, answer), "
+                       "with the pictures")
+    tasks.add_argument("--flickr8k", type=Path, metavar="FOLDER",
+                       help="flickr8k-captions.jsonl, with the photos")
     tasks.add_argument("--codecs", type=_names, metavar="NAMES",
                        default=["jpeg", "webp", "avif", "jp2", "jxl", "hevc", "vvc"],
-                       help="separated by commas; each also behind scaling (default: all)")
+                       help="for answers and captions, separated by commas; each also behind "
+                       "scaling (default: all)")
     tasks.add_argument("--count", type=int, default=50, metavar="N",
                        help="pictures of each test set (default: %(default)s)")
+    tasks.add_argument("--seeds", type=int, default=2, metavar="N",
+                       help="drawings of each prompt (default: %(default)s)")
+    tasks.add_argument("--samples", type=Path, metavar="FILE",
+                       help="write some of the pictures that were made, as a contact sheet")
     tasks.set_defaults(run=measure_tasks)
 
 
@@ -291,27 +313,35 @@ def measure_session(args: argparse.Namespace) -> None:
 
 
 def measure_tasks(args: argparse.Namespace) -> None:
-    """Measure answers against bits."""
+    """Measure what a service makes of tokens."""
+    from unimic.edge.aio import Models
     from unimic.edge.client import Client
     from unimic.edge.demo import service
-    from unimic.measure import tasks
+    from unimic.measure.tasks import findings, run
 
-    if args.count < 1:
-        raise InvalidInput("--count", f"is {args.count}", "use 1 or more")
+    for option in "count", "seeds":
+        if getattr(args, option) < 1:
+            raise InvalidInput(f"--{option}", f"is {getattr(args, option)}", "use 1 or more")
+    if unknown := [name for name in args.tasks if name not in run.TASKS]:
+        raise InvalidInput("--tasks", f"{unknown[0]!r} is unknown", f"use {', '.join(run.TASKS)}")
     _check_outputs(args, args.force)
+    if args.samples:
+        check_output(str(args.samples), args.force)
     families, versions = _families(args.codecs)
-    grounds = {"easy-VQA test": tasks.easy_vqa(args.count)}
-    if args.daquar:
-        grounds["DAQUAR eval"] = tasks.daquar(args.daquar, args.count)
-    facts = {}
-    with service(args.server) as address, Client(address) as cloud:
-        for ground, subjects in grounds.items():
-            with progress(ground) as show:
-                facts[ground] = tasks.measure(cloud, subjects, families, show)
-    versions = machine.versions(versions)
+    options = run.Options(args.tasks, args.daquar, args.flickr8k, args.count, args.seeds, families)
+    models, samples, found = Models.load(), run.Samples(), []
+    parts = run.plan(models, options, samples)
+    with service(args.server) as address, Client(address, models=models) as cloud:
+        for name, part in parts.items():
+            with progress(name) as show:
+                found.append(part(cloud, show))
     command, described = machine.command(), machine.describe()
-    all_facts = {**facts, "command": command, "machine": described, "versions": versions}
-    _write(args, all_facts, tasks.text(facts), tasks.html(facts, command, described, versions))
+    versions = machine.versions(versions)
+    facts = {**{part.title: part.as_dict() for part in found}, "command": command,
+             "machine": described, "versions": versions}
+    _write(args, facts, findings.text(found), findings.html(found, command, described, versions))
+    if args.samples and (sheet := run.sheet(samples)):
+        write_output(str(args.samples), picture_bytes(sheet, "JPEG"), force=True)
 
 
 def _families(names: list[str]) -> tuple[list[list[Variant]], dict[str, str]]:

@@ -13,7 +13,8 @@ from pathlib import Path
 
 from unimic.codec.version import __version__
 
-_PACKAGES = ("numpy", "pillow", "onnxruntime", "constriction", "bjontegaard")
+_PACKAGES = ("numpy", "pillow", "onnxruntime", "constriction", "bjontegaard", "easy-vqa",
+             "opencv-python-headless", "pycocoevalcap")
 
 
 def command() -> str:

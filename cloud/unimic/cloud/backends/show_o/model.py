@@ -94,7 +94,8 @@ class ShowO(nn.Module):
 
     def _logits(self, features: Tensor, ids: slice) -> Tensor:
         head = self.showo.lm_head
-        return F.linear(features, head.weight[ids], head.bias[ids]).float()
+        # Of a slice PyTorch would make a batch of products, each with a copy of the weights.
+        return F.linear(features.contiguous(), head.weight[ids], head.bias[ids]).float()
 
 
 def load_show_o(found: Checkpoint, device: str) -> tuple[ShowO, PreTrainedTokenizerBase]:
@@ -124,6 +125,8 @@ def load_show_o(found: Checkpoint, device: str) -> tuple[ShowO, PreTrainedTokeni
         raise CorruptData("--weights", f"the sizes in {found.show_o}/config.json do not fit each "
                           f"other and the {len(text)} text tokens of {found.phi}",
                           "download both whole")
+    if phi.get("hidden_act") == "gelu_new":
+        phi["hidden_act"] = "gelu_pytorch_tanh"  # the same function, in one pass over memory
     sizes = PhiConfig(**{**phi, "vocab_size": vocabulary.size, "qk_layernorm": True})
     sizes._attn_implementation = "sdpa"
     with torch.device("meta"):  # every parameter comes from the file

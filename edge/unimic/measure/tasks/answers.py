@@ -1,0 +1,56 @@
+"""Right answers against bits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import cache
+
+from unimic.edge.client import Client
+from unimic.measure.codecs import Variant
+from unimic.measure.html import Column
+from unimic.measure.tasks.findings import Findings, Row
+from unimic.measure.tasks.forms import ABOUT, COLUMNS, Totals, forms
+from unimic.measure.tasks.grounds import Progress, Subject, pictures
+
+BLIND = "the usual answer, without a look"
+
+
+def measure(title: str, cloud: Client, subjects: Sequence[Subject],
+            families: Sequence[Sequence[Variant]], progress: Progress,
+            usual: Callable[[str], str] | None = None) -> Findings:
+    """Ask everything about every form of every picture.
+
+    Args:
+        title: of the test set.
+        cloud: the service.
+        subjects: what is asked.
+        families: the variants of each classical codec.
+        progress: called as ``progress(done, all)`` after each picture.
+        usual: answers a question without the picture; gets a row of its own.
+
+    Returns:
+        Means by codec and share; ``accuracy`` is in percent. An answer is right if it equals the
+        published one, see `same`.
+    """
+    totals, failed = Totals(), list[Row]()
+    asked = guessed = 0
+    for subject, image in pictures(subjects, failed, progress):
+        ask = cache(lambda picture, question: cloud.ask(picture, question).text)
+        for form in forms(cloud, image, families):
+            totals.add(form, questions=len(subject.questions), right=sum(
+                same(ask(form.picture, question), answer)
+                for question, answer in subject.questions))
+        asked += len(subject.questions)
+        if usual:
+            guessed += sum(same(usual(question), answer) for question, answer in subject.questions)
+    rows = [{**row, "questions": int(sums["questions"]),
+             "accuracy": 100 * sums["right"] / sums["questions"]} for row, sums in totals.rows()]
+    if usual and asked:
+        rows.append({"codec": BLIND, "accuracy": 100 * guessed / asked, "questions": asked})
+    return Findings(title, ABOUT, (*COLUMNS, Column("questions", "questions"),
+                                   Column("accuracy", "right, %", 1)), rows, failed, "accuracy")
+
+
+def same(given: str, right: str) -> bool:
+    """Whether two answers are equal, but for case, spaces and underscores."""
+    return given.replace("_", " ").lower().split() == right.replace("_", " ").lower().split()

@@ -1,0 +1,95 @@
+"""What a part of the measuring found, as lines for a terminal and as a report."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import Any
+
+from unimic.measure.html import (
+    Column,
+    Point,
+    legend,
+    page,
+    paragraph,
+    plot,
+    section,
+    shown,
+    table,
+)
+
+Row = dict[str, Any]
+OURS = "unimic"
+
+
+@dataclass(frozen=True)
+class Findings:
+    """A table.
+
+    Attributes:
+        title: of it.
+        about: what its columns mean.
+        columns: the first names the rows.
+        rows: their figures.
+        failed: pictures that could not be read: ``picture``, ``error``.
+        curve: the column to plot against bits per pixel.
+    """
+
+    title: str
+    about: str
+    columns: Sequence[Column]
+    rows: Sequence[Row]
+    failed: Sequence[Row]
+    curve: str | None = None
+
+    def as_dict(self) -> Row:
+        """For JSON."""
+        return {"rows": self.rows, "failed": self.failed}
+
+
+def text(findings: Sequence[Findings]) -> list[str]:
+    """Tables for a terminal."""
+    lines: list[str] = []
+    for found in findings:
+        cells = [[column.title for column in found.columns], *(
+            [shown(row.get(column.field), column.digits) for column in found.columns]
+            for row in found.rows)]
+        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+        lines += ["", found.title]
+        lines += ["  " + "  ".join([line[0].ljust(widths[0]), *(
+            cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True))]).rstrip()
+            for line in cells]
+        lines += [f"  left out: {row['picture']}: {row['error']}" for row in found.failed]
+    return lines[1:]
+
+
+def html(findings: Sequence[Findings], command: str, machine: str,
+         versions: Mapping[str, str]) -> str:
+    """Tables and plots as a page."""
+    names = list(dict.fromkeys(row["codec"] for found in findings if found.curve
+                               for row in found.rows if row.get("share")))
+    parts = [f"<p class=faint><code>{escape(command)}</code><br>{escape(machine)}</p>"]
+    for found in findings:
+        parts.append(section(found.title, paragraph(found.about), *_plots(found, names),
+                             table(found.columns, found.rows, OURS)))
+        if found.failed:
+            parts.append(table([Column("picture", "left out"), Column("error", "why", left=True)],
+                               found.failed))
+    parts.append(section("Made with", table(
+        [Column("name", "what"), Column("version", "version", left=True)],
+        [{"name": name, "version": version} for name, version in versions.items()])))
+    return page("UniMIC: tasks", parts, names)
+
+
+def _plots(found: Findings, names: Sequence[str]) -> list[str]:
+    """The curve against bits per pixel, of the rows that have a share."""
+    if found.curve is None:
+        return []
+    title = next(column.title for column in found.columns if column.field == found.curve)
+    curves = {name: sorted((
+        Point(row["bpp"], row[found.curve], f"{name}: {row['bpp']:.4f} bpp, {row[found.curve]:.3f}")
+        for row in found.rows if row["codec"] == name and row.get("share")),
+        key=lambda point: point.x) for name in names}
+    return [legend(names), "<div class=plots>",
+            plot(title, "bits per pixel", curves, bold=OURS, log_x=True), "</div>"]
