@@ -66,7 +66,9 @@ def summary(rows: Sequence[Row], metrics: Sequence[Metric], context: Context) ->
     means = averages(measured, originals, metrics)
     reference = _reference(means)
     not_for_json = {"crop", "token_bits", *(metric.name for metric in metrics if metric.of_sets)}
-    at_ours = {metric.name: at_rate(means, reference["bpp"], metric.name, metric.higher)
+    others = [row for row in means if family(row) != OURS]
+    at_ours = {metric.name: [*(row for row in (reference,) if row[metric.name] is not None),
+                             *at_rate(others, reference["bpp"], metric.name, metric.higher)]
                for metric in metrics} if reference else {}
     below = {metric.name: percent for metric in metrics if reference and not metric.higher
              and (percent := below_best(at_ours[metric.name], metric.name, OURS)) is not None}
