@@ -277,4 +277,6 @@ def _log_ticks(low: float, high: float) -> list[float]:
     inside = [mark for mark in marks if low <= mark <= high]
     if len(inside) >= 2:
         return inside
-    return [max(m for m in marks if m <= low), min(m for m in marks if m >= high * (1 + 1e-9))]
+    first, last = (max(m for m in marks if m <= low),
+                   min(m for m in marks if m >= high * (1 + 1e-9)))
+    return [mark for mark in marks if first <= mark <= last]
