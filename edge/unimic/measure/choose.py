@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from PIL import Image
@@ -18,7 +19,12 @@ class Choice:
     variant: Variant
     setting: Setting
     data: bytes
-    decoded: Image.Image
+    size: tuple[int, int]
+
+    @cached_property
+    def decoded(self) -> Image.Image:
+        """The picture that comes out; a search by bytes alone never asks for it."""
+        return self.variant.decode(self.data, self.size)
 
     @property
     def name(self) -> str:
@@ -71,5 +77,4 @@ def _bisect(variant: Variant, image: Image.Image, reached: Callable[[Choice], bo
 
 def _code(variant: Variant, image: Image.Image, position: int) -> Choice:
     setting = variant.codec.knob[position]
-    data = variant.encode(image, setting).data
-    return Choice(variant, setting, data, variant.decode(data, image.size))
+    return Choice(variant, setting, variant.encode(image, setting).data, image.size)
