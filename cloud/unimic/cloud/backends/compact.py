@@ -70,7 +70,7 @@ PROMPT_TOKENS = 64
 ANSWER_TOKENS = 32
 WHOLE, WINDOW = 20, 16
 VIEW_SIDE, VIEW_TOKENS = 24, 384
-CHOICE_NOISE = 30.0
+CHOICE_NOISE = 8.0
 """How far chance, at temperature 1, moves the order in which tokens are settled (nats).
 
 Much: where the surest tokens come first, plain background spreads and leaves no room for a thing.
@@ -131,7 +131,7 @@ class CompactBackend(Backend):
     """
 
     name = "compact"
-    defaults = Sampling(seed=0, steps=16, temperature=0.5, guidance=6.0)
+    defaults = Sampling(seed=0, steps=16, temperature=0.9, guidance=6.0)
     max_tokens = 65_536
 
     def __init__(self, model: Compact, words: Words, space: TokenSpace, view: View) -> None:

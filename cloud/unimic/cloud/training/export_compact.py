@@ -24,7 +24,7 @@ from unimic.codec.store import add_model
 
 DATA = ("Flickr8k train and rest (photos, captions; no licence seen), DAQUAR train (code "
         "Apache-2.0, images NYU), imagenette, ImageNet sample, BSDS500 train and val, sports and "
-        "street photos (research use), easy-VQA train (MIT)")
+        "street photos (research use), easy-VQA train, Fluent emoji (MIT)")
 
 
 def sizes(state: dict[str, Tensor]) -> CompactConfig:
