@@ -50,7 +50,8 @@ class FakeCoder:
         self.models = tuple(model for model in (image_model, text_model) if model)
         self.threads: set[str] = set()
 
-    def encode_image(self, codes, *, mask=None, hole=None, prompt=None, skip=0, watch=None):
+    def encode_image(self, codes, *, mask=None, hole=None, prompt=None, skip=0, distances=None,
+                     price=0.0, watch=None):
         mask = np.ones(codes.shape, bool) if mask is None else mask
         coded = self._encode(codes[mask], _context(codes, mask, prompt))
         return FakeCodedImage(coded.payload, coded.ideal_bits, codes)
