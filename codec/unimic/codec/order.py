@@ -10,7 +10,7 @@ is spread evenly. The order is part of the format: changing it breaks every stre
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,16 +35,17 @@ def _bayer(size: int) -> NDArray[np.int64]:
 _RANK = _bayer(WINDOW)
 
 
-def reveal_groups(mask: Mask) -> Codes:
+def reveal_groups(mask: Mask, revealed: Sequence[float] = REVEALED) -> Codes:
     """Group of every token of a window: 0 where ``mask`` is off, 1 … 12 in coding order.
 
     Args:
         mask: ``(rows, columns)``, at most 16 × 16; True where a token is coded.
+        revealed: shares after each group; streams know the default alone.
     """
     rows, columns = mask.shape
     positions = np.flatnonzero(mask)
     order = positions[np.argsort(_RANK[:rows, :columns].ravel()[positions], kind="stable")]
-    ends = [-(-positions.size * share // REVEALED[-1]) for share in REVEALED]
+    ends = [-(-positions.size * share // revealed[-1]) for share in revealed]
     groups = np.zeros(mask.size, np.int32)
     groups[order] = np.searchsorted(ends, np.arange(positions.size), side="right") + 1
     return groups.reshape(mask.shape)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -71,8 +71,10 @@ class Run:
     every few seconds; ``save`` writes a checkpoint that ``Run`` picks up again by itself.
     """
 
-    def __init__(self, folder: Path, minutes: float, peak_rate: float, warmup: int = 200) -> None:
+    def __init__(self, folder: Path, minutes: float, peak_rate: float, warmup: int = 200,
+                 clock: Callable[[], float] = time.monotonic) -> None:
         self.folder, self.minutes, self.peak, self.warmup = folder, minutes, peak_rate, warmup
+        self.clock = clock
         self.step, self.spent = 0, 0.0
         self.sums: dict[str, float] = {}
         self.counted = 0
@@ -122,11 +124,11 @@ class Run:
 
     def __iter__(self) -> Iterator[float]:
         budget = self.minutes * 60
-        before = time.monotonic()
+        before = self.clock()
         while self.spent < budget:
             yield self.spent / budget
             self.step += 1
-            now = time.monotonic()
+            now = self.clock()
             self.spent += now - before
             before = now
 

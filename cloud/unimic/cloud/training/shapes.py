@@ -1,28 +1,40 @@
-"""easy-VQA as training data: drawings of one coloured shape, questions about them, and answers.
+"""Drawings of one coloured shape as training data, with questions about them, and answers.
 
 The package ``easy-vqa`` (MIT) carries 4,000 training and 1,000 test drawings of 64×64 pixels with
 48,248 questions in all. What a training drawing shows follows from its own questions for nine
 drawings in ten; those can be asked every question of the training set, and described. Nothing here
 looks at the test split; `test_questions` is for measuring.
+
+To draw is learned from renderings of our own in the same style, which `rendering` makes: easy-VQA's
+shapes lie anywhere, in any size, in drawings of 4 × 4 tokens; here they are large, about in the
+middle, and their places and sizes are whole tokens, so that a small model has few choices to make
+and can make them right.
 """
 
 from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cache
+from itertools import islice
 
 import easy_vqa
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from unimic.cloud.models.image_tokenizer import ImageTokenizer
 from unimic.cloud.training.loop import autocast
 
 COLOURS = ("black", "blue", "brown", "gray", "green", "red", "teal", "yellow")
 SHAPES = ("circle", "rectangle", "triangle")
+RGB = {"black": (0, 0, 0), "blue": (0, 0, 255), "brown": (165, 42, 42), "gray": (128, 128, 128),
+       "green": (0, 255, 0), "red": (255, 0, 0), "teal": (0, 128, 128), "yellow": (255, 255, 0)}
+GROUNDS = ((248, 248, 248), (249, 236, 232), (232, 244, 238), (240, 235, 248))
+PATCH = 16
+SMOOTH = 4  # times larger than they are to be are shapes drawn, for smooth borders
 Pair = tuple[str, str]
 
 DESCRIPTIONS = (
@@ -95,21 +107,41 @@ def _shown(pairs: Iterable[Pair]) -> tuple[set[str], set[str]]:
 
 def training_drawings() -> list[Drawing]:
     """All training drawings, in the order of their numbers."""
-    pairs: dict[int, list[Pair]] = defaultdict(list)
-    for question, answer, image in zip(*easy_vqa.get_train_questions(), strict=True):
-        pairs[image].append((question, answer))
-    every_question = sorted({q for asked in pairs.values() for q, _ in asked})
     drawings = []
-    for image, asked in sorted(pairs.items()):
+    for image, asked in sorted(_asked().items()):
         colours, shapes = _shown(asked)
         if len(colours) == 1 and len(shapes) == 1:
-            colour, shape = min(colours), min(shapes)
-            known = ((q, reply(q, colour, shape)) for q in every_question)
-            sure = tuple((q, a) for q, a in known if a is not None)
-            drawings.append(Drawing(image, sure, colour, shape))
+            drawings.append(_certain(image, min(colours), min(shapes)))
         else:
             drawings.append(Drawing(image, tuple(asked)))
     return drawings
+
+
+def rendered_drawings(count: int) -> list[Drawing]:
+    """What the first ``count`` renderings show: every colour with every shape, in turns."""
+    kinds = [(colour, shape) for colour in COLOURS for shape in SHAPES]
+    return [_certain(number, *kinds[number % len(kinds)]) for number in range(count)]
+
+
+@cache
+def _asked() -> dict[int, list[Pair]]:
+    """Questions and answers of the training split, by drawing."""
+    pairs: dict[int, list[Pair]] = defaultdict(list)
+    for question, answer, image in zip(*easy_vqa.get_train_questions(), strict=True):
+        pairs[image].append((question, answer))
+    return pairs
+
+
+@cache
+def _every_answer(colour: str, shape: str) -> tuple[Pair, ...]:
+    """Every question of the training split about a ``colour`` ``shape``."""
+    questions = sorted({question for asked in _asked().values() for question, _ in asked})
+    known = ((question, reply(question, colour, shape)) for question in questions)
+    return tuple((question, answer) for question, answer in known if answer is not None)
+
+
+def _certain(number: int, colour: str, shape: str) -> Drawing:
+    return Drawing(number, _every_answer(colour, shape), colour, shape)
 
 
 def test_questions() -> list[tuple[int, str, str]]:
@@ -118,24 +150,44 @@ def test_questions() -> list[tuple[int, str, str]]:
     return list(zip(images, questions, answers, strict=True))
 
 
-def tokenize(tokenizer: ImageTokenizer, side: int, seed: int, batch: int = 32) -> np.ndarray:
-    """Codes of all training drawings, enlarged to ``side`` pixels, half of them mirrored.
+def drawing(number: int, side: int, rng: np.random.Generator) -> Image.Image:
+    """Training drawing ``number`` of easy-VQA, enlarged to ``side`` pixels, mirrored or not."""
+    image = Image.open(easy_vqa.get_train_image_paths()[number]).convert("RGB")
+    image = image.resize((side, side), Image.Resampling.BICUBIC)
+    return image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if rng.random() < 0.5 else image
 
-    Returns:
-        uint16 ``(4000, side / 16, side / 16)``, by the number of the drawing.
-    """
-    paths = easy_vqa.get_train_image_paths()
+
+def rendering(shown: Drawing, side: int, rng: np.random.Generator) -> Image.Image:
+    """What ``shown`` names, a third to three quarters of ``side`` pixels wide, near the middle."""
+    assert shown.colour and shown.shape
+    tokens = side // PATCH
+    size = int(rng.integers(round(0.45 * tokens), round(0.7 * tokens) + 1))
+    width, height = size, size
+    if shown.shape == "rectangle":
+        other = round(size * 0.65)
+        width, height = (size, other) if rng.random() < 0.5 else (other, size)
+    left, top = ((tokens - extent) // 2 + int(rng.integers(-1, 2)) for extent in (width, height))
+    scale = PATCH * SMOOTH
+    box = (left * scale, top * scale, (left + width) * scale - 1, (top + height) * scale - 1)
+    image = Image.new("RGB", (side * SMOOTH, side * SMOOTH), GROUNDS[rng.integers(len(GROUNDS))])
+    pen, colour = ImageDraw.Draw(image), RGB[shown.colour]
+    if shown.shape == "circle":
+        pen.ellipse(box, colour)
+    elif shown.shape == "rectangle":
+        pen.rectangle(box, colour)
+    else:
+        pen.polygon([((box[0] + box[2]) / 2, box[1]), (box[2], box[3]), (box[0], box[3])], colour)
+    return image.resize((side, side), Image.Resampling.BOX)
+
+
+def tokenize(tokenizer: ImageTokenizer, images: Iterator[Image.Image], batch: int = 32
+             ) -> np.ndarray:
+    """Codes of square images of one size, uint16 ``(n, side / 16, side / 16)``."""
     device = next(tokenizer.parameters()).device
-    rng = np.random.default_rng(seed)
     out = []
-    for start in range(0, len(paths), batch):
-        pixels = []
-        for number in range(start, min(start + batch, len(paths))):
-            image = Image.open(paths[number]).convert("RGB")
-            array = np.asarray(image.resize((side, side), Image.Resampling.BICUBIC))
-            pixels.append(array[:, ::-1] if rng.random() < 0.5 else array)
-        x = torch.from_numpy(np.stack(pixels)).to(device).permute(0, 3, 1, 2).float() / 255
+    while some := list(islice(images, batch)):
+        x = torch.from_numpy(np.stack([np.asarray(image) for image in some]))
         with autocast(device):  # near enough for training
-            codes = tokenizer.encode(x)
+            codes = tokenizer.encode(x.to(device).permute(0, 3, 1, 2).float() / 255)
         out.append(codes.cpu().numpy().astype(np.uint16))
     return np.concatenate(out)

@@ -4,12 +4,13 @@
         --tokenizer CHECKPOINT --text-tokenizer TOKENIZER.json --out OUT --minutes 60
 
 ``TOKENS`` is what ``unimic.cloud.training.tokenize_images`` made of the photos. ``SHAPES.npz``
-holds the tokens of the easy-VQA drawings and is made with ``--tokenizer`` if it does not exist.
+holds the tokens of drawings (see `unimic.cloud.training.shapes`) and is made with ``--tokenizer``
+if it does not exist.
 
 Every step adds the gradients of three batches: answers about drawings, answers about photos
-(DAQUAR questions, Flickr8k captions), and images to be completed (drawings, photos and emoji, from
-what is said about them, from their own rest, or both). All the texts about one image share one
-pass over it.
+(DAQUAR questions, Flickr8k captions), and images to be completed (renderings, photos and emoji,
+from what is said about them, from their own rest, or both). All the texts about one image share
+one pass over it.
 """
 
 from __future__ import annotations
@@ -52,14 +53,21 @@ from unimic.codec.tokens import Codes
 TEXT_LIMIT = 40
 """Tokens of a question, answer or prompt in training; longer ones are cut."""
 
-DRAWING_SIDES = {64: (1, 0.05), 128: (2, 0.2), 224: (3, 0.45), 256: (4, 0.3)}
-"""Sides in pixels that drawings are enlarged to: seed of the mirroring, share of the batches."""
+ALBUMS = {"drawing": {64: 0.05, 128: 0.2, 224: 0.45, 256: 0.3},
+          "rendering": {128: 0.05, 224: 0.4, 256: 0.45, 320: 0.1}}
+"""Easy-VQA's drawings and our renderings: sides in pixels, shares of the batches."""
+
+RENDERINGS = 2400
+"""Of each side."""
 
 SHARES = {"drawing": 0.15, "photo": 0.25, "picture": 0.6}
 """Of the tokens of a step that each of its batches has."""
 
-PICTURES = {"drawing": 0.6, "photo": 0.25, "emoji": 0.08, "unlabelled": 0.07}
+PICTURES = {"rendering": 0.6, "photo": 0.25, "emoji": 0.08, "unlabelled": 0.07}
 """How often each kind of image is completed."""
+
+DRAWN = 0.7
+"""Of the batches of answers about drawings: about easy-VQA's; the rest about renderings."""
 
 WEIGHTS = {"drawing": 0.05, "photo": 0.05, "picture": 0.5}
 """Of the image loss of each batch, beside 1 for the text loss."""
@@ -91,6 +99,19 @@ class Photo:
     codes: Codes
     captions: tuple[str, ...] = ()
     pairs: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass
+class Album:
+    """Drawings of one kind with their codes, uint16 ``(n, side / 16, side / 16)``, by side."""
+
+    drawings: list[shapes.Drawing]
+    sides: dict[int, float]
+    codes: dict[int, np.ndarray]
+
+    def some(self, chance: random.Random) -> np.ndarray:
+        """All of them at one side."""
+        return self.codes[chance.choices(list(self.sides), list(self.sides.values()))[0]]
 
 
 def random_mask(rows: int, columns: int, rng: np.random.Generator) -> np.ndarray:
@@ -127,8 +148,8 @@ def crop(codes: np.ndarray, rows: int, columns: int, rng: np.random.Generator) -
 class Mixture:
     """Draws the batches of a step of about ``tokens`` tokens."""
 
-    def __init__(self, photos: list[Photo], emoji: list[Photo], drawings: list[shapes.Drawing],
-                 drawn: dict[str, np.ndarray], texts: Texts, tokens: int, seed: int) -> None:
+    def __init__(self, photos: list[Photo], emoji: list[Photo], albums: dict[str, Album],
+                 texts: Texts, tokens: int, seed: int) -> None:
         self.rng = np.random.default_rng(seed)
         self.random = random.Random(seed)
         self.texts = texts
@@ -136,19 +157,14 @@ class Mixture:
         self.photos, self.emoji = photos, emoji
         self.captioned = [p for p in photos if p.captions]
         self.questioned = [p for p in photos if p.pairs]
-        self.drawings, self.drawn = drawings, drawn
-        self.described = [d for d in drawings if d.colour]
-
-    def _drawn(self) -> np.ndarray:
-        sides = list(DRAWING_SIDES)
-        shares = [share for _, share in DRAWING_SIDES.values()]
-        return self.drawn[str(self.random.choices(sides, shares)[0])]
+        self.albums = albums
 
     def drawing_answers(self) -> Batch:
         """Nine questions and a description for each of some drawings."""
-        codes = self._drawn()
-        count = self.tokens["drawing"] // (codes[0].size + 110)
-        chosen = self.random.sample(self.drawings, count)
+        album = self.albums["drawing" if self.random.random() < DRAWN else "rendering"]
+        codes = album.some(self.random)
+        count = max(1, self.tokens["drawing"] // (codes[0].size + 110))
+        chosen = self.random.sample(album.drawings, count)
         texts = []
         for drawing in chosen:
             kinds: dict[tuple[str, str], list[shapes.Pair]] = {}
@@ -193,9 +209,10 @@ class Mixture:
         """Images to be completed, most of them with a prompt."""
         tokens = self.tokens["picture"]
         kind = self.random.choices(list(PICTURES), list(PICTURES.values()))[0]
-        if kind == "drawing":
-            codes = self._drawn()
-            drawings = self.random.sample(self.described, tokens // (codes[0].size + 12))
+        if kind == "rendering":
+            codes = self.albums[kind].some(self.random)
+            drawings = self.random.sample(self.albums[kind].drawings,
+                                          tokens // (codes[0].size + 12))
             grids = [codes[d.image] for d in drawings]
             prompts = [self.random.choice(shapes.DESCRIPTIONS).format(
                 colour=d.colour, shape=d.shape) for d in drawings]
@@ -253,17 +270,26 @@ def load_photos(data: Path, tokens: Path) -> list[Photo]:
     return photos
 
 
-def load_drawings(path: Path, tokenizer: Path | None) -> dict[str, np.ndarray]:
-    """Codes of the training drawings at several sizes, uint16 ``(4000, side, side)`` each."""
+def load_albums(path: Path, tokenizer: Path | None) -> dict[str, Album]:
+    """The drawings of `ALBUMS` with their codes, which are made if there is no ``path``."""
+    drawings = {"drawing": shapes.training_drawings(),
+                "rendering": shapes.rendered_drawings(RENDERINGS)}
     if not path.exists():
         if tokenizer is None:
             raise SystemExit(f"{path} does not exist: name a --tokenizer to make it")
-        model = load_image_tokenizer(tokenizer)
-        drawn = {str(side): shapes.tokenize(model, side, seed)
-                 for side, (seed, _) in DRAWING_SIDES.items()}
-        np.savez(path, **drawn)  # type: ignore[arg-type]
+        model, made = load_image_tokenizer(tokenizer), {}
+        for side in ALBUMS["drawing"]:
+            rng = np.random.default_rng(side)
+            made[f"drawing-{side}"] = shapes.tokenize(
+                model, (shapes.drawing(d.image, side, rng) for d in drawings["drawing"]))
+        for side in ALBUMS["rendering"]:
+            rng = np.random.default_rng(side)
+            made[f"rendering-{side}"] = shapes.tokenize(
+                model, (shapes.rendering(d, side, rng) for d in drawings["rendering"]))
+        np.savez(path, **made)  # type: ignore[arg-type]
     with np.load(path) as file:
-        return {name: file[name] for name in file.files}
+        return {name: Album(drawings[name], sides, {s: file[f"{name}-{s}"] for s in sides})
+                for name, sides in ALBUMS.items()}
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -286,7 +312,7 @@ def main(argv: list[str] | None = None) -> None:
 
     torch.manual_seed(args.seed)
     device = default_device()
-    drawn = load_drawings(args.shapes, args.tokenizer)
+    albums = load_albums(args.shapes, args.tokenizer)
     model = Compact(CompactConfig(width=args.width, depth=args.depth)).to(device)
     if args.start:
         model.load_state_dict(load_weights(args.start).state_dict())
@@ -299,8 +325,8 @@ def main(argv: list[str] | None = None) -> None:
     texts = Texts(Words(TextTokenizer(args.text_tokenizer)))
     emoji = [Photo(codes, captions=(name,))
              for name, codes in load_grids(args.tokens / "emoji-train.npz")]
-    mixture = Mixture(load_photos(args.data, args.tokens), emoji, shapes.training_drawings(), drawn,
-                      texts, args.batch, args.seed + run.step)
+    mixture = Mixture(load_photos(args.data, args.tokens), emoji, albums, texts, args.batch,
+                      args.seed + run.step)
 
     for fraction in run:
         losses = {}

@@ -1,0 +1,277 @@
+"""What revealing tokens in groups costs: the same budget for several orders of coding.
+
+    python -m unimic.cloud.training.compare_orders --tokens TOKENS --minutes 10 --json ORDERS.json
+
+Trains, in ordinary float, from the same seed, on the same grids (14×14, Flickr8k train) and for the
+same minutes each:
+
+* a raster-autoregressive transformer: token after token, every layer over the tokens before;
+* the entropy model of the project with its twelve groups, with half and with twice as many.
+
+Minutes are of the processor, so run it with one thread.
+
+All have as many layers of the same size, so as many weights but for embeddings. Prints bits a token
+on Flickr8k test and Kodak, training steps, and seconds to decode a grid with cached keys and
+values.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from unimic.cloud.models.arithmetic import (
+    ACTIVATION_MAX,
+    ACTIVATION_SCALE,
+    HIDDEN_SCALE,
+    LOGIT_SCALE,
+    SQUARED_MAX,
+    SQUARED_SCALE,
+    Embedding,
+    Linear,
+    Mode,
+    Normalise,
+    Square,
+    Turn,
+    rotation_table,
+    set_mode,
+    turns,
+)
+from unimic.cloud.models.image_entropy import (
+    ImageEntropyConfig,
+    ImageEntropyNet,
+    Layer,
+    Memory,
+    at,
+    empty,
+    layers,
+)
+from unimic.cloud.training.grids import load_grids
+from unimic.cloud.training.loop import Average, Run, autocast, optimizers
+from unimic.codec.image_rows import join, stack
+from unimic.codec.networks import image_layout
+from unimic.codec.order import CONTEXT, REVEALED, reveal_groups
+from unimic.codec.tokens import Codes
+
+SIDE = 14
+BATCH = 16
+RATE = 2e-3
+SHARES: dict[str, tuple[float, ...]] = {
+    "12 groups": REVEALED,
+    "6 groups": REVEALED[1::2],
+    "24 groups": tuple(share for low, high in pairwise((0, *REVEALED))
+                       for share in ((low + high) / 2, high)),
+}
+
+
+class Raster(nn.Module):
+    """A decoder-only transformer of the entropy model's layers and heads."""
+
+    rotations: Tensor
+
+    def __init__(self, config: ImageEntropyConfig) -> None:
+        super().__init__()
+        self.config = c = config
+        self.table = Embedding(c.upper + c.lower + 1, c.width)
+        self.layers = nn.ModuleList(Layer(c.width, c.heads, c.hidden, 2 * c.pairs)
+                                    for _ in range(c.content_layers + c.query_layers))
+        self.final_norm = Normalise()
+        self.upper_head = Linear(c.width, c.upper, in_scale=ACTIVATION_SCALE, bias=True,
+                                 in_max=ACTIVATION_MAX, out_scale=LOGIT_SCALE, gain=0.1)
+        self.tail_in = Linear(c.width, c.width, in_scale=ACTIVATION_SCALE, in_max=ACTIVATION_MAX,
+                              out_scale=HIDDEN_SCALE)
+        self.tail_given = Embedding(c.upper, c.width)
+        self.tail_square = Square()
+        self.tail_head = Linear(c.width, c.lower, in_scale=SQUARED_SCALE, bias=True,
+                                in_max=SQUARED_MAX, out_scale=LOGIT_SCALE, gain=0.1)
+        self.register_buffer("rotations", rotation_table(c.coordinates, c.pairs, 0.1),
+                             persistent=False)
+
+    def step(self, first: int, codes: Tensor, *memory: Tensor) -> tuple[Tensor, Tensor, Memory]:
+        """Logits and hidden rows of tokens ``first`` …, given those before.
+
+        ``codes`` ``(B, n)`` are the tokens from ``first - 1`` on; of token -1 the value is ignored.
+        """
+        c, count = self.config, codes.shape[1]
+        place = torch.arange(first, first + count).expand(len(codes), -1)
+        upper, lower = codes // c.lower, c.upper + codes % c.lower
+        start = self.table(torch.full_like(codes, c.upper + c.lower))
+        x = torch.where((place == 0).unsqueeze(-1), start, self.table(upper) + self.table(lower))
+        row, column = place // SIDE + CONTEXT, place % SIDE + CONTEXT
+        everywhere = torch.cat(torch.broadcast_tensors(
+            self.rotations.unsqueeze(1), self.rotations.unsqueeze(0)), -1)
+        turn: Turn = at(turns(everywhere.flatten(0, 1), c.width // c.heads),
+                        row * c.coordinates + column)
+        visible = torch.arange(first + count) <= place.unsqueeze(-1)
+        new: tuple[Tensor, ...] = ()
+        for i, layer in enumerate(layers(self.layers)):
+            x, own = layer.read(x, turn, memory[2 * i:2 * i + 2], visible)
+            new += own
+        x = self.final_norm(x)
+        return self.upper_head(x), self.tail_in(x), new
+
+    def tail(self, hidden: Tensor, upper: Tensor) -> Tensor:
+        """Logits ``(B, n, lower)`` given the upper parts ``(B, n)``."""
+        out: Tensor = self.tail_head(self.tail_square(hidden + self.tail_given(upper)))
+        return out
+
+    def nothing(self, batch: int) -> Memory:
+        """Memory of no tokens."""
+        c = self.config
+        return empty(len(self.layers), batch, c.heads, c.width // c.heads, self.rotations.device)[1:]
+
+    def bits(self, codes: Tensor) -> Tensor:
+        """Bits of every token of ``(B, 196)``."""
+        before = F.pad(codes[:, :-1], (1, 0))
+        logits, hidden, _ = self.step(0, before, *self.nothing(len(codes)))
+        upper, lower = codes // self.config.lower, codes % self.config.lower
+        return cost(logits, upper) + cost(self.tail(hidden, upper), lower)
+
+    def decode(self, codes: Tensor) -> None:
+        """The calls that decoding one grid takes; the tokens are given."""
+        memory = self.nothing(1)
+        for i in range(codes.shape[1]):
+            _, hidden, memory = self.step(i, codes[:, max(0, i - 1):max(1, i)], *memory)
+            self.tail(hidden, codes[:, i:i + 1] // self.config.lower)
+
+
+class Grouped(nn.Module):
+    """The project's network with another number of groups."""
+
+    def __init__(self, config: ImageEntropyConfig, shares: tuple[float, ...]) -> None:
+        super().__init__()
+        self.net = ImageEntropyNet(config)
+        self.layout = image_layout(asdict(config))
+        group = reveal_groups(np.ones((SIDE, SIDE), np.bool_), shares)
+        order = np.argsort(group.ravel(), kind="stable")
+        row, column = np.unravel_index(order, group.shape)
+        self.row, self.column = row + CONTEXT, column + CONTEXT
+        self.order, self.groups = torch.from_numpy(order), group.ravel()[order].astype(np.int64)
+        self.steps = int(group.max())
+
+    def rows(self, codes: Tensor) -> tuple[Tensor, Tensor]:
+        """Content and query rows of grids already in coding order, each ``(5, B, n)``."""
+        place = self.row, self.column, self.groups
+        start, query = self.layout.start(None), self.layout.queries(*place)
+        content = [join([start, self.layout.tokens(grid, *place)]) for grid in codes.numpy()]
+        return (torch.from_numpy(stack(content, self.layout)),
+                torch.from_numpy(stack([query] * len(codes), self.layout)))
+
+    def bits(self, codes: Tensor) -> Tensor:
+        """Bits of every token of ``(B, 196)``, in coding order."""
+        codes = codes[:, self.order]
+        content, query = self.rows(codes)
+        memory = self.net.content(content, *self.net.empty_memory(len(codes)))
+        logits, hidden = self.net.query(query, *self.net.asked(memory))
+        upper, lower = codes // self.layout.lower, codes % self.layout.lower
+        return cost(logits, upper) + cost(self.net.tail(hidden, upper), lower)
+
+    def decode(self, codes: Tensor) -> None:
+        """The calls that decoding one grid takes; the tokens are given."""
+        codes = codes[:, self.order]
+        content, query = self.rows(codes)
+        memory = self.net.content(content[..., :1], *self.net.empty_memory(1))
+        for group in range(1, self.steps + 1):
+            which = torch.from_numpy(self.groups == group)
+            _, hidden = self.net.query(query[..., which], *self.net.asked(memory))
+            self.net.tail(hidden, codes[:, which] // self.layout.lower)
+            if group < self.steps:
+                memory = self.net.content(content[..., 1:][..., which], *memory)
+
+
+def cost(logits: Tensor, target: Tensor) -> Tensor:
+    """Bits of each target."""
+    nats = F.cross_entropy(logits.float().flatten(0, 1) / LOGIT_SCALE, target.flatten(),
+                           reduction="none")
+    return nats.view(target.shape) / math.log(2)
+
+
+def windows(path: Path) -> Tensor:
+    """The middle 14×14 tokens of every grid of a file, ``(n, 196)``."""
+    def middle(codes: Codes) -> Codes:
+        top, left = ((size - SIDE) // 2 for size in codes.shape)
+        return codes[top:top + SIDE, left:left + SIDE]
+
+    return torch.from_numpy(np.stack([middle(codes).ravel() for _, codes in load_grids(path)])
+                            ).long()
+
+
+def trained(network: Raster | Grouped, grids: Tensor, run: Run) -> Raster | Grouped:
+    """The network's average at the end of ``run``."""
+    set_mode(network, Mode.FLOAT)
+    average = Average(network, 0.998)
+    inner = network.net if isinstance(network, Grouped) else network
+    stack_ = (nn.ModuleList([inner.content_layers, inner.query_layers])
+              if isinstance(inner, ImageEntropyNet) else inner.layers)
+    parts = optimizers(network, stack_, RATE)
+    chance = torch.Generator().manual_seed(run.step)
+    for fraction in run:
+        some = grids[torch.randint(len(grids), (BATCH,), generator=chance)]
+        with autocast(torch.device("cpu")):
+            loss = network.bits(some).mean()
+        run.descend(fraction, network, loss, parts)
+        average.update(network, run.step)
+        run.log(bits_per_token=loss)
+    return average.module
+
+
+@torch.inference_mode()
+def seconds(decode: Callable[[Tensor], None], codes: Tensor) -> float:
+    """Least of five runs."""
+    times = []
+    for _ in range(5):
+        start = time.perf_counter()
+        decode(codes)
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tokens", type=Path, required=True, help="folder of the photos' tokens")
+    parser.add_argument("--minutes", type=float, default=10, help="of processor time, for each order")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the runs")
+    parser.add_argument("--json", type=Path, help="where the figures go")
+    args = parser.parse_args(argv)
+
+    grids = torch.cat([windows(args.tokens / f"{part}.npz")
+                       for part in ("flickr-train", "flickr-train-flipped")])
+    tests = {"flickr8k_test": windows(args.tokens / "flickr-test.npz")[::8],
+             "kodak": windows(args.tokens / "kodak.npz")}
+    config = ImageEntropyConfig(groups=max(len(shares) for shares in SHARES.values()))
+    makers: dict[str, Callable[[], Raster | Grouped]] = {"raster": lambda: Raster(config)}
+    for name, shares in SHARES.items():
+        makers[name] = lambda shares=shares: Grouped(config, shares)  # type: ignore[misc]
+    found: dict[str, dict[str, float]] = {}
+    for name, make in makers.items():
+        torch.manual_seed(1)
+        run = Run(args.out / name.replace(" ", "-"), args.minutes, RATE, warmup=60,
+                  clock=time.process_time)
+        network = trained(make(), grids, run)
+        found[name] = {"training_steps": run.step,
+                       "sequential_steps": network.steps if isinstance(network, Grouped)
+                       else SIDE * SIDE,
+                       "decode_seconds": round(seconds(network.decode, grids[:1]), 4)}
+        with torch.inference_mode():
+            for test, codes in tests.items():
+                bits = torch.cat([network.bits(part) for part in codes.split(BATCH)])
+                found[name][f"bits_per_token_{test}"] = round(float(bits.mean()), 4)
+        print(name, json.dumps(found[name]), flush=True)
+    if args.json:
+        args.json.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
