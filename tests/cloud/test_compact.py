@@ -34,6 +34,7 @@ from unimic.cloud.models.compact import (
     Batch,
     Compact,
     CompactConfig,
+    Memory,
     Words,
     left_padded,
     packed_texts,
@@ -250,7 +251,8 @@ def test_confidence_is_the_probability_of_the_answer(backend: CompactBackend,
     said = [*backend.words("red vase", 8), END]
     asked = 0
 
-    def next_words(grids: list[torch.Tensor], texts: list[list[int]]) -> list[torch.Tensor]:
+    def next_words(memory: Memory, which: list[int], texts: list[list[int]]
+                   ) -> list[torch.Tensor]:
         nonlocal asked
         odds = torch.full((END + 1,), -1000.0)
         odds[said[asked]] = 0.0
@@ -266,6 +268,19 @@ def test_confidence_is_the_probability_of_the_answer(backend: CompactBackend,
     asked = 0
     caption = backend.answer([AnswerRequest(grid(), " ", sampling())], nobody)[0]
     assert caption.confidence == pytest.approx(0.9 ** (1 / len(said)))
+
+
+def test_a_picture_is_looked_at_once(backend: CompactBackend, monkeypatch: pytest.MonkeyPatch
+                                     ) -> None:
+    """However many questions there are about it; answers are those to each alone."""
+    requests = [AnswerRequest(codes, question, sampling()) for codes, question in (
+        (grid(), "what?"), (grid(seed=2), "what?"), (grid(), "where is it?"), (grid(), ""))]
+    alone = [backend.answer([request], nobody)[0] for request in requests]
+    looks = []
+    look = Compact.look
+    monkeypatch.setattr(Compact, "look", lambda *inputs: looks.append(1) or look(*inputs))
+    assert backend.answer(requests, nobody) == alone
+    assert len(looks) == 2
 
 
 def test_large_grid_is_viewed_smaller(backend: CompactBackend,

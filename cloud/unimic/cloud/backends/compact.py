@@ -53,9 +53,9 @@ from unimic.cloud.models.compact import (
     LOW,
     PROMPT,
     TEXT_CODES,
-    Batch,
     Compact,
     CompactConfig,
+    Memory,
     Words,
     left_padded,
     packed_texts,
@@ -160,15 +160,12 @@ class CompactBackend(Backend):
     def _caption_fits(self, grids: list[Codes], caption: str) -> list[float]:
         """Log-probability of the caption under each grid."""
         ids = [CAPTION, *self.words(caption, PROMPT_TOKENS), END]
-        texts = packed_texts([[ids]])
+        memory, which = self._look(grids)
         fits = []
-        for codes in grids:
-            grid = torch.from_numpy(codes).long()[None]
-            batch = Batch(grid, torch.zeros_like(grid, dtype=torch.bool),
-                          torch.empty(1, 0, dtype=torch.long), *texts)
-            logits = self.model.word_logits(self.model(batch.to(self.device))[1][0, :-1])
-            odds = logits.float().log_softmax(-1).cpu()
-            fits.append(float(odds.gather(1, texts[0][0, 1:, None]).sum()))
+        for part in batches(len(grids), self.device):
+            features = self._read(memory.take(which[part]), [ids] * len(which[part]))
+            odds = self.model.word_logits(features[:, :-1]).float().log_softmax(-1).cpu()
+            fits += odds[:, range(len(ids) - 1), ids[1:]].sum(-1).tolist()
         return fits
 
     @torch.inference_mode()
@@ -234,10 +231,8 @@ class CompactBackend(Backend):
         """Features ``(h·w, width)`` of the images' tokens, after their prompts."""
         found: list[Tensor] = []
         for part in batches(len(codes), self.device):
-            empty = torch.empty(len(codes[part]), 0, dtype=torch.long)
-            batch = Batch(torch.stack(codes[part]), torch.stack(masks[part]),
-                          left_padded(prompts[part]), empty, empty, empty)
-            found += self.model(batch.to(self.device))[0]
+            found += self.model.look(*(tensor.to(self.device) for tensor in (
+                torch.stack(codes[part]), torch.stack(masks[part]), left_padded(prompts[part]))))[0]
         return found
 
     @torch.inference_mode()
@@ -247,7 +242,7 @@ class CompactBackend(Backend):
         The confidence of an answer is the probability that the model gives it; that of a caption,
         which is long, the geometric mean over its words.
         """
-        grids = [torch.from_numpy(self._looked_at(r.codes)).long() for r in requests]
+        memory, which = self._look([self._looked_at(r.codes) for r in requests])
         texts = [self._asked(r.question) for r in requests]
         lengths = [len(text) for text in texts]
         sums = [0.0] * len(requests)
@@ -255,7 +250,7 @@ class CompactBackend(Backend):
         for step in range(1, ANSWER_TOKENS + 1):
             still = sorted(open_)
             for i, logits in zip(still, self._next_words(
-                    [grids[i] for i in still], [texts[i] for i in still]), strict=True):
+                    memory, [which[i] for i in still], [texts[i] for i in still]), strict=True):
                 odds = logits[[*range(TEXT_CODES), END]].log_softmax(-1)
                 odds[0] = -math.inf  # the marker is no text
                 if len(texts[i]) == lengths[i]:
@@ -285,16 +280,29 @@ class CompactBackend(Backend):
         shape = view_shape(*codes.shape)
         return codes if shape == codes.shape else self.view.reduce(codes, *shape)
 
-    def _next_words(self, grids: list[Tensor], texts: list[list[int]]) -> list[Tensor]:
-        """Logits of the word after each text, on the CPU."""
+    def _look(self, grids: list[Codes]) -> tuple[Memory, list[int]]:
+        """What texts see of the grids, each different one once, and which of them is whose."""
+        places: dict[bytes, int] = {}
+        which = [places.setdefault(codes.tobytes(), len(places)) for codes in grids]
+        different = torch.from_numpy(np.stack([grids[which.index(i)] for i in places.values()]))
+        parts = []
+        for part in batches(len(different), self.device):
+            codes = different[part].long().to(self.device)
+            prompt = codes.new_empty(len(codes), 0)
+            parts.append(self.model.look(codes, torch.zeros_like(codes, dtype=torch.bool), prompt))
+        return Memory.joined([memory for _, memory in parts]), which
+
+    def _read(self, memory: Memory, texts: list[list[int]]) -> Tensor:
+        """Features ``(n, longest, width)`` of one text about each image of ``memory``."""
+        return self.model.read(memory, *packed_texts([[text] for text in texts], self.device))
+
+    def _next_words(self, memory: Memory, which: list[int], texts: list[list[int]]
+                    ) -> list[Tensor]:
+        """Logits of the word after each text about the images ``which``, on the CPU."""
         found: list[Tensor] = []
-        for part in batches(len(grids), self.device):
-            codes = torch.stack(grids[part])
-            batch = Batch(codes, torch.zeros_like(codes, dtype=torch.bool),
-                          torch.empty(len(codes), 0, dtype=torch.long),
-                          *packed_texts([[text] for text in texts[part]]))
-            features = self.model(batch.to(self.device))[1]
-            last = features[range(len(codes)), [len(text) - 1 for text in texts[part]]]
+        for part in batches(len(texts), self.device):
+            features = self._read(memory.take(which[part]), texts[part])
+            last = features[range(len(features)), [len(text) - 1 for text in texts[part]]]
             found += self.model.word_logits(last).float().cpu()
         return found
 

@@ -3,8 +3,9 @@
 The scheme is that of Show-o (Xie et al., arXiv 2408.12528, section 3): text is predicted causally,
 image tokens by masked diffusion (Chang et al., "MaskGIT", arXiv 2202.04200) with full attention
 among themselves. A sequence is ``[prompt] [image] [text] [text] …``: the image sees the prompt,
-every text sees the image and its own past, and texts do not see each other, so that all the
-questions about one image share one pass.
+every text sees the image and its own past, and texts do not see each other. So an image is looked
+at once (`Compact.look`), and all that is asked or said about it reads what came of that
+(`Compact.read`).
 
 What makes it small: a code of 13 bits is never an index into 8,192 vectors but a pair of a *high*
 part (6 bits: the first two digits of the tokenizer) and a *low* part (7 bits: the other three), on
@@ -14,7 +15,9 @@ high one.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from typing import cast
 
 import numpy as np
 import torch
@@ -67,31 +70,38 @@ class Batch:
         """The same on another device."""
         return Batch(*(getattr(self, field.name).to(device) for field in fields(self)))
 
-    def allowed(self) -> Tensor:
-        """Who may look at whom: bool ``(B, 1, L, L)`` with ``L = P + h·w + T``."""
-        batch, prompt, text = len(self.codes), self.prompt.shape[1], self.text.shape[1]
-        image = self.codes[0].numel()
-        device = self.codes.device
-        # Blocks: 0 the prompt, 1 the image, 2 … the texts, below 0 padding.
-        block = torch.cat([
-            torch.where(self.prompt == PADDING, -1, 0),
-            torch.ones(batch, image, dtype=torch.long, device=device),
-            torch.where(self.segment < 0, -1, self.segment + 2),
-        ], 1)
-        of, on = block.unsqueeze(2), block.unsqueeze(1)
-        order = torch.arange(prompt + image + text, device=device)
-        past = order.unsqueeze(1) >= order.unsqueeze(0)
-        inside = (of == on) & (past | (of == 1))
-        across = ((of == 1) & (on == 0)) | ((of > 1) & (on == 1))
-        allowed: Tensor = (inside | across).unsqueeze(1)
-        return allowed
+
+@dataclass
+class Memory:
+    """Images as texts see them.
+
+    Attributes:
+        layers: of each block, keys and values ``(B, heads, h·w, head)``.
+        after: position of a text's first token, see `Rotation`.
+    """
+
+    layers: list[tuple[Tensor, Tensor]]
+    after: int
+
+    @staticmethod
+    def joined(parts: Sequence[Memory]) -> Memory:
+        """Images of one shape one after the other."""
+        layers = [(torch.cat([key for key, _ in layer]), torch.cat([value for _, value in layer]))
+                  for layer in zip(*(part.layers for part in parts), strict=True)]
+        return Memory(layers, parts[0].after)
+
+    def take(self, which: Sequence[int]) -> Memory:
+        """The images ``which``, as often as they are named."""
+        chosen = torch.tensor(which, device=self.layers[0][0].device)
+        return Memory([(key[chosen], value[chosen]) for key, value in self.layers], self.after)
 
 
 class Rotation:
     """Rotary positions in two dimensions (Su et al., arXiv 2104.09864), half of a head for each.
 
     An image token is at its row and column; text lies on the diagonal, the prompt before the first
-    row and the other texts from row ``after`` on, so that all distances are small and regular.
+    row and the other texts from as many rows on as the image's longer side has, so that all
+    distances are small and regular.
     """
 
     def __init__(self, positions: Tensor, head: int) -> None:
@@ -106,18 +116,6 @@ class Rotation:
         cos, sin = self.cos.to(x.dtype), self.sin.to(x.dtype)
         a, b = x.chunk(2, -1)
         return torch.cat([a * cos - b * sin, a * sin + b * cos], -1)
-
-
-def positions(batch: Batch) -> Tensor:
-    """Row and column of every token of the sequence, int64 ``(B, L, 2)``."""
-    count, rows, columns = batch.codes.shape
-    device = batch.codes.device
-    before = torch.arange(-batch.prompt.shape[1], 0, device=device).expand(count, -1)
-    grid = torch.cartesian_prod(torch.arange(rows, device=device),
-                                torch.arange(columns, device=device)).expand(count, -1, -1)
-    after = batch.place + max(rows, columns)
-    return torch.cat([before.unsqueeze(-1).expand(-1, -1, 2), grid,
-                      after.unsqueeze(-1).expand(-1, -1, 2)], 1)
 
 
 class Block(nn.Module):
@@ -139,20 +137,40 @@ class Block(nn.Module):
         nn.init.zeros_(self.merge.weight)
         nn.init.zeros_(self.contract.weight)
 
-    def forward(self, x: Tensor, rotation: Rotation, allowed: Tensor, image: slice,
-                rows: int) -> Tensor:
-        batch, length, width = x.shape
-        heads = self.attend(normalise(x)).view(batch, length, 3, -1, self.head)
-        query, key = rotation(normalise(heads[:, :, :2])).permute(2, 0, 3, 1, 4)
-        value = heads[:, :, 2].transpose(1, 2)
-        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=allowed)
-        mixed = mixed.transpose(1, 2).reshape(batch, length, width)
-        patch = heads[:, image, 2].reshape(batch, rows, -1, width).permute(0, 3, 1, 2)
+    def look(self, x: Tensor, rotation: Rotation, allowed: Tensor, shape: tuple[int, int]
+             ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """Prompt and image; and the image's keys and values."""
+        query, key, value = self._heads(x, rotation)
+        mixed = _joined(F.scaled_dot_product_attention(query, key, value, attn_mask=allowed))
+        count = shape[0] * shape[1]
+        own = key[:, :, -count:], value[:, :, -count:]
+        patch = _joined(own[1]).transpose(1, 2).unflatten(2, shape)
         near = self.local(patch).flatten(2).transpose(1, 2)
-        mixed = mixed + F.pad(near, (0, 0, image.start, length - image.stop))
+        mixed = mixed + F.pad(near, (0, 0, mixed.shape[1] - count, 0))
+        return self._finish(x, mixed), own
+
+    def read(self, x: Tensor, rotation: Rotation, allowed: Tensor,
+             seen: tuple[Tensor, Tensor]) -> Tensor:
+        """Texts, after an image of which the keys and values are known."""
+        query, key, value = self._heads(x, rotation)
+        key, value = torch.cat([seen[0], key], 2), torch.cat([seen[1], value], 2)
+        return self._finish(x, _joined(
+            F.scaled_dot_product_attention(query, key, value, attn_mask=allowed)))
+
+    def _heads(self, x: Tensor, rotation: Rotation) -> tuple[Tensor, Tensor, Tensor]:
+        heads = self.attend(normalise(x)).unflatten(-1, (3, -1, self.head))
+        query, key = rotation(normalise(heads[:, :, :2])).permute(2, 0, 3, 1, 4)
+        return query, key, heads[:, :, 2].transpose(1, 2)
+
+    def _finish(self, x: Tensor, mixed: Tensor) -> Tensor:
         x = x + self.merge(mixed)
         out: Tensor = x + self.contract(F.gelu(self.expand(normalise(x)), approximate="tanh"))
         return out
+
+
+def _joined(heads: Tensor) -> Tensor:
+    """``(B, heads, L, head)`` as ``(B, L, width)``."""
+    return heads.transpose(1, 2).flatten(2)
 
 
 def normalise(x: Tensor) -> Tensor:
@@ -197,19 +215,50 @@ class Compact(nn.Module):
 
     def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Features of the image tokens ``(B, h·w, width)`` and of the text ``(B, T, width)``."""
-        prompt, rows = batch.prompt.shape[1], batch.codes.shape[1]
-        image = slice(prompt, prompt + batch.codes[0].numel())
-        x = torch.cat([self.words(batch.prompt), self.embed_image(batch.codes, batch.masked),
-                       self.words(batch.text)], 1)
-        x = normalise(x)
-        rotation = Rotation(positions(batch), self.config.head)
-        allowed = batch.allowed()
-        # A padding token sees itself alone, so that no row of the softmax is empty.
-        allowed = allowed | torch.eye(x.shape[1], dtype=torch.bool, device=x.device)
-        for block in self.blocks:
-            x = block(x, rotation, allowed, image, rows)
-        x = normalise(x)
-        return x[:, image], x[:, image.stop:]
+        features, memory = self.look(batch.codes, batch.masked, batch.prompt)
+        return features, self.read(memory, batch.text, batch.segment, batch.place)
+
+    def look(self, codes: Tensor, masked: Tensor, prompt: Tensor) -> tuple[Tensor, Memory]:
+        """Features of the image tokens ``(B, h·w, width)`` and what texts see of them.
+
+        The arguments are as in `Batch`. The prompt sees its past, the image the prompt and itself.
+        """
+        batch, rows, columns = codes.shape
+        before = prompt.shape[1]
+        x = normalise(torch.cat([self.words(prompt), self.embed_image(codes, masked)], 1))
+        grid = torch.cartesian_prod(torch.arange(rows), torch.arange(columns))
+        places = torch.cat([torch.arange(-before, 0).unsqueeze(-1).expand(-1, 2), grid])
+        rotation = Rotation(places.expand(batch, -1, -1).to(x.device), self.config.head)
+        order = torch.arange(x.shape[1], device=x.device)
+        past = order.unsqueeze(1) >= order.unsqueeze(0)
+        real = F.pad(prompt != PADDING, (0, rows * columns), value=True)
+        allowed = _never_empty((past | (order >= before).unsqueeze(1)) & real.unsqueeze(1))
+        layers = []
+        for block in self._blocks():
+            x, own = block.look(x, rotation, allowed, (rows, columns))
+            layers.append(own)
+        return normalise(x)[:, before:], Memory(layers, max(rows, columns))
+
+    def read(self, memory: Memory, text: Tensor, segment: Tensor, place: Tensor) -> Tensor:
+        """Features ``(B, T, width)`` of texts about the images of ``memory``.
+
+        The arguments are as in `Batch`. A text sees the image and its own past.
+        """
+        x = normalise(self.words(text))
+        rotation = Rotation((place + memory.after).unsqueeze(-1).expand(-1, -1, 2),
+                            self.config.head)
+        order = torch.arange(text.shape[1], device=x.device)
+        same = segment.unsqueeze(2) == segment.unsqueeze(1)
+        own = _never_empty(same & (order.unsqueeze(1) >= order) & (segment >= 0).unsqueeze(2))
+        image = memory.layers[0][0].shape[2]
+        told = (segment >= 0)[:, None, :, None].expand(-1, -1, -1, image)
+        allowed = torch.cat([told, own], -1)
+        for block, seen in zip(self._blocks(), memory.layers, strict=True):
+            x = block.read(x, rotation, allowed, seen)
+        return normalise(x)
+
+    def _blocks(self) -> list[Block]:
+        return [cast(Block, block) for block in self.blocks]
 
     def high_logits(self, features: Tensor) -> Tensor:
         """Logits ``(…, 64)`` of the high parts."""
@@ -224,6 +273,12 @@ class Compact(nn.Module):
     def word_logits(self, features: Tensor) -> Tensor:
         """Logits ``(…, 4102)`` of the next text token."""
         return F.linear(self.to_word(features), self.words.weight)
+
+
+def _never_empty(allowed: Tensor) -> Tensor:
+    """``(B, L, L)`` for all heads; everybody sees itself, so that no row of a softmax is empty."""
+    itself = torch.eye(allowed.shape[1], dtype=torch.bool, device=allowed.device)
+    return (allowed | itself).unsqueeze(1)
 
 
 def left_padded(sequences: list[list[int]], device: torch.device | None = None) -> Tensor:

@@ -129,7 +129,9 @@ class Raster(nn.Module):
     def nothing(self, batch: int) -> Memory:
         """Memory of no tokens."""
         c = self.config
-        return empty(len(self.layers), batch, c.heads, c.width // c.heads, self.rotations.device)[1:]
+        _, *nothing = empty(len(self.layers), batch, c.heads, c.width // c.heads,
+                            self.rotations.device)
+        return tuple(nothing)
 
     def bits(self, codes: Tensor) -> Tensor:
         """Bits of every token of ``(B, 196)``."""
@@ -241,7 +243,8 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tokens", type=Path, required=True, help="folder of the photos' tokens")
-    parser.add_argument("--minutes", type=float, default=10, help="of processor time, for each order")
+    parser.add_argument("--minutes", type=float, default=10,
+                        help="of processor time, for each order")
     parser.add_argument("--out", type=Path, required=True, help="folder of the runs")
     parser.add_argument("--json", type=Path, help="where the figures go")
     args = parser.parse_args(argv)

@@ -28,18 +28,8 @@ import torch
 from PIL import Image
 
 from unimic.cloud.backends.base import AnswerRequest, FillRequest, GenerateRequest
-from unimic.cloud.backends.compact import PROMPT_TOKENS, CompactBackend, load
-from unimic.cloud.models.compact import (
-    ANSWER,
-    ASK,
-    END,
-    LOW,
-    PROMPT,
-    TEXT_CODES,
-    Batch,
-    left_padded,
-    packed_texts,
-)
+from unimic.cloud.backends.compact import CompactBackend, load
+from unimic.cloud.models.compact import LOW, PROMPT, left_padded
 from unimic.cloud.training import shapes
 from unimic.cloud.training.data import read_questions
 from unimic.cloud.training.grids import load_grids
@@ -47,32 +37,10 @@ from unimic.codec.store import ModelStore
 from unimic.codec.tokens import Codes
 
 
-@torch.inference_mode()
-def answers(backend: CompactBackend, codes: Codes, questions: list[str], most: int = 12
-            ) -> list[str]:
-    """What ``backend.answer`` says to all ``questions`` about one image, in a few passes."""
-    texts = [[ASK, *backend.words(q, PROMPT_TOKENS), ANSWER] for q in questions]
-    lengths = [len(text) for text in texts]
-    grid = torch.from_numpy(codes).long()[None]
-    nothing = torch.empty(1, 0, dtype=torch.long)
-    allowed = [*range(1, TEXT_CODES), END]
-    open_ = set(range(len(texts)))
-    for step in range(most):
-        batch = Batch(grid, torch.zeros_like(grid, dtype=torch.bool), nothing,
-                      *packed_texts([texts]))
-        features = backend.model(batch.to(backend.device))[1][0]
-        ends = np.cumsum([len(text) for text in texts]) - 1
-        logits = backend.model.word_logits(features[ends])[:, allowed].cpu()
-        if step == 0:
-            logits[:, -1] = -math.inf
-        for i, best in enumerate(logits.argmax(-1).tolist()):
-            if i in open_ and allowed[best] == END:
-                open_.discard(i)
-            elif i in open_:
-                texts[i].append(allowed[best])
-        if not open_:
-            break
-    return [backend.words.spell(text[n:]) for text, n in zip(texts, lengths, strict=True)]
+def answers(backend: CompactBackend, codes: Codes, questions: list[str]) -> list[str]:
+    """What is said to each question about one image."""
+    requests = [AnswerRequest(codes, question, backend.defaults) for question in questions]
+    return [answer.text for answer in backend.answer(requests, _nobody)]
 
 
 def encode(backend: CompactBackend, image: Image.Image) -> Codes:
@@ -136,9 +104,8 @@ def inpainting(backend: CompactBackend, tokens: Path, count: int) -> dict[str, f
         mask = torch.zeros(1, *codes.shape, dtype=torch.bool)
         mask[:, 4:10, 4:10] = True
         grid = torch.from_numpy(codes).long()[None]
-        nothing = torch.empty(1, 0, dtype=torch.long)
-        features = backend.model(Batch(grid, mask, left_padded([[PROMPT]]), nothing, nothing,
-                                       nothing).to(backend.device))[0][0][mask.flatten()]
+        features = backend.model.look(*(tensor.to(backend.device) for tensor in (
+            grid, mask, left_padded([[PROMPT]]))))[0][0][mask.flatten()]
         true = grid[mask]
         high = backend.model.high_logits(features).log_softmax(-1).cpu()
         given = high.argmax(-1)

@@ -159,7 +159,7 @@ def drawing(number: int, side: int, rng: np.random.Generator) -> Image.Image:
 
 def rendering(shown: Drawing, side: int, rng: np.random.Generator) -> Image.Image:
     """What ``shown`` names, a third to three quarters of ``side`` pixels wide, near the middle."""
-    assert shown.colour and shown.shape
+    assert shown.colour, "what it shows is known"
     tokens = side // PATCH
     size = int(rng.integers(round(0.45 * tokens), round(0.7 * tokens) + 1))
     width, height = size, size

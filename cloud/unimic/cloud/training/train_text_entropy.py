@@ -1,4 +1,4 @@
-"""Train the entropy model of text tokens on captions, questions and general English.
+"""Train the entropy model of text tokens: captions, questions, general English, other languages.
 
 The last part of the budget is quantisation-aware: the network then computes with the same
 roundings as the exact model that `export` writes.
@@ -7,6 +7,7 @@ roundings as the exact model that `export` writes.
 from __future__ import annotations
 
 import argparse
+import gzip
 import math
 import random
 from pathlib import Path
@@ -24,44 +25,49 @@ from unimic.cloud.training.shipped import load_exact
 from unimic.codec.text import TextTokenizer
 
 TOKENS = 1536  # in one batch
+SHARES = {"short": 0.45, "long": 0.15, "other": 0.4}
+"""Of the batches: captions and questions; reviews; texts in other languages."""
+NEAR = 2000  # texts of a batch differ in length by at most as many places
 QUANTISED_FROM = 0.7
 
 
-def sequences(root: Path, tokenizer: TextTokenizer) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Short sequences (captions, questions, answers) and long ones (reviews)."""
+def sequences(root: Path, other: Path, tokenizer: TextTokenizer) -> dict[str, list[np.ndarray]]:
+    """The texts of each of `SHARES`."""
     captions = [t for c in read_captions(root).values() if c.split in ("train", "rest")
                 for t in c.captions]
     questions = read_questions(root, "train")
     short = captions + read_text(root, "multi30k-train") + read_text(root, "coco-captions-val2017")
     short += [q.question for q in questions] * 3 + [q.answer for q in questions] * 2
-    long = read_text(root, "imdb-reviews-7k")
     # Lower-cased and unpunctuated prompts are as common as careful ones.
     short += [t.lower().rstrip(".") for t in random.Random(0).sample(short, len(short) // 4)]
-    return [tokenizer.encode(t) for t in short], [tokenizer.encode(t) for t in long]
+    with gzip.open(other, "rt", encoding="utf-8") as file:
+        lines = file.read().splitlines()
+    texts = {"short": short, "long": read_text(root, "imdb-reviews-7k"), "other": lines}
+    return {name: [tokenizer.encode(text) for text in some] for name, some in texts.items()}
 
 
 class Batches:
     """Random batches of about equally long sequences, each starting with id 0, padded with -1."""
 
-    def __init__(self, short: list[np.ndarray], long: list[np.ndarray], seed: int) -> None:
-        self.short = sorted(short, key=len)
-        self.long = long
+    def __init__(self, texts: dict[str, list[np.ndarray]], seed: int) -> None:
+        self.texts = {name: sorted(some, key=len) for name, some in texts.items()}
         self.random = random.Random(seed)
 
-    def _long(self, length: int) -> np.ndarray:
-        text = self.random.choice(self.long)
+    def _part(self, length: int) -> np.ndarray:
+        text = self.random.choice(self.texts["long"])
         start = self.random.randrange(max(1, len(text) - length // 2))
         return text[start:start + length]
 
     def next(self, limit: int) -> Tensor:
-        if self.random.random() < 0.75:
-            middle = self.random.randrange(len(self.short))
-            longest = min(limit - 1, len(self.short[min(len(self.short) - 1, middle + 2000)]))
-            count = TOKENS // (longest + 1)
-            nearby = range(max(0, middle - 2000), min(len(self.short), middle + 2000))
-            chosen = [self.short[i] for i in self.random.choices(nearby, k=count)]
+        name = self.random.choices(list(SHARES), list(SHARES.values()))[0]
+        if name == "long":
+            chosen = [self._part(limit - 1) for _ in range(TOKENS // limit)]
         else:
-            chosen = [self._long(limit - 1) for _ in range(TOKENS // limit)]
+            texts = self.texts[name]
+            middle = self.random.randrange(len(texts))
+            near = range(max(0, middle - NEAR), min(len(texts), middle + NEAR))
+            longest = min(limit - 1, len(texts[near[-1]]))
+            chosen = [texts[i] for i in self.random.choices(near, k=TOKENS // (longest + 1))]
         chosen = [c[:limit - 1] for c in chosen]
         ids = np.full((len(chosen), max(map(len, chosen)) + 1), -1, np.int64)
         for row, text in zip(ids, chosen, strict=True):
@@ -94,6 +100,8 @@ def bits_per_character(network: TextEntropyNet, tokenizer: TextTokenizer,
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="folder of the data sets")
+    parser.add_argument("--other", type=Path, required=True,
+                        help="what unimic.cloud.training.other_languages collected")
     parser.add_argument("--tokenizer", type=Path, required=True, help="tokenizer.json")
     parser.add_argument("--out", type=Path, required=True, help="folder for checkpoints")
     parser.add_argument("--start", type=Path, help="weights.safetensors to go on from")
@@ -113,7 +121,8 @@ def main(argv: list[str] | None = None) -> None:
     run = Run(args.out, args.minutes, args.rate)
     state = {"model": network, "average": average.module, **parts}
     run.restore(state)
-    batches = Batches(*sequences(args.data, tokenizer), seed=args.seed + run.step)
+    texts = sequences(args.data, args.other, tokenizer)
+    batches = Batches(texts, seed=args.seed + run.step)
     dev = [c.captions[0] for c in read_captions(args.data).values() if c.split == "dev"][:200]
 
     for fraction in run:
