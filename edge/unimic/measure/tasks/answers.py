@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 
 from unimic.edge.client import Client
+from unimic.edge.results import Picture
 from unimic.measure.codecs import Variant
 from unimic.measure.html import Column
 from unimic.measure.tasks.findings import Findings, Row
 from unimic.measure.tasks.forms import ABOUT, COLUMNS, Totals, forms
 from unimic.measure.tasks.grounds import Progress, Subject, pictures
 
+TOGETHER = 8  # questions
 BLIND = "the usual answer, without a look"
 
 
@@ -34,15 +37,21 @@ def measure(title: str, cloud: Client, subjects: Sequence[Subject],
     """
     totals, failed = Totals(), list[Row]()
     asked = guessed = 0
-    for subject, image in pictures(subjects, failed, progress):
-        ask = cache(lambda picture, question: cloud.ask(picture, question).text)
-        for form in forms(cloud, image, families):
-            totals.add(form, questions=len(subject.questions), right=sum(
-                same(ask(form.picture, question), answer)
-                for question, answer in subject.questions))
-        asked += len(subject.questions)
-        if usual:
-            guessed += sum(same(usual(question), answer) for question, answer in subject.questions)
+    with ThreadPoolExecutor(TOGETHER) as pool:  # so that the service looks at a picture once
+        for subject, image in pictures(subjects, failed, progress):
+            @cache
+            def right(picture: Picture, pairs: tuple[tuple[str, str], ...] = subject.questions
+                      ) -> int:
+                given = pool.map(lambda pair: cloud.ask(picture, pair[0]).text, pairs)
+                return sum(same(text, answer)
+                           for text, (_, answer) in zip(given, pairs, strict=True))
+
+            for form in forms(cloud, image, families):
+                totals.add(form, questions=len(subject.questions), right=right(form.picture))
+            asked += len(subject.questions)
+            if usual:
+                guessed += sum(same(usual(question), answer)
+                               for question, answer in subject.questions)
     rows = [{**row, "questions": int(sums["questions"]),
              "accuracy": 100 * sums["right"] / sums["questions"]} for row, sums in totals.rows()]
     if usual and asked:
