@@ -31,30 +31,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from unimic.cloud.models.arithmetic import (
-    ACTIVATION_MAX,
-    ACTIVATION_SCALE,
-    HIDDEN_SCALE,
-    LOGIT_SCALE,
-    SQUARED_MAX,
-    SQUARED_SCALE,
-    Embedding,
-    Linear,
-    Mode,
-    Normalise,
-    Square,
-    Turn,
-    rotation_table,
-    set_mode,
-    turns,
-)
+from unimic.cloud.models.arithmetic import LOGIT_SCALE, Mode, set_mode
 from unimic.cloud.models.image_entropy import (
     ImageEntropyConfig,
     ImageEntropyNet,
     Layer,
     Memory,
-    at,
-    empty,
     layers,
 )
 from unimic.cloud.training.grids import load_grids
@@ -75,28 +57,11 @@ SHARES: dict[str, tuple[float, ...]] = {
 }
 
 
-class Raster(nn.Module):
-    """A decoder-only transformer of the entropy model's layers and heads."""
+class Raster(ImageEntropyNet):
+    """A decoder-only transformer of all the layers of both towers."""
 
-    rotations: Tensor
-
-    def __init__(self, config: ImageEntropyConfig) -> None:
-        super().__init__()
-        self.config = c = config
-        self.table = Embedding(c.upper + c.lower + 1, c.width)
-        self.layers = nn.ModuleList(Layer(c.width, c.heads, c.hidden, 2 * c.pairs)
-                                    for _ in range(c.content_layers + c.query_layers))
-        self.final_norm = Normalise()
-        self.upper_head = Linear(c.width, c.upper, in_scale=ACTIVATION_SCALE, bias=True,
-                                 in_max=ACTIVATION_MAX, out_scale=LOGIT_SCALE, gain=0.1)
-        self.tail_in = Linear(c.width, c.width, in_scale=ACTIVATION_SCALE, in_max=ACTIVATION_MAX,
-                              out_scale=HIDDEN_SCALE)
-        self.tail_given = Embedding(c.upper, c.width)
-        self.tail_square = Square()
-        self.tail_head = Linear(c.width, c.lower, in_scale=SQUARED_SCALE, bias=True,
-                                in_max=SQUARED_MAX, out_scale=LOGIT_SCALE, gain=0.1)
-        self.register_buffer("rotations", rotation_table(c.coordinates, c.pairs, 0.1),
-                             persistent=False)
+    def all_layers(self) -> list[Layer]:
+        return layers(self.content_layers) + layers(self.query_layers)
 
     def step(self, first: int, codes: Tensor, *memory: Tensor) -> tuple[Tensor, Tensor, Memory]:
         """Logits and hidden rows of tokens ``first`` …, given those before.
@@ -105,33 +70,21 @@ class Raster(nn.Module):
         """
         c, count = self.config, codes.shape[1]
         place = torch.arange(first, first + count).expand(len(codes), -1)
-        upper, lower = codes // c.lower, c.upper + codes % c.lower
-        start = self.table(torch.full_like(codes, c.upper + c.lower))
-        x = torch.where((place == 0).unsqueeze(-1), start, self.table(upper) + self.table(lower))
-        row, column = place // SIDE + CONTEXT, place % SIDE + CONTEXT
-        everywhere = torch.cat(torch.broadcast_tensors(
-            self.rotations.unsqueeze(1), self.rotations.unsqueeze(0)), -1)
-        turn: Turn = at(turns(everywhere.flatten(0, 1), c.width // c.heads),
-                        row * c.coordinates + column)
+        start = self.table(torch.full_like(codes, c.table - 2))
+        told = self.table(codes // c.lower) + self.table(c.upper + codes % c.lower)
+        x = torch.where((place == 0).unsqueeze(-1), start, told)
+        turn = self._turn(place // SIDE + CONTEXT, place % SIDE + CONTEXT)
         visible = torch.arange(first + count) <= place.unsqueeze(-1)
-        new: tuple[Tensor, ...] = ()
-        for i, layer in enumerate(layers(self.layers)):
+        new: Memory = ()
+        for i, layer in enumerate(self.all_layers()):
             x, own = layer.read(x, turn, memory[2 * i:2 * i + 2], visible)
             new += own
         x = self.final_norm(x)
         return self.upper_head(x), self.tail_in(x), new
 
-    def tail(self, hidden: Tensor, upper: Tensor) -> Tensor:
-        """Logits ``(B, n, lower)`` given the upper parts ``(B, n)``."""
-        out: Tensor = self.tail_head(self.tail_square(hidden + self.tail_given(upper)))
-        return out
-
     def nothing(self, batch: int) -> Memory:
         """Memory of no tokens."""
-        c = self.config
-        _, *nothing = empty(len(self.layers), batch, c.heads, c.width // c.heads,
-                            self.rotations.device)
-        return tuple(nothing)
+        return self.empty_memory(batch)[1:]
 
     def bits(self, codes: Tensor) -> Tensor:
         """Bits of every token of ``(B, 196)``."""
@@ -214,9 +167,8 @@ def trained(network: Raster | Grouped, grids: Tensor, run: Run) -> Raster | Grou
     set_mode(network, Mode.FLOAT)
     average = Average(network, 0.998)
     inner = network.net if isinstance(network, Grouped) else network
-    stack_ = (nn.ModuleList([inner.content_layers, inner.query_layers])
-              if isinstance(inner, ImageEntropyNet) else inner.layers)
-    parts = optimizers(network, stack_, RATE)
+    towers = nn.ModuleList([inner.content_layers, inner.query_layers])
+    parts = optimizers(network, towers, RATE)
     chance = torch.Generator().manual_seed(run.step)
     for fraction in run:
         some = grids[torch.randint(len(grids), (BATCH,), generator=chance)]
