@@ -1,0 +1,69 @@
+"""What training is fed with, and the orders of coding that it compares."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from zipfile import ZipFile
+
+import numpy as np
+import pytest
+import torch
+
+from unimic.cloud.models.image_entropy import ImageEntropyConfig
+from unimic.cloud.training import other_languages
+from unimic.cloud.training.compare_orders import SHARES, SIDE, Grouped, Raster
+from unimic.codec.order import REVEALED, reveal_groups
+
+SMALL = ImageEntropyConfig(groups=24, width=32, heads=2, content_layers=1, query_layers=2,
+                           hidden=32, pairs=4)
+
+
+def test_renderings_show_what_they_say() -> None:
+    pytest.importorskip("easy_vqa")
+    pytest.importorskip("cv2")
+    from unimic.cloud.training import shapes
+    from unimic.measure.tasks.outlines import describe
+
+    rng = np.random.default_rng(0)
+    for side in (128, 224, 256):
+        for drawing in shapes.rendered_drawings(48):
+            image = shapes.rendering(drawing, side, rng)
+            assert image.size == (side, side)
+            assert describe(image) == (drawing.colour, drawing.shape)
+
+
+def test_other_languages_are_collected_from_wheels(tmp_path: Path) -> None:
+    with ZipFile(tmp_path / "homeassistant-1-py3-none-any.whl", "w") as wheel:
+        for language, text in (("fr", "Bonjour le monde"), ("en", "Hello"), ("de", "Hallo {name}")):
+            wheel.writestr(f"homeassistant/components/x/translations/{language}.json",
+                           json.dumps({"title": {"deep": text}}))
+    with ZipFile(tmp_path / "emoji-1-py3-none-any.whl", "w") as wheel:
+        wheel.writestr("emoji/unicode_codes/emoji_de.json", json.dumps({"x": ":roter_Kreis:"}))
+    assert other_languages.collect(tmp_path) == {"fr": {"Bonjour le monde"}, "de": {"roter Kreis"}}
+
+
+def test_every_order_reveals_everything() -> None:
+    assert SHARES["12 groups"] == REVEALED
+    for name, shares in SHARES.items():
+        groups = reveal_groups(np.ones((SIDE, SIDE), np.bool_), shares)
+        assert set(groups.ravel()) == {*range(1, int(name.split()[0]) + 1)}
+
+
+@torch.inference_mode()
+def test_no_order_looks_ahead() -> None:
+    """A token's bits depend on those before it alone, and what is remembered changes nothing."""
+    torch.manual_seed(0)
+    codes = torch.randint(0, 8192, (1, SIDE * SIDE))
+    raster, grouped = Raster(SMALL).eval(), Grouped(SMALL, SHARES["24 groups"]).eval()
+    last = int(grouped.order[-1])
+    for network, place in ((raster, SIDE * SIDE - 1), (grouped, last)):
+        other = codes.clone()
+        other[0, place] ^= 4095
+        assert torch.equal(network.bits(codes)[:, :-1], network.bits(other)[:, :-1])
+        assert not torch.equal(network.bits(codes)[:, -1], network.bits(other)[:, -1])
+    before = torch.nn.functional.pad(codes[:, :-1], (1, 0))
+    whole, _, _ = raster.step(0, before, *raster.nothing(1))
+    first, _, memory = raster.step(0, before[:, :9], *raster.nothing(1))
+    then, _, _ = raster.step(9, before[:, 9:], *memory)
+    assert torch.allclose(torch.cat([first, then], 1), whole, atol=1e-5)
