@@ -15,7 +15,7 @@ from unimic.cloud.training import other_languages
 from unimic.cloud.training.compare_orders import SHARES, SIDE, Grouped, Raster
 from unimic.codec.order import REVEALED, reveal_groups
 
-SMALL = ImageEntropyConfig(groups=24, width=32, heads=2, content_layers=1, query_layers=2,
+SMALL = ImageEntropyConfig(groups=12, width=32, heads=2, content_layers=1, query_layers=2,
                            hidden=32, pairs=4)
 
 
@@ -55,7 +55,7 @@ def test_no_order_looks_ahead() -> None:
     """A token's bits depend on those before it alone, and what is remembered changes nothing."""
     torch.manual_seed(0)
     codes = torch.randint(0, 8192, (1, SIDE * SIDE))
-    raster, grouped = Raster(SMALL).eval(), Grouped(SMALL, SHARES["24 groups"]).eval()
+    raster, grouped = Raster(SMALL).eval(), Grouped(SMALL, SHARES["6 groups"]).eval()
     last = int(grouped.order[-1])
     for network, place in ((raster, SIDE * SIDE - 1), (grouped, last)):
         other = codes.clone()

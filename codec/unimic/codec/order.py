@@ -35,7 +35,7 @@ def _bayer(size: int) -> NDArray[np.int64]:
 _RANK = _bayer(WINDOW)
 
 
-def reveal_groups(mask: Mask, revealed: Sequence[float] = REVEALED) -> Codes:
+def reveal_groups(mask: Mask, revealed: Sequence[int] = REVEALED) -> Codes:
     """Group of every token of a window: 0 where ``mask`` is off, 1 … 12 in coding order.
 
     Args:
