@@ -131,7 +131,7 @@ class CompactBackend(Backend):
     """
 
     name = "compact"
-    defaults = Sampling(seed=0, steps=16, temperature=0.9, guidance=6.0)
+    defaults = Sampling(seed=0, steps=16, temperature=0.9, guidance=1.5)
     max_tokens = 65_536
 
     def __init__(self, model: Compact, words: Words, space: TokenSpace, view: View) -> None:

@@ -5,6 +5,7 @@
 * easy-VQA test: share of right answers, drawings enlarged to 224×224, and at their own 64×64.
 * DAQUAR eval: exact matches.
 * Text to image: "a red circle" and the like, judged by the model's own answers.
+* Emoji: what the names of unseen ones tell about their tokens.
 * Inpainting: token accuracy and bits a token for the middle 6×6 of the Flickr8k test photos.
 * Seconds for each task at 256×256 pixels.
 
@@ -28,13 +29,13 @@ import torch
 from PIL import Image
 
 from unimic.cloud.backends.base import AnswerRequest, FillRequest, GenerateRequest
-from unimic.cloud.backends.compact import CompactBackend, load
+from unimic.cloud.backends.compact import PROMPT_TOKENS, CompactBackend, load
 from unimic.cloud.models.compact import LOW, PROMPT, left_padded
 from unimic.cloud.training import shapes
 from unimic.cloud.training.data import read_questions
 from unimic.cloud.training.grids import load_grids
 from unimic.codec.store import ModelStore
-from unimic.codec.tokens import Codes
+from unimic.codec.tokens import Codes, Mask
 
 
 def answers(backend: CompactBackend, codes: Codes, questions: list[str]) -> list[str]:
@@ -97,25 +98,48 @@ def text_to_image(backend: CompactBackend, seeds: int = 2) -> float:
 
 
 @torch.inference_mode()
+def bits(backend: CompactBackend, codes: Codes, hidden: Mask, prompt: str) -> tuple[float, float]:
+    """Bits of the hidden tokens, and how many of them are the likeliest ones."""
+    grid, mask = (torch.from_numpy(array)[None].to(backend.device) for array in (codes, hidden))
+    words = left_padded([[PROMPT, *backend.words(prompt, PROMPT_TOKENS)]], backend.device)
+    features = backend.model.look(grid.long(), mask, words)[0][mask.flatten(1)]
+    true = grid[mask].long()
+    high = backend.model.high_logits(features).log_softmax(-1)
+    guess = high.argmax(-1)
+    guess = guess * LOW + backend.model.low_logits(features, guess).argmax(-1)
+    low = backend.model.low_logits(features, true // LOW).log_softmax(-1)
+    nats = high.gather(1, (true // LOW)[:, None]) + low.gather(1, (true % LOW)[:, None])
+    return -float(nats.sum()) / math.log(2), int((guess == true).sum())
+
+
 def inpainting(backend: CompactBackend, tokens: Path, count: int) -> dict[str, float]:
     """Accuracy of the likeliest tokens and cost in bits of the true ones, middle 6×6 of 14×14."""
-    right, hidden, bits = 0, 0, 0.0
-    for _, codes in load_grids(tokens / "flickr-test.npz")[:count]:
-        mask = torch.zeros(1, *codes.shape, dtype=torch.bool)
-        mask[:, 4:10, 4:10] = True
-        grid = torch.from_numpy(codes).long()[None]
-        features = backend.model.look(*(tensor.to(backend.device) for tensor in (
-            grid, mask, left_padded([[PROMPT]]))))[0][0][mask.flatten()]
-        true = grid[mask]
-        high = backend.model.high_logits(features).log_softmax(-1).cpu()
-        given = high.argmax(-1)
-        guess = given * LOW + backend.model.low_logits(features, given).cpu().argmax(-1)
-        low = backend.model.low_logits(features, true // LOW).log_softmax(-1).cpu()
-        chosen = (high.gather(1, (true // LOW)[:, None]) + low.gather(1, (true % LOW)[:, None]))
-        bits -= float(chosen.sum()) / math.log(2)
-        right += int((guess == true).sum())
-        hidden += len(true)
-    return {"inpainting_token_accuracy": right / hidden, "inpainting_bits_a_token": bits / hidden}
+    grids = [codes for _, codes in load_grids(tokens / "flickr-test.npz")[:count]]
+    hidden = np.zeros(grids[0].shape, bool)
+    hidden[4:10, 4:10] = True
+    cost, right = np.sum([bits(backend, codes, hidden, "") for codes in grids], 0)
+    total = len(grids) * int(hidden.sum())
+    return {"inpainting_token_accuracy": float(right / total),
+            "inpainting_bits_a_token": float(cost / total)}
+
+
+def emoji(backend: CompactBackend, tokens: Path, count: int) -> dict[str, float]:
+    """What names say about emoji that were not trained on.
+
+    Bits a token with the name as prompt and without one, and how often an emoji is likelier with
+    its own name than with that of the next one in a shuffled list (chance: 0.5).
+    """
+    known = load_grids(tokens / "emoji-test.npz")
+    known = [known[i] for i in np.random.default_rng(0).permutation(len(known))[:count]]
+    costs = []
+    for (name, codes), (other, _) in zip(known, known[1:] + known[:1], strict=True):
+        everything = np.ones(codes.shape, bool)
+        costs.append([bits(backend, codes, everything, prompt)[0] / codes.size
+                      for prompt in (name, other, "")])
+    named, misnamed, nameless = np.array(costs).T
+    return {"emoji_bits_a_token_named": float(named.mean()),
+            "emoji_bits_a_token_nameless": float(nameless.mean()),
+            "emoji_own_name_likelier": float(np.mean(named < misnamed))}
 
 
 def seconds(backend: CompactBackend) -> dict[str, float]:
@@ -167,6 +191,7 @@ def main(argv: list[str] | None = None) -> None:
                  for side in (224, 64)},
         lambda: {"drawing_right_by_own_answers": text_to_image(backend)},
         lambda: inpainting(backend, args.tokens, args.images),
+        lambda: emoji(backend, args.tokens, args.images),
         lambda: {"daquar_exact_match": daquar(backend, args.data, args.tokens, args.images)},
     )
     for part in parts:
