@@ -31,7 +31,8 @@ from unimic.cloud.training.loop import autocast
 COLOURS = ("black", "blue", "brown", "gray", "green", "red", "teal", "yellow")
 SHAPES = ("circle", "rectangle", "triangle")
 RGB = {"black": (0, 0, 0), "blue": (0, 0, 255), "brown": (165, 42, 42), "gray": (128, 128, 128),
-       "green": (0, 255, 0), "red": (255, 0, 0), "teal": (0, 128, 128), "yellow": (255, 255, 0)}
+       "green": (90, 240, 60), "red": (255, 0, 0), "teal": (0, 128, 128), "yellow": (255, 255, 0)}
+"""Of renderings: easy-VQA's, but for pure green, of which the tokenizer makes a bluish one."""
 GROUNDS = ((248, 248, 248), (249, 236, 232), (232, 244, 238), (240, 235, 248))
 PATCH = 16
 SMOOTH = 4  # times larger than they are to be are shapes drawn, for smooth borders
