@@ -100,7 +100,8 @@ def _converse(cloud: Client, models: Models, photo: Image.Image, args: argparse.
     edited = take("inpaint", lambda show: cloud.inpaint(
         shared, box, args.inpaint, seed=args.seed, on_progress=show))
     wide = take("outpaint", lambda show: cloud.outpaint(
-        edited, left=MARGIN, right=MARGIN, seed=args.seed, on_progress=show))
+        edited, left=MARGIN, right=MARGIN, prompt=args.outpaint, seed=args.seed,
+        on_progress=show))
     fresh = take("generate", lambda show: cloud.generate(
         args.generate, seed=args.seed, on_progress=show))
 
@@ -112,7 +113,7 @@ def _converse(cloud: Client, models: Models, photo: Image.Image, args: argparse.
         "decoded": Tile(models.images.decode(shared.grid), "decoded", "what the cloud sees",
                         costs[0]),
         "inpainted": Tile(edited.image, "inpainted", f"“{args.inpaint}”", costs[2]),
-        "outpainted": Tile(wide.image, "outpainted", f"{MARGIN} pixels on two sides", costs[3]),
+        "outpainted": Tile(wide.image, "outpainted", f"“{args.outpaint}”", costs[3]),
         "generated": Tile(fresh.image, "generated", f"“{args.generate}”", costs[4]),
     }
 

@@ -9,7 +9,8 @@ from unimic.edge.console import common_options
 
 QUESTION = "what is on the table?"
 INPAINT = "a red plate"
-GENERATE = "a dog runs through the grass"
+OUTPAINT = "a cup of coffee on a wooden table"
+GENERATE = "a blue triangle"
 
 
 def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -24,6 +25,8 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     parser.add_argument("--photo", metavar="FILE", help="your own photo, instead of the example")
     parser.add_argument("--question", default=QUESTION, help="default: %(default)s")
     parser.add_argument("--inpaint", default=INPAINT, metavar="PROMPT", help="default: %(default)s")
+    parser.add_argument("--outpaint", default=OUTPAINT, metavar="PROMPT",
+                        help="default: %(default)s")
     parser.add_argument("--generate", default=GENERATE, metavar="PROMPT",
                         help="default: %(default)s")
     parser.add_argument("--seed", type=int, default=1, help="default: %(default)s")
