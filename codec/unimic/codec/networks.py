@@ -94,6 +94,9 @@ def saturates(store: ModelStore, name: str) -> bool:
 def _options(threads: int | None, optimise: bool = True) -> ort.SessionOptions:
     options = ort.SessionOptions()
     options.log_severity_level = 3
+    # After a call, threads would go on waiting in a loop for the next one, and take the cores from
+    # whatever comes meanwhile, such as the image decoder.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
     if threads is not None:
         options.intra_op_num_threads = threads
     options.graph_optimization_level = (

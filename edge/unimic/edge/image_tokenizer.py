@@ -111,6 +111,8 @@ class ImageTokenizer:
         options.intra_op_num_threads = self._threads or 0
         # Tiles come in several shapes: plans kept for each of them would only cost memory.
         options.enable_mem_pattern = False
+        # Threads that wait in a loop after a call would take the cores from the entropy coder.
+        options.add_session_config_entry("session.force_spinning_stop", "1")
         return ort.InferenceSession(str(self._store.path("image-tokenizer", file)), options,
                                     providers=["CPUExecutionProvider"])
 
