@@ -160,10 +160,11 @@ class CompactBackend(Backend):
     def _caption_fits(self, grids: list[Codes], caption: str) -> list[float]:
         """Log-probability of the caption under each grid."""
         ids = [CAPTION, *self.words(caption, PROMPT_TOKENS), END]
-        memory, which = self._look(grids)
+        memory = self._look(grids)
         fits = []
         for part in batches(len(grids), self.device):
-            features = self._read(memory.take(which[part]), [ids] * len(which[part]))
+            some = range(len(grids))[part]
+            features = self._read(memory.take(some), [ids] * len(some))
             odds = self.model.word_logits(features[:, :-1]).float().log_softmax(-1).cpu()
             fits += odds[:, range(len(ids) - 1), ids[1:]].sum(-1).tolist()
         return fits
@@ -242,7 +243,8 @@ class CompactBackend(Backend):
         The confidence of an answer is the probability that the model gives it; that of a caption,
         which is long, the geometric mean over its words.
         """
-        memory, which = self._look([self._looked_at(r.codes) for r in requests])
+        different, which = _different([r.codes for r in requests])
+        memory = self._look([self._looked_at(codes) for codes in different])
         texts = [self._asked(r.question) for r in requests]
         lengths = [len(text) for text in texts]
         sums = [0.0] * len(requests)
@@ -280,17 +282,14 @@ class CompactBackend(Backend):
         shape = view_shape(*codes.shape)
         return codes if shape == codes.shape else self.view.reduce(codes, *shape)
 
-    def _look(self, grids: list[Codes]) -> tuple[Memory, list[int]]:
-        """What texts see of the grids, each different one once, and which of them is whose."""
-        places: dict[bytes, int] = {}
-        which = [places.setdefault(codes.tobytes(), len(places)) for codes in grids]
-        different = torch.from_numpy(np.stack([grids[which.index(i)] for i in places.values()]))
+    def _look(self, grids: list[Codes]) -> Memory:
+        """What texts see of the grids."""
         parts = []
-        for part in batches(len(different), self.device):
-            codes = different[part].long().to(self.device)
+        for part in batches(len(grids), self.device):
+            codes = torch.from_numpy(np.stack(grids[part])).long().to(self.device)
             prompt = codes.new_empty(len(codes), 0)
             parts.append(self.model.look(codes, torch.zeros_like(codes, dtype=torch.bool), prompt))
-        return Memory.joined([memory for _, memory in parts]), which
+        return Memory.joined([memory for _, memory in parts])
 
     def _read(self, memory: Memory, texts: list[list[int]]) -> Tensor:
         """Features ``(n, longest, width)`` of one text about each image of ``memory``."""
@@ -305,6 +304,13 @@ class CompactBackend(Backend):
             last = features[range(len(features)), [len(text) - 1 for text in texts[part]]]
             found += self.model.word_logits(last).float().cpu()
         return found
+
+
+def _different(grids: list[Codes]) -> tuple[list[Codes], list[int]]:
+    """Each different grid once, and which of them is whose."""
+    places: dict[bytes, int] = {}
+    which = [places.setdefault(codes.tobytes(), len(places)) for codes in grids]
+    return [grids[which.index(place)] for place in places.values()], which
 
 
 def _another(request: GenerateRequest, number: int) -> GenerateRequest:

@@ -1,6 +1,6 @@
 """What revealing tokens in groups costs: the same budget for several orders of coding.
 
-    python -m unimic.cloud.training.compare_orders --tokens TOKENS --minutes 10 --json ORDERS.json
+    python -m unimic.cloud.training.compare_orders --tokens TOKENS --out OUT --json ORDERS.json
 
 Trains, in ordinary float, from the same seed, on the same grids (14×14, Flickr8k train) and for the
 same minutes each:
@@ -8,11 +8,9 @@ same minutes each:
 * a raster-autoregressive transformer: token after token, every layer over the tokens before;
 * the entropy model of the project, with its twelve groups and with half as many.
 
-Minutes are of the processor, so run it with one thread.
-
 All have as many layers of the same size, so as many weights but for embeddings. Prints bits a token
 on Flickr8k test and Kodak, training steps, and seconds to decode a grid with cached keys and
-values.
+values. Minutes are of the processor, so run it with one thread.
 """
 
 from __future__ import annotations
@@ -53,6 +51,8 @@ SHARES = {"12 groups": REVEALED, "6 groups": REVEALED[1::2]}
 
 class Raster(ImageEntropyNet):
     """A decoder-only transformer of all the layers of both towers."""
+
+    steps = SIDE * SIDE
 
     def all_layers(self) -> list[Layer]:
         return layers(self.content_layers) + layers(self.query_layers)
@@ -95,12 +95,11 @@ class Raster(ImageEntropyNet):
             self.tail(hidden, codes[:, i:i + 1] // self.config.lower)
 
 
-class Grouped(nn.Module):
+class Grouped(ImageEntropyNet):
     """The project's network with another number of groups."""
 
     def __init__(self, config: ImageEntropyConfig, shares: tuple[int, ...]) -> None:
-        super().__init__()
-        self.net = ImageEntropyNet(config)
+        super().__init__(config)
         self.layout = image_layout(asdict(config))
         group = reveal_groups(np.ones((SIDE, SIDE), np.bool_), shares)
         order = np.argsort(group.ravel(), kind="stable")
@@ -121,22 +120,22 @@ class Grouped(nn.Module):
         """Bits of every token of ``(B, 196)``, in coding order."""
         codes = codes[:, self.order]
         content, query = self.rows(codes)
-        memory = self.net.content(content, *self.net.empty_memory(len(codes)))
-        logits, hidden = self.net.query(query, *self.net.asked(memory))
+        memory = self.content(content, *self.empty_memory(len(codes)))
+        logits, hidden = self.query(query, *self.asked(memory))
         upper, lower = codes // self.layout.lower, codes % self.layout.lower
-        return cost(logits, upper) + cost(self.net.tail(hidden, upper), lower)
+        return cost(logits, upper) + cost(self.tail(hidden, upper), lower)
 
     def decode(self, codes: Tensor) -> None:
         """The calls that decoding one grid takes; the tokens are given."""
         codes = codes[:, self.order]
         content, query = self.rows(codes)
-        memory = self.net.content(content[..., :1], *self.net.empty_memory(1))
+        memory = self.content(content[..., :1], *self.empty_memory(1))
         for group in range(1, self.steps + 1):
             which = torch.from_numpy(self.groups == group)
-            _, hidden = self.net.query(query[..., which], *self.net.asked(memory))
-            self.net.tail(hidden, codes[:, which] // self.layout.lower)
+            _, hidden = self.query(query[..., which], *self.asked(memory))
+            self.tail(hidden, codes[:, which] // self.layout.lower)
             if group < self.steps:
-                memory = self.net.content(content[..., 1:][..., which], *memory)
+                memory = self.content(content[..., 1:][..., which], *memory)
 
 
 def cost(logits: Tensor, target: Tensor) -> Tensor:
@@ -160,8 +159,7 @@ def trained(network: Raster | Grouped, grids: Tensor, run: Run) -> Raster | Grou
     """The network's average at the end of ``run``."""
     set_mode(network, Mode.FLOAT)
     average = Average(network, 0.998)
-    inner = network.net if isinstance(network, Grouped) else network
-    towers = nn.ModuleList([inner.content_layers, inner.query_layers])
+    towers = nn.ModuleList([network.content_layers, network.query_layers])
     parts = optimizers(network, towers, RATE)
     chance = torch.Generator().manual_seed(run.step)
     for fraction in run:
@@ -210,8 +208,7 @@ def main(argv: list[str] | None = None) -> None:
                   clock=time.process_time)
         network = trained(make(), grids, run)
         found[name] = {"training_steps": run.step,
-                       "sequential_steps": network.steps if isinstance(network, Grouped)
-                       else SIDE * SIDE,
+                       "sequential_steps": network.steps,
                        "decode_seconds": round(seconds(network.decode, grids[:1]), 4)}
         with torch.inference_mode():
             for test, codes in tests.items():

@@ -113,7 +113,12 @@ def read_emoji(folder: Path) -> tuple[dict[str, Image.Image], dict[str, Image.Im
 
 def read_text(root: Path, stem: str) -> list[str]:
     """Lines of ``text/stem.txt.gz``."""
-    with gzip.open(root / "text" / f"{stem}.txt.gz", "rt", encoding="utf-8") as file:
+    return read_lines(root / "text" / f"{stem}.txt.gz")
+
+
+def read_lines(path: Path) -> list[str]:
+    """Lines of a compressed text."""
+    with gzip.open(path, "rt", encoding="utf-8") as file:
         return [line.rstrip("\n") for line in file]
 
 

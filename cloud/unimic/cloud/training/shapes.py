@@ -25,16 +25,15 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw
 
-from unimic.cloud.models.image_tokenizer import ImageTokenizer
+from unimic.cloud.models.image_tokenizer import PATCH, ImageTokenizer
 from unimic.cloud.training.loop import autocast
 
-COLOURS = ("black", "blue", "brown", "gray", "green", "red", "teal", "yellow")
 SHAPES = ("circle", "rectangle", "triangle")
 RGB = {"black": (0, 0, 0), "blue": (0, 0, 255), "brown": (165, 42, 42), "gray": (128, 128, 128),
        "green": (90, 240, 60), "red": (255, 0, 0), "teal": (0, 128, 128), "yellow": (255, 255, 0)}
 """Of renderings: easy-VQA's, but for pure green, of which the tokenizer makes a bluish one."""
+COLOURS = tuple(RGB)
 GROUNDS = ((248, 248, 248), (249, 236, 232), (232, 244, 238), (240, 235, 248))
-PATCH = 16
 SMOOTH = 4  # times larger than they are to be are shapes drawn, for smooth borders
 Pair = tuple[str, str]
 
@@ -151,9 +150,9 @@ def test_questions() -> list[tuple[int, str, str]]:
     return list(zip(images, questions, answers, strict=True))
 
 
-def drawing(number: int, side: int, rng: np.random.Generator) -> Image.Image:
-    """Training drawing ``number`` of easy-VQA, enlarged to ``side`` pixels, mirrored or not."""
-    image = Image.open(easy_vqa.get_train_image_paths()[number]).convert("RGB")
+def original(shown: Drawing, side: int, rng: np.random.Generator) -> Image.Image:
+    """A training drawing of easy-VQA, enlarged to ``side`` pixels, mirrored or not."""
+    image = Image.open(easy_vqa.get_train_image_paths()[shown.image]).convert("RGB")
     image = image.resize((side, side), Image.Resampling.BICUBIC)
     return image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if rng.random() < 0.5 else image
 

@@ -278,14 +278,11 @@ def load_albums(path: Path, tokenizer: Path | None) -> dict[str, Album]:
         if tokenizer is None:
             raise SystemExit(f"{path} does not exist: name a --tokenizer to make it")
         model, made = load_image_tokenizer(tokenizer), {}
-        for side in ALBUMS["drawing"]:
-            rng = np.random.default_rng(side)
-            made[f"drawing-{side}"] = shapes.tokenize(
-                model, (shapes.drawing(d.image, side, rng) for d in drawings["drawing"]))
-        for side in ALBUMS["rendering"]:
-            rng = np.random.default_rng(side)
-            made[f"rendering-{side}"] = shapes.tokenize(
-                model, (shapes.rendering(d, side, rng) for d in drawings["rendering"]))
+        for name, draw in (("drawing", shapes.original), ("rendering", shapes.rendering)):
+            for side in ALBUMS[name]:
+                rng = np.random.default_rng(side)
+                made[f"{name}-{side}"] = shapes.tokenize(
+                    model, (draw(shown, side, rng) for shown in drawings[name]))
         np.savez(path, **made)  # type: ignore[arg-type]
     with np.load(path) as file:
         return {name: Album(drawings[name], sides, {s: file[f"{name}-{s}"] for s in sides})

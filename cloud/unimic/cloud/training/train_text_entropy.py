@@ -7,7 +7,6 @@ roundings as the exact model that `export` writes.
 from __future__ import annotations
 
 import argparse
-import gzip
 import math
 import random
 from pathlib import Path
@@ -19,7 +18,7 @@ from torch import Tensor
 
 from unimic.cloud.models.arithmetic import LOGIT_SCALE, Mode, set_mode
 from unimic.cloud.models.text_entropy import TextEntropyConfig, TextEntropyNet
-from unimic.cloud.training.data import read_captions, read_questions, read_text
+from unimic.cloud.training.data import read_captions, read_lines, read_questions, read_text
 from unimic.cloud.training.loop import Average, Run, autocast, default_device, optimizers
 from unimic.cloud.training.shipped import load_exact
 from unimic.codec.text import TextTokenizer
@@ -40,9 +39,8 @@ def sequences(root: Path, other: Path, tokenizer: TextTokenizer) -> dict[str, li
     short += [q.question for q in questions] * 3 + [q.answer for q in questions] * 2
     # Lower-cased and unpunctuated prompts are as common as careful ones.
     short += [t.lower().rstrip(".") for t in random.Random(0).sample(short, len(short) // 4)]
-    with gzip.open(other, "rt", encoding="utf-8") as file:
-        lines = file.read().splitlines()
-    texts = {"short": short, "long": read_text(root, "imdb-reviews-7k"), "other": lines}
+    texts = {"short": short, "long": read_text(root, "imdb-reviews-7k"),
+             "other": read_lines(other)}
     return {name: [tokenizer.encode(text) for text in some] for name, some in texts.items()}
 
 
