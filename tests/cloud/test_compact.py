@@ -290,6 +290,9 @@ def test_large_grid_is_viewed_smaller(backend: CompactBackend,
     backend.view.calls.clear()
     backend.answer([AnswerRequest(grid(30, 40), "what?", sampling())], nobody)
     assert backend.view.calls == [view_shape(30, 40)]
+    backend.answer([AnswerRequest(grid(30, 40), asked, sampling()) for asked in ("a?", "b?")],
+                   nobody)
+    assert len(backend.view.calls) == 2  # once more, for both questions
     rows, columns = view_shape(30, 40)
     assert rows * columns <= 384
     assert max(rows, columns) <= 24

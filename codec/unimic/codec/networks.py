@@ -91,14 +91,24 @@ def saturates(store: ModelStore, name: str) -> bool:
                for part in (rows, *rows[:, None]))
 
 
-def _options(threads: int | None, optimise: bool = True) -> ort.SessionOptions:
+def session_options(threads: int | None = None) -> ort.SessionOptions:
+    """Options of every ONNX Runtime session, which takes turns with others on the same cores.
+
+    Args:
+        threads: of its own pool; None for ONNX Runtime's choice.
+    """
     options = ort.SessionOptions()
-    options.log_severity_level = 3
     # After a call, threads would go on waiting in a loop for the next one, and take the cores from
     # whatever comes meanwhile, such as the image decoder.
     options.add_session_config_entry("session.force_spinning_stop", "1")
     if threads is not None:
         options.intra_op_num_threads = threads
+    return options
+
+
+def _options(threads: int | None, optimise: bool = True) -> ort.SessionOptions:
+    options = session_options(threads)
+    options.log_severity_level = 3
     options.graph_optimization_level = (
         ort.GraphOptimizationLevel.ORT_ENABLE_ALL if optimise
         else ort.GraphOptimizationLevel.ORT_DISABLE_ALL)

@@ -23,6 +23,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 from PIL import Image
 
+from unimic.codec.networks import session_options
 from unimic.codec.store import ModelStore
 from unimic.codec.tokens import Codes, Distances, TokenGrid
 from unimic.edge.images import load_image
@@ -107,12 +108,9 @@ class ImageTokenizer:
         return self._session("decoder.onnx")
 
     def _session(self, file: str) -> ort.InferenceSession:
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = self._threads or 0
+        options = session_options(self._threads)
         # Tiles come in several shapes: plans kept for each of them would only cost memory.
         options.enable_mem_pattern = False
-        # Threads that wait in a loop after a call would take the cores from the entropy coder.
-        options.add_session_config_entry("session.force_spinning_stop", "1")
         return ort.InferenceSession(str(self._store.path("image-tokenizer", file)), options,
                                     providers=["CPUExecutionProvider"])
 

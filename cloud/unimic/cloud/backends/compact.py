@@ -61,6 +61,7 @@ from unimic.cloud.models.compact import (
     packed_texts,
 )
 from unimic.codec.errors import CorruptData, UnknownModel
+from unimic.codec.networks import session_options
 from unimic.codec.proof import METADATA
 from unimic.codec.store import ModelStore
 from unimic.codec.text import TextTokenizer
@@ -92,7 +93,7 @@ class View:
         """Output of the image tokenizer's half ``name``, ``encoder`` or ``decoder``."""
         if name not in self.sessions:
             self.sessions[name] = onnxruntime.InferenceSession(
-                str(self.store.path("image-tokenizer", f"{name}.onnx")),
+                str(self.store.path("image-tokenizer", f"{name}.onnx")), session_options(),
                 providers=["CPUExecutionProvider"])
         session = self.sessions[name]
         output: NDArray[np.generic] = session.run(None, {session.get_inputs()[0].name: inputs})[0]
