@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from unimic.cloud.models.image_entropy import ImageEntropyConfig
+from unimic.cloud.models.image_entropy import ImageEntropyConfig, ImageEntropyNet
+from unimic.cloud.models.image_tokenizer import FiniteScalarQuantizer
 from unimic.cloud.training import other_languages
 from unimic.cloud.training.compare_orders import SHARES, SIDE, Grouped, Raster
+from unimic.cloud.training.cost import TokenCost
 from unimic.codec.order import REVEALED, reveal_groups
 
 SMALL = ImageEntropyConfig(groups=12, width=32, heads=2, content_layers=1, query_layers=2,
@@ -67,3 +69,39 @@ def test_no_order_looks_ahead() -> None:
     first, _, memory = raster.step(0, before[:, :9], *raster.nothing(1))
     then, _, _ = raster.step(9, before[:, 9:], *memory)
     assert torch.allclose(torch.cat([first, then], 1), whole, atol=1e-5)
+
+
+def test_cost_of_tokens_between_two_codes() -> None:
+    torch.manual_seed(0)
+    quantizer = FiniteScalarQuantizer((8, 8, 8, 4, 4))
+    network = ImageEntropyNet(SMALL)
+    torch.nn.init.normal_(network.upper_head.weight)
+    torch.nn.init.normal_(network.tail_head.weight)
+    cost = TokenCost(network, quantizer)
+    digits = quantizer.from_codes(torch.randint(8192, (2, 4, 5)))
+
+    def latents(digits: torch.Tensor) -> torch.Tensor:
+        """Whose scaled values are ``digits``; the outermost ones would be at infinity."""
+        share = digits / (quantizer.levels - 1)
+        return torch.logit(share.clamp(1e-6, 1 - 1e-6)) / 1.6
+
+    def bits(digits: torch.Tensor) -> float:
+        return float(cost(latents(digits)))
+
+    for digit in range(5):
+        digits[0, digit, 1, 2] = 2
+        halfway, other = digits.clone(), digits.clone()
+        halfway[0, digit, 1, 2] += 0.4999
+        other[0, digit, 1, 2] += 1
+        # The other tokens' costs depend on this token's code, which is the same up to halfway.
+        own, middle = cost._costs(digits, digits), cost._costs(digits, halfway)
+        assert torch.equal(own[0], middle[0])
+        expected = bits(digits) + 0.4999 * float(
+            middle[1][0, 1, 2, digit] - own[0][0, 1, 2]) / digits[:, 0].numel()
+        assert bits(halfway) == pytest.approx(expected, abs=1e-3)
+        # What the neighbouring code is said to cost is what it costs.
+        assert cost._costs(other, other)[0][0, 1, 2] == pytest.approx(
+            float(middle[1][0, 1, 2, digit]), abs=1e-3)
+    start = latents(digits + torch.rand(digits.shape) * 0.6 - 0.3).requires_grad_()
+    gradient, = torch.autograd.grad(cost(start), start)
+    assert cost(start - 0.5 * gradient / gradient.abs().mean()) < cost(start)

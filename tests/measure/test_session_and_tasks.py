@@ -59,7 +59,7 @@ def test_proxy_without_a_server() -> None:
 def test_bytes_of_the_same_session_in_pictures(photo: Image.Image) -> None:
     (variant,), _ = codecs.find(["jpeg"])
     edited = photo.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    choice = choose.within([variant], photo, 3000)
+    choice, = choose.within([variant], photo, [3000])
     turns = [Turn("share", {}, photo, None), Turn("ask", {}, photo, None),
              Turn("inpaint", {}, photo, edited), Turn("generate", {}, None, edited)]
     found = session.picture_bytes(turns, choice)
@@ -108,7 +108,7 @@ def test_drift(photo: Image.Image, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(session, "Client", Cloud)
     monkeypatch.setattr(session, "JUDGE", "psnr")
     (variant,), _ = codecs.find(["jpeg/2"])
-    choice = choose.within([variant], photo, 1500)
+    choice, = choose.within([variant], photo, [1500])
     models: Any = SimpleNamespace(images=SimpleNamespace(decode=draw),
                                   coder=SimpleNamespace(space=SimpleNamespace(patch=PATCH)))
     rows = session.drift("nowhere", models, photo, [choice], 6, 1, lambda done, all_: None)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 
 import numpy as np
 from PIL import Image
@@ -40,41 +41,45 @@ def smallest(variants: Sequence[Variant], image: Image.Image,
     """
     choices = []
     for variant in variants:
-        found = _bisect(variant, image, lambda choice: enough(choice.decoded))
-        if found < len(variant.codec.knob):
-            choices.append(_code(variant, image, found))
+        code = _coder(variant, image)
+        knob = range(len(variant.codec.knob))
+        found = bisect_left(knob, True, key=lambda position: enough(code(position).decoded))
+        if found < len(knob):
+            choices.append(code(found))
     return min(choices, key=lambda choice: len(choice.data), default=None)
 
 
-def within(variants: Sequence[Variant], image: Image.Image, budget: int) -> Choice:
-    """The choice of at most ``budget`` bytes that is nearest to ``image`` in squared error.
+def within(variants: Sequence[Variant], image: Image.Image, budgets: Sequence[int]
+           ) -> list[Choice]:
+    """For each budget the choice of at most so many bytes that is nearest in squared error.
 
-    If nothing is as small as that, it is the smallest of all.
+    If nothing is as small as that, it is the smallest of all. What was coded on the way to one
+    budget serves the others as well.
     """
-    choices = []
-    for variant in variants:
-        above = _bisect(variant, image, lambda choice: len(choice.data) > budget)
-        choices.append(_code(variant, image, max(0, above - 1)))
-    fitting = [choice for choice in choices if len(choice.data) <= budget]
-    if not fitting:
-        return min(choices, key=lambda choice: len(choice.data))
+    coders = [_coder(variant, image) for variant in variants]
+    knobs = [range(len(variant.codec.knob)) for variant in variants]
     pixels = np.asarray(image, np.float32)
-    return min(fitting, key=lambda choice: float(
-        np.square(np.asarray(choice.decoded, np.float32) - pixels).mean()))
+
+    @cache
+    def error(choice: Choice) -> float:
+        return float(np.square(np.asarray(choice.decoded, np.float32) - pixels).mean())
+
+    def best(budget: int) -> Choice:
+        choices = []
+        for code, knob in zip(coders, knobs, strict=True):
+            above = bisect_right(knob, budget, key=lambda position: len(code(position).data))
+            choices.append(code(max(0, above - 1)))
+        if fitting := [choice for choice in choices if len(choice.data) <= budget]:
+            return min(fitting, key=error)
+        return min(choices, key=lambda choice: len(choice.data))
+
+    return [best(budget) for budget in budgets]
 
 
-def _bisect(variant: Variant, image: Image.Image, reached: Callable[[Choice], bool]) -> int:
-    """The first position of the knob where ``reached``; its length if nowhere."""
-    low, high = 0, len(variant.codec.knob)
-    while low < high:
-        middle = (low + high) // 2
-        if reached(_code(variant, image, middle)):
-            high = middle
-        else:
-            low = middle + 1
-    return low
-
-
-def _code(variant: Variant, image: Image.Image, position: int) -> Choice:
-    setting = variant.codec.knob[position]
-    return Choice(variant, setting, variant.encode(image, setting).data, image.size)
+def _coder(variant: Variant, image: Image.Image) -> Callable[[int], Choice]:
+    """Codes at a position of the knob, at each only once."""
+    @cache
+    def code(position: int) -> Choice:
+        setting = variant.codec.knob[position]
+        return Choice(variant, setting, variant.encode(image, setting).data, image.size)
+    return code

@@ -10,20 +10,20 @@ with or without the caption as prompt. The last part of the budget is quantisati
 from __future__ import annotations
 
 import argparse
-import math
 from dataclasses import asdict
 from itertools import chain
 from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from PIL import Image
-from torch import Tensor, nn
+from torch import nn
 
-from unimic.cloud.models.arithmetic import LOGIT_SCALE, Mode, set_mode
+from unimic.cloud.backends.show_o.magvit import Magvit
+from unimic.cloud.models.arithmetic import Mode, set_mode
 from unimic.cloud.models.image_entropy import ImageEntropyConfig, ImageEntropyNet
 from unimic.cloud.models.image_tokenizer import PATCH, ImageTokenizer
+from unimic.cloud.training.cost import batch_bits
 from unimic.cloud.training.data import flickr_images, read_captions, training_images
 from unimic.cloud.training.loop import (
     Average,
@@ -33,17 +33,9 @@ from unimic.cloud.training.loop import (
     default_device,
     optimizers,
 )
-from unimic.cloud.training.shipped import load_exact, load_image_tokenizer
-from unimic.cloud.training.tokenize_images import tokenize, tokenize_batch
-from unimic.codec.image_rows import (
-    FIELDS,
-    NEVER,
-    Layout,
-    WindowPlan,
-    content_rows,
-    plan_window,
-    stack,
-)
+from unimic.cloud.training.shipped import load_exact
+from unimic.cloud.training.tokenize_images import load_tokenizer, tokenize, tokenize_batch
+from unimic.codec.image_rows import Layout, WindowPlan, plan_window
 from unimic.codec.networks import image_layout
 from unimic.codec.order import CONTEXT, WINDOW, Window, waves
 from unimic.codec.text import TextTokenizer
@@ -58,31 +50,6 @@ VIEWS = {14: 0.6, 16: 0.25, 20: 0.15}  # tokens a side of the views of a batch: 
 WHOLE = 0.3  # of the views show all of their image
 LEAST = 0.7  # of an image's shorter side that a view shows
 STRETCH = 1.15  # of a view's width against its height, at most, and the other way round
-
-
-def batch_bits(network: ImageEntropyNet, layout: Layout, plans: list[WindowPlan],
-               grids: list[Codes]) -> Tensor:
-    """Bits of every coded token, ``(tokens,)``, in the order of the plans."""
-    device = network.rotations.device
-    content, query = (
-        torch.from_numpy(stack(rows, layout)).to(device)
-        for rows in ([content_rows(layout, p, g) for p, g in zip(plans, grids, strict=True)],
-                     [p.queries for p in plans]))
-    group = query[FIELDS.index("group")]
-    upper = torch.zeros_like(group)
-    lower = torch.zeros_like(upper)
-    for i, (plan, grid) in enumerate(zip(plans, grids, strict=True)):
-        for part, values in zip((upper, lower), layout.split(grid[plan.rows, plan.columns]),
-                                strict=True):
-            part[i, :len(values)] = torch.from_numpy(values)
-    memory = network.content(content, *network.empty_memory(len(plans)))
-    upper_logits, hidden = network.query(query, *network.asked(memory))
-    lower_logits = network.tail(hidden, upper)
-    kept = group != NEVER
-    nats = sum(F.cross_entropy(logits[kept].float() / LOGIT_SCALE, target[kept], reduction="none")
-               for logits, target in ((upper_logits, upper), (lower_logits, lower)))
-    assert isinstance(nats, Tensor)
-    return nats / math.log(2)
 
 
 def random_mask(rng: np.random.Generator, rows: int, columns: int) -> Mask:
@@ -119,7 +86,7 @@ def random_view(image: np.ndarray, side: int, rng: np.random.Generator) -> np.nd
 class Sampler:
     """Random plans of training windows."""
 
-    def __init__(self, layout: Layout, tokenizer: ImageTokenizer,
+    def __init__(self, layout: Layout, tokenizer: ImageTokenizer | Magvit,
                  images: list[tuple[str, np.ndarray]], prompts: dict[str, list[Codes]],
                  seed: int) -> None:
         self.layout, self.tokenizer = layout, tokenizer
@@ -174,7 +141,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="folder of the data sets")
     parser.add_argument("--image-tokenizer", type=Path, required=True,
-                        help="its exported folder or a checkpoint")
+                        help="its exported folder, a checkpoint, or the folder magvitv2 of Show-o")
     parser.add_argument("--text-tokenizer", type=Path, required=True, help="tokenizer.json")
     parser.add_argument("--out", type=Path, required=True, help="folder for checkpoints")
     parser.add_argument("--start", type=Path, help="weights.safetensors to go on from")
@@ -196,7 +163,7 @@ def main(argv: list[str] | None = None) -> None:
     state = {"model": network, "average": average.module, **parts}
     run.restore(state)
     layout = image_layout(asdict(network.config))
-    tokenizer = channels_last(load_image_tokenizer(args.image_tokenizer).to(device))
+    tokenizer = channels_last(load_tokenizer(args.image_tokenizer).to(device))
     text = TextTokenizer(args.text_tokenizer)
     prompts = {name: [text.encode(t)[:TEXT_LIMIT] for t in c.captions]
                for name, c in read_captions(args.data).items() if c.split in ("train", "rest")}

@@ -68,12 +68,12 @@ def train(texts: list[str]) -> str:
     return json.dumps(definition, ensure_ascii=False, indent=None, separators=(",", ":")) + "\n"
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True, help="folder with the training data")
     parser.add_argument("--store", type=Path, required=True, help="folder of the model store")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     texts = training_text(arguments.data)
     definition = train(texts)
     path = arguments.store / TEXT_TOKENIZER / "tokenizer.json"

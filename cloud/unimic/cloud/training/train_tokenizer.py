@@ -1,7 +1,8 @@
 """Train the image tokenizer.
 
 First stage: everything. Second stage (``--polish FIRST``): the encoder stays as it is, so tokens
-keep their meaning, and only the decoder goes on learning.
+keep their meaning, and only the decoder goes on learning. With ``--entropy-model``, tokens are
+pushed to be cheap as well as good: a bit under that model costs ``--bit-price``.
 
 The perceptual losses are LPIPS-AlexNet and the first Inception blocks, both under a random
 rescaling and shift that are the same for original and reconstruction; VGG is kept for judging.
@@ -21,10 +22,12 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
+from unimic.cloud.models.image_entropy import ImageEntropyNet
 from unimic.cloud.models.image_tokenizer import ImageTokenizer
+from unimic.cloud.training.cost import TokenCost
 from unimic.cloud.training.data import training_images
 from unimic.cloud.training.loop import Average, Run, autocast, channels_last, default_device
-from unimic.cloud.training.shipped import load_image_tokenizer
+from unimic.cloud.training.shipped import load_exact, load_image_tokenizer
 from unimic.perceptual import LPIPS, InceptionDistance
 
 CROP = 128
@@ -95,8 +98,14 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--start", type=Path, help="folder of an exported tokenizer, or a "
                         "checkpoint, to go on from")
     parser.add_argument("--polish", type=Path, help="likewise, its encoder kept as it is")
+    parser.add_argument("--entropy-model", type=Path, help="weights.safetensors of the image "
+                        "entropy model that prices tokens")
+    parser.add_argument("--bit-price", type=float, default=0.02,
+                        help="loss of a bit per token under the entropy model")
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args(argv)
+    if args.polish and args.entropy_model:
+        parser.error("--polish changes no token, so --entropy-model has nothing to do")
 
     torch.manual_seed(args.seed)
     device = default_device()
@@ -114,6 +123,11 @@ def main(argv: list[str] | None = None) -> None:
     run.restore(state)
     lpips = LPIPS("alex").to(device)
     inception = InceptionDistance().to(device)
+    cost = None
+    if args.entropy_model:
+        network = ImageEntropyNet().requires_grad_(False)
+        load_exact(args.entropy_model, network)
+        cost = TokenCost(network.to(device), model.quantizer)
     images = [image for _, image in training_images(args.data)]
     crops = Crops(images, args.batch, args.seed + run.step)
 
@@ -132,13 +146,14 @@ def main(argv: list[str] | None = None) -> None:
             alex = lpips(*warped).mean()
             few = args.batch // 2  # Inception costs more than the rest of the loss
             deep = inception(warped[0][:few], warped[1][:few]).mean()
-        loss = 0.5 * pixel + alex + deep + 0.1 * usage_push(latents)
+            bits = cost(latents) if cost else torch.zeros(())
+        loss = 0.5 * pixel + alex + deep + 0.1 * usage_push(latents) + args.bit_price * bits
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
         average.update(model, run.step)
-        run.log(pixel=pixel, alex=alex, inception=deep,
+        run.log(pixel=pixel, alex=alex, inception=deep, bits=bits,
                 codes=float(model.quantizer.codes(digits).unique().numel()))
         if run.due():
             run.save(state)

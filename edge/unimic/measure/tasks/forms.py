@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from PIL import Image
@@ -58,15 +59,17 @@ def forms(cloud: Client, image: Image.Image, families: Sequence[Sequence[Variant
     whole = cloud.share(image)
     full = whole.stats.up.wire_bytes
     yield Form(UNCOMPRESSED, None, image.width * image.height * 3, whole)
-    for share in SHARES:
-        budget = int(full * share)
+    budgets = [int(full * share) for share in SHARES]
+    for share, budget in zip(SHARES, budgets, strict=True):
         shared = whole if share == 1 else cloud.share(image, budget=budget)
         yield Form(OURS, share, shared.stats.up.wire_bytes, shared)
-        for variants in families:
-            choice = within(variants, image, budget)
-            size = len(choice.data)
-            yield Form(variants[0].codec.name, share, size, cloud.share(choice.decoded),
-                       size > budget)
+    with ThreadPoolExecutor() as pool:  # codecs are programs and libraries outside of Python
+        found = pool.map(lambda variants: within(variants, image, budgets), families)
+        for variants, choices in zip(families, found, strict=True):
+            for share, budget, choice in zip(SHARES, budgets, choices, strict=True):
+                size = len(choice.data)
+                yield Form(variants[0].codec.name, share, size, cloud.share(choice.decoded),
+                           size > budget)
 
 
 class Totals:

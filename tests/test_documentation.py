@@ -1,7 +1,8 @@
-"""The README's promises: its example runs, its files exist."""
+"""What the documentation promises: the example runs, files exist, commands have their options."""
 
 from __future__ import annotations
 
+import importlib
 import re
 import shlex
 from pathlib import Path
@@ -15,6 +16,11 @@ from unimic.edge.cli import build_parser
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
+PAGES = [ROOT / "docs" / name for name in ("training.md", "show-o.md", "results.md")]
+# Of `python -m unimic…`: the module and the rest, up to the end of the line or of the code.
+TRAININGS = sorted({match for page in PAGES for match in re.findall(
+    r"python -m (unimic\.cloud\.training\.\w+)((?:\\\n|[^`\n])*)",
+    page.read_text(encoding="utf-8"))})
 
 
 def test_example_runs(store: ModelStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
@@ -48,3 +54,13 @@ def test_commands_that_it_names_parse() -> None:
     for command in commands:
         words = shlex.split(command)[1:]
         build_parser(words).parse_args(words)
+
+
+@pytest.mark.parametrize(("module", "rest"), TRAININGS)
+def test_trainings_have_the_options_that_documents_name(
+        module: str, rest: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        importlib.import_module(module).main(["--help"])
+    known = capsys.readouterr().out
+    for option in re.findall(r"--[a-z][\w-]*", rest):
+        assert option in known
