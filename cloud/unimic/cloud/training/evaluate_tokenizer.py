@@ -47,8 +47,8 @@ def main(argv: list[str] | None = None) -> None:
     images = [np.asarray(image) for _, image in read_shards(args.data, args.shard)][::args.every]
     for image in tqdm(images, disable=None):
         pixels = image.transpose(2, 0, 1)[None].astype(np.float32) / 255
-        codes, = encoder.run(None, {"pixels": pixels})
-        decoded, = decoder.run(None, {"codes": codes})
+        codes, = encoder.run(["codes"], {"pixels": pixels})
+        decoded, = decoder.run(["pixels"], {"codes": codes})
         seen.append(codes.ravel())
         a = torch.from_numpy(pixels)
         b: Tensor = (torch.from_numpy(decoded) * 255).round() / 255

@@ -66,6 +66,10 @@ SHARES = {"drawing": 0.15, "photo": 0.25, "picture": 0.6}
 PICTURES = {"rendering": 0.6, "photo": 0.25, "emoji": 0.08, "unlabelled": 0.07}
 """How often each kind of image is completed."""
 
+UNPROMPTED = {"rendering": 0.03, "photo": 0.35, "emoji": 0.15, "unlabelled": 1.0}
+"""How often each is completed without a prompt. Renderings rarely, though there are many of them:
+else a hole in the photo of a single object is filled with their white ground."""
+
 DRAWN = 0.7
 """Of the batches of answers about drawings: about easy-VQA's; the rest about renderings."""
 
@@ -229,7 +233,7 @@ class Mixture:
             prompts = [self.random.choice(p.captions) for p in chosen]
         codes = np.stack(grids).astype(np.int64)
         masked = np.stack([random_mask(grid.shape[0], grid.shape[1], self.rng) for grid in grids])
-        kept = [p if self.rng.random() < 0.85 else "" for p in prompts]
+        kept = ["" if self.rng.random() < UNPROMPTED[kind] else p for p in prompts]
         nothing = torch.empty(len(codes), 0, dtype=torch.long)
         return Batch(torch.from_numpy(codes), torch.from_numpy(masked),
                      left_padded([self.texts.prompt(p) for p in kept]), nothing, nothing, nothing)
