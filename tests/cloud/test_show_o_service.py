@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import io
+import json
 import os
+import shutil
 import subprocess
 import sys
+import tarfile
 from importlib.metadata import entry_points
 from pathlib import Path
 
@@ -21,6 +25,7 @@ from show_o_checkpoint import SIDE, write_checkpoint  # noqa: E402
 from unimic.cloud.backends.show_o import load  # noqa: E402
 from unimic.cloud.backends.show_o.magvit import load_magvit  # noqa: E402
 from unimic.cloud.server import Server, ServerOptions  # noqa: E402
+from unimic.cloud.training import export, tokenize_images, train_image_entropy  # noqa: E402
 from unimic.cloud.training.export_show_o import export_show_o  # noqa: E402
 from unimic.cloud.training.tokenize_images import load_tokenizer, tokenize  # noqa: E402
 from unimic.codec.coder import load_coder  # noqa: E402
@@ -73,6 +78,48 @@ def test_training_images_become_the_same_tokens(checkpoint, models):
                                 [("photo", image)], fast=False)
     assert name == "photo"
     assert (codes == models.images.encode(photo(64, 48)).codes).all()
+
+
+def write_data(folder: Path) -> None:
+    """As little as the trainings need of every set that they read."""
+    shards = {"flickr8k-00": ["a", "b", "c"], "daquar-00": ["d", "e"], "kodak": ["f"],
+              **{f"{name}-00": [name] for name in ("imagenette", "photos", "imagenet-sample",
+                                                   "bsds500")}}
+    for shard, names in shards.items():
+        with tarfile.open(folder / f"{shard}.tar", "w") as tar:
+            for name in names:
+                file = io.BytesIO()
+                photo(224, 224).save(file, "PNG")
+                member = tarfile.TarInfo(f"{name}.png")
+                member.size = file.tell()
+                file.seek(0)
+                tar.addfile(member, file)
+    (folder / "flickr8k-captions.jsonl").write_text("".join(
+        json.dumps({"image": name, "split": split, "captions": ["a photo"]}) + "\n"
+        for name, split in zip("abc", ("train", "dev", "test"), strict=True)))
+    for split, name in (("train", "d"), ("eval", "e")):
+        (folder / f"daquar-{split}.csv").write_text(
+            f"question,answer,image_id\nwhat is this ?,chair,{name}\n")
+
+
+def test_an_entropy_model_for_its_tokens(checkpoint, exported, tmp_path):
+    write_data(tmp_path)
+    magvit, grids, out = (str(checkpoint.parent / "magvitv2"), str(tmp_path / "grids"),
+                          tmp_path / "runs")
+    own = tmp_path / "store"
+    shutil.copytree(exported.folder, own)
+    text = str(own / "text-tokenizer" / "tokenizer.json")
+    tokenize_images.main(["--data", str(tmp_path), "--tokenizer", magvit, "--out", grids])
+    train_image_entropy.main([
+        "--data", str(tmp_path), "--image-tokenizer", magvit, "--text-tokenizer", text,
+        "--out", str(out), "--minutes", "0.001", "--batch", "2"])
+    export.main(["image-entropy", "--checkpoint", str(out / "checkpoint.pt"), "--grids", grids,
+                 "--store", str(own), "--command", "test", "--data", "test"])
+    coder = load_coder(ModelStore(own))
+    assert coder.image_model
+    codes = np.random.default_rng(0).integers(8192, size=(3, 5), dtype=np.int32)
+    coded = coder.encode_image(codes)
+    assert (coder.decode_image(coded.payload, np.zeros_like(codes)) == codes).all()
 
 
 def test_tokens_are_a_space_of_their_own(exported, store):
