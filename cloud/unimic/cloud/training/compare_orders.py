@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict
@@ -28,7 +27,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from unimic.cloud.models.arithmetic import LOGIT_SCALE, Mode, set_mode
+from unimic.cloud.models.arithmetic import Mode, set_mode
 from unimic.cloud.models.image_entropy import (
     ImageEntropyConfig,
     ImageEntropyNet,
@@ -36,6 +35,7 @@ from unimic.cloud.models.image_entropy import (
     Memory,
     layers,
 )
+from unimic.cloud.training.cost import bits_of
 from unimic.cloud.training.grids import load_grids
 from unimic.cloud.training.loop import Average, Run, autocast, optimizers
 from unimic.codec.image_rows import join, stack
@@ -85,7 +85,7 @@ class Raster(ImageEntropyNet):
         before = F.pad(codes[:, :-1], (1, 0))
         logits, hidden, _ = self.step(0, before, *self.nothing(len(codes)))
         upper, lower = codes // self.config.lower, codes % self.config.lower
-        return cost(logits, upper) + cost(self.tail(hidden, upper), lower)
+        return bits_of(upper, logits) + bits_of(lower, self.tail(hidden, upper))
 
     def decode(self, codes: Tensor) -> None:
         """The calls that decoding one grid takes; the tokens are given."""
@@ -123,7 +123,7 @@ class Grouped(ImageEntropyNet):
         memory = self.content(content, *self.empty_memory(len(codes)))
         logits, hidden = self.query(query, *self.asked(memory))
         upper, lower = codes // self.layout.lower, codes % self.layout.lower
-        return cost(logits, upper) + cost(self.tail(hidden, upper), lower)
+        return bits_of(upper, logits) + bits_of(lower, self.tail(hidden, upper))
 
     def decode(self, codes: Tensor) -> None:
         """The calls that decoding one grid takes; the tokens are given."""
@@ -136,13 +136,6 @@ class Grouped(ImageEntropyNet):
             self.tail(hidden, codes[:, which] // self.layout.lower)
             if group < self.steps:
                 memory = self.content(content[..., 1:][..., which], *memory)
-
-
-def cost(logits: Tensor, target: Tensor) -> Tensor:
-    """Bits of each target."""
-    nats = F.cross_entropy(logits.float().flatten(0, 1) / LOGIT_SCALE, target.flatten(),
-                           reduction="none")
-    return nats.view(target.shape) / math.log(2)
 
 
 def windows(path: Path) -> Tensor:

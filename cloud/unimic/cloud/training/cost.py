@@ -65,13 +65,9 @@ def ask(network: ImageEntropyNet, layout: Layout, plans: list[WindowPlan],
     return Asked(upper_logits, hidden, upper, lower, group != NEVER)
 
 
-def _bits(logits: Tensor) -> Tensor:
-    """Cost of every value, in bits."""
-    return F.log_softmax(logits.float() / LOGIT_SCALE, -1) / -math.log(2)
-
-
-def _of(costs: Tensor, values: Tensor) -> Tensor:
-    """The costs ``(…, n)`` of ``values`` ``(…)``."""
+def bits_of(values: Tensor, logits: Tensor) -> Tensor:
+    """Bits of ``values``, int64 ``(…)``, under logits ``(…, n)`` of the entropy model."""
+    costs = F.log_softmax(logits.float() / LOGIT_SCALE, -1) / -math.log(2)
     return costs.gather(-1, values.unsqueeze(-1)).squeeze(-1)
 
 
@@ -80,7 +76,7 @@ def batch_bits(network: ImageEntropyNet, layout: Layout, plans: list[WindowPlan]
     """Bits of every coded token, ``(tokens,)``, in the order of the plans."""
     asked = ask(network, layout, plans, grids)
     lower_logits = network.tail(asked.hidden, asked.upper)
-    bits = (_of(_bits(asked.upper_logits), asked.upper) + _of(_bits(lower_logits), asked.lower))
+    bits = bits_of(asked.upper, asked.upper_logits) + bits_of(asked.lower, lower_logits)
     return bits[asked.kept]
 
 
@@ -122,15 +118,14 @@ class TokenCost:
         asked = ask(self.network, self.layout, plans, grids)
         place = torch.from_numpy(plans[0].rows * columns + plans[0].columns).to(codes.device)
 
-        upper_costs = _bits(asked.upper_logits)
-        lower_costs = _bits(self.network.tail(asked.hidden, asked.upper))
+        same_upper = self.network.tail(asked.hidden, asked.upper)
         bits = []
         for d, code in enumerate((codes, *near), -1):
             value = code.flatten(1)[:, place]
             upper, lower = value // self.layout.lower, value % self.layout.lower
-            given = (_bits(self.network.tail(asked.hidden, upper)) if 0 <= d < UPPER_DIGITS
-                     else lower_costs)
-            bits.append(_of(upper_costs, upper) + _of(given, lower))
+            given = (self.network.tail(asked.hidden, upper) if 0 <= d < UPPER_DIGITS
+                     else same_upper)
+            bits.append(bits_of(upper, asked.upper_logits) + bits_of(lower, given))
         placed = torch.empty(len(codes), len(bits), rows * columns, device=codes.device)
         placed[:, :, place] = torch.stack(bits, 1)
         placed = placed.unflatten(2, (rows, columns))
