@@ -37,7 +37,7 @@ class Batcher:
     """Runs a backend in worker threads, for callers on one event loop.
 
     A batch takes in every like request that comes while it waits for a free worker, so batches
-    grow exactly as the load does, and nobody waits for a batch to fill.
+    grow as the load does, up to `Backend.max_batch`, and nobody waits for a batch to fill.
     """
 
     def __init__(self, backend: Backend, workers: int = 1) -> None:

@@ -58,7 +58,8 @@ def _add_missing(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]
         raise InvalidInput(name, f"is not installed ({error})",
                            "pip install 'unimic[cloud]' or the extra that has it")
 
-    parser = subparsers.add_parser(name, add_help=False)
+    # No prefix: options are words like any other, all of them swallowed.
+    parser = subparsers.add_parser(name, add_help=False, prefix_chars="\0")
     parser.add_argument("rest", nargs=argparse.REMAINDER)
     parser.set_defaults(run=explain)
 

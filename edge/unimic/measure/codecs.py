@@ -61,7 +61,6 @@ class Codec:
         encode: an RGB picture at a setting.
         decode: the RGB picture of what `encode` made, of this (width, height).
         versions: of what does the work.
-        scaled: whether it is also worth trying behind down- and upscaling.
     """
 
     name: str
@@ -70,7 +69,6 @@ class Codec:
     encode: Callable[[Image.Image, Setting], Encoded]
     decode: Callable[[bytes, tuple[int, int]], Image.Image]
     versions: dict[str, str]
-    scaled: bool = True
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,7 @@ def codec() -> Codec:
 
     versions = {entry.name: entry.id.hex() for entry in store.entries.values()}
     return Codec("unimic", [*range(101), RAW], (50, 60, 70, 80, 90, 99, 100, RAW), encode, decode,
-                 versions, scaled=False)
+                 versions)
 
 
 def _encode(coder: Coder, grid: TokenGrid, setting: Setting) -> Encoded:

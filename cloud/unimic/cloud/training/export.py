@@ -1,12 +1,13 @@
 """Write trained checkpoints into a model store: integers, graphs, golden vectors, manifest.
 
-    python -m unimic.cloud.training.export image-tokenizer --checkpoint … --store …
-    python -m unimic.cloud.training.export text-entropy --checkpoint … --store …
-    python -m unimic.cloud.training.export image-entropy --checkpoint … --store …
+    python -m unimic.cloud.training.export image-tokenizer --checkpoint … --store … OF
+    python -m unimic.cloud.training.export text-entropy --checkpoint … --store … OF
+    python -m unimic.cloud.training.export image-entropy --checkpoint … --store … --grids … OF
 
-In that order: the entropy models belong to the token space that the tokenizers make up. An exact
-network becomes ``weights.safetensors`` and graphs whose initialisers are those very bytes, so that
-both executors read one file. Each graph is written with signed and with unsigned weights; see
+OF: ``--data … --command …``, what the model was trained on and how, for the manifest. The order is
+this: the entropy models belong to the token space that the tokenizers make up. An exact network
+becomes ``weights.safetensors`` and graphs whose initialisers are those very bytes, so that both
+executors read one file. Each graph is written with signed and with unsigned weights; see
 `unimic.codec.networks`.
 """
 
@@ -324,6 +325,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--data", required=True, help="that it was trained on")
     parser.add_argument("--figures", type=json.loads, default={}, help="measured, as JSON")
     args = parser.parse_args(argv)
+    if args.model == IMAGE_ENTROPY and not args.grids:
+        parser.error("image-entropy needs --grids, whose codes its histogram counts")
     folder = args.store / args.model
     folder.mkdir(parents=True, exist_ok=True)
     identity, sizes = None, None

@@ -78,7 +78,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--tokenizer", type=Path, required=True, help="folder of the exported "
                         "tokenizer, a checkpoint, or the folder magvitv2 of Show-o")
     parser.add_argument("--emoji", type=Path,
-                        help="assets of the npm package @lobehub/fluent-emoji-3d")
+                        help="assets of the npm package @lobehub/fluent-emoji-3d; the compact "
+                        "model's training needs them")
     parser.add_argument("--out", type=Path, required=True, help="folder for the .npz files")
     args = parser.parse_args(argv)
     args.out.mkdir(parents=True, exist_ok=True)

@@ -3,7 +3,8 @@
     python -m unimic.cloud.training.train_compact --data DATA --tokens TOKENS --shapes SHAPES.npz \\
         --tokenizer CHECKPOINT --text-tokenizer TOKENIZER.json --out OUT --minutes 60
 
-``TOKENS`` is what ``unimic.cloud.training.tokenize_images`` made of the photos. ``SHAPES.npz``
+``TOKENS`` is what ``unimic.cloud.training.tokenize_images`` made of the photos and, with
+``--emoji``, of emoji. ``SHAPES.npz``
 holds the tokens of drawings (see `unimic.cloud.training.shapes`) and is made with ``--tokenizer``
 if it does not exist.
 

@@ -1,4 +1,4 @@
-"""Train the entropy model of image tokens for its three scenarios at once.
+"""Train the entropy model of image tokens for its four scenarios at once.
 
 Every batch draws images, each in a view it was never seen in before (a random part, size and
 mirroring) and tokenizes them: with the same grids in every epoch, 13,000 photos are soon known by

@@ -88,10 +88,10 @@ def bits(network: TextEntropyNet, ids: Tensor) -> tuple[Tensor, Tensor]:
 def bits_per_character(network: TextEntropyNet, tokenizer: TextTokenizer,
                        texts: list[str]) -> float:
     """Ideal bits a character of ``texts``, each coded by itself."""
-    total = 0.0
+    total, device = 0.0, network.rotations.device
     for text in texts:
         ids = np.concatenate([[0], tokenizer.encode(text)])[:network.config.positions]
-        total += float(bits(network, torch.from_numpy(ids)[None])[0])
+        total += float(bits(network, torch.from_numpy(ids)[None].to(device))[0])
     return total / sum(map(len, texts))
 
 
