@@ -16,6 +16,7 @@ import importlib.util
 import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from importlib.metadata import entry_points
 from typing import Any
 
@@ -261,7 +262,8 @@ def _settings(codec: Codec, wanted: Sequence[str]) -> tuple[Setting, ...]:
     for setting in wanted:
         if setting not in known:
             raise InvalidInput("--codecs", f"{codec.name} has no setting {setting!r}",
-                               f"use {codec.knob[0]} … {codec.knob[-1]}")
+                               f"use one of {codec.knob[0]} … {codec.knob[-1]}, for example "
+                               + " or ".join(get_close_matches(setting, known, 2, 0)))
     return tuple(known[setting] for setting in wanted)
 
 
