@@ -16,7 +16,6 @@ import importlib.util
 import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from importlib.metadata import entry_points
 from typing import Any
 
@@ -263,8 +262,16 @@ def _settings(codec: Codec, wanted: Sequence[str]) -> tuple[Setting, ...]:
         if setting not in known:
             raise InvalidInput("--codecs", f"{codec.name} has no setting {setting!r}",
                                f"use one of {codec.knob[0]} … {codec.knob[-1]}, for example "
-                               + " or ".join(get_close_matches(setting, known, 2, 0)))
+                               f"{_near(codec, setting)}")
     return tuple(known[setting] for setting in wanted)
+
+
+def _near(codec: Codec, wanted: str) -> Setting:
+    """The setting nearest to a number; without one, that in the middle of the ladder."""
+    numbers = [setting for setting in codec.knob if isinstance(setting, int)]
+    if wanted.isdecimal() and numbers:
+        return min(numbers, key=lambda number: abs(number - int(wanted)))
+    return codec.ladder[len(codec.ladder) // 2]
 
 
 def all_names() -> list[str]:
