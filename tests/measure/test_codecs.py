@@ -93,8 +93,10 @@ def test_unknown_and_missing_codecs(monkeypatch: pytest.MonkeyPatch) -> None:
     for wrong in ("nonsense", "jpeg/x", "jpeg/0"):
         with pytest.raises(InvalidInput, match="is unknown"):
             codecs.find([wrong])
-    with pytest.raises(InvalidInput, match="no setting '96'; use 1 … 95"):
-        codecs.find(["jpeg:96"])
+    for wrong, near in (("jpeg:96", "1 … 95, for example 95"), ("jp2:173", "… 2550, for example 172"),
+                        ("jpeg:best", "1 … 95, for example 10")):
+        with pytest.raises(InvalidInput, match=f"has no setting .*; use one of .*{near}"):
+            codecs.find([wrong])
     (plain, chosen), _ = codecs.find(["jpeg", "jpeg/2:3:5"])
     assert plain.ladder == plain.codec.ladder
     assert (chosen.name, chosen.ladder) == ("jpeg/2", (3, 5))
