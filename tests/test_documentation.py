@@ -17,6 +17,7 @@ from unimic.edge.cli import build_parser
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
+
 def find_blocks(page: str) -> list[tuple[str, str]]:
     """Language and text of every block of code."""
     return re.findall(r"^```(\w*)\n(.*?)^```", page, re.DOTALL | re.MULTILINE)

@@ -104,6 +104,7 @@ def test_encode_and_decode_without_the_other_extras(tmp_path: Path, store: objec
         OTHER_EXTRAS, "from unimic.edge.cli import main\n"
         "assert main(['encode', 'photo.png', 'p.umc']) == 0\n"
         "assert main(['decode', 'p.umc', 'back.png']) == 0\n"
+        "assert main(['serve']) == 1\n"
         "assert main(['serve', '--port', '0', '--help']) == 1\n", tmp_path)
     assert run.returncode == 0, run.stderr
     assert run.stderr.startswith("unimic: error: serve: is not installed")

@@ -33,6 +33,28 @@ class Choice:
         return f"{self.variant.name} {self.setting}"
 
 
+class _Coded:
+    """A picture at every setting of a variant's knob, each coded when it is first looked at."""
+
+    def __init__(self, variant: Variant, image: Image.Image) -> None:
+        self.variant, self.image = variant, image
+        self.made: dict[int, Choice] = {}
+
+    def __len__(self) -> int:
+        return len(self.variant.codec.knob)
+
+    def __getitem__(self, position: int) -> Choice:
+        if position not in self.made:
+            setting = self.variant.codec.knob[position]
+            data = self.variant.encode(self.image, setting).data
+            self.made[position] = Choice(self.variant, setting, data, self.image.size)
+        return self.made[position]
+
+
+def _bytes(choice: Choice) -> int:
+    return len(choice.data)
+
+
 def smallest(variants: Sequence[Variant], image: Image.Image,
              enough: Callable[[Image.Image], bool]) -> Choice | None:
     """The choice of the fewest bytes whose picture is ``enough``; None if none is.
@@ -41,12 +63,11 @@ def smallest(variants: Sequence[Variant], image: Image.Image,
     """
     choices = []
     for variant in variants:
-        code = _coder(variant, image)
-        knob = range(len(variant.codec.knob))
-        found = bisect_left(knob, True, key=lambda position: enough(code(position).decoded))
-        if found < len(knob):
-            choices.append(code(found))
-    return min(choices, key=lambda choice: len(choice.data), default=None)
+        coded = _Coded(variant, image)
+        found = bisect_left(coded, True, key=lambda choice: enough(choice.decoded))
+        if found < len(coded):
+            choices.append(coded[found])
+    return min(choices, key=_bytes, default=None)
 
 
 def within(variants: Sequence[Variant], image: Image.Image, budgets: Sequence[int]
@@ -56,8 +77,7 @@ def within(variants: Sequence[Variant], image: Image.Image, budgets: Sequence[in
     If nothing is as small as that, it is the smallest of all. What was coded on the way to one
     budget serves the others as well.
     """
-    coders = [_coder(variant, image) for variant in variants]
-    knobs = [range(len(variant.codec.knob)) for variant in variants]
+    coded = [_Coded(variant, image) for variant in variants]
     pixels = np.asarray(image, np.float32)
 
     @cache
@@ -65,21 +85,9 @@ def within(variants: Sequence[Variant], image: Image.Image, budgets: Sequence[in
         return float(np.square(np.asarray(choice.decoded, np.float32) - pixels).mean())
 
     def best(budget: int) -> Choice:
-        choices = []
-        for code, knob in zip(coders, knobs, strict=True):
-            above = bisect_right(knob, budget, key=lambda position: len(code(position).data))
-            choices.append(code(max(0, above - 1)))
-        if fitting := [choice for choice in choices if len(choice.data) <= budget]:
+        choices = [each[max(0, bisect_right(each, budget, key=_bytes) - 1)] for each in coded]
+        if fitting := [choice for choice in choices if _bytes(choice) <= budget]:
             return min(fitting, key=error)
-        return min(choices, key=lambda choice: len(choice.data))
+        return min(choices, key=_bytes)
 
     return [best(budget) for budget in budgets]
-
-
-def _coder(variant: Variant, image: Image.Image) -> Callable[[int], Choice]:
-    """Codes at a position of the knob, at each only once."""
-    @cache
-    def code(position: int) -> Choice:
-        setting = variant.codec.knob[position]
-        return Choice(variant, setting, variant.encode(image, setting).data, image.size)
-    return code

@@ -66,7 +66,7 @@ def ask(network: ImageEntropyNet, layout: Layout, plans: list[WindowPlan],
 
 
 def bits_of(values: Tensor, logits: Tensor) -> Tensor:
-    """Bits of ``values``, int64 ``(…)``, under logits ``(…, n)`` of the entropy model."""
+    """Bits of ``values``, int64 ``(…)``, under logits ``(…, n)`` of an entropy model."""
     costs = F.log_softmax(logits.float() / LOGIT_SCALE, -1) / -math.log(2)
     return costs.gather(-1, values.unsqueeze(-1)).squeeze(-1)
 
@@ -76,8 +76,9 @@ def batch_bits(network: ImageEntropyNet, layout: Layout, plans: list[WindowPlan]
     """Bits of every coded token, ``(tokens,)``, in the order of the plans."""
     asked = ask(network, layout, plans, grids)
     lower_logits = network.tail(asked.hidden, asked.upper)
-    bits = bits_of(asked.upper, asked.upper_logits) + bits_of(asked.lower, lower_logits)
-    return bits[asked.kept]
+    kept = asked.kept
+    return (bits_of(asked.upper[kept], asked.upper_logits[kept])
+            + bits_of(asked.lower[kept], lower_logits[kept]))
 
 
 class TokenCost:

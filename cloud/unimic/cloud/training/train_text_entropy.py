@@ -7,17 +7,16 @@ roundings as the exact model that `export` writes.
 from __future__ import annotations
 
 import argparse
-import math
 import random
 from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from unimic.cloud.models.arithmetic import LOGIT_SCALE, Mode, set_mode
+from unimic.cloud.models.arithmetic import Mode, set_mode
 from unimic.cloud.models.text_entropy import TextEntropyConfig, TextEntropyNet
+from unimic.cloud.training.cost import bits_of
 from unimic.cloud.training.data import read_captions, read_lines, read_questions, read_text
 from unimic.cloud.training.loop import Average, Run, autocast, default_device, optimizers
 from unimic.cloud.training.shipped import load_exact
@@ -79,9 +78,8 @@ def bits(network: TextEntropyNet, ids: Tensor) -> tuple[Tensor, Tensor]:
     inputs, targets = ids[:, :-1].clamp_min(0), ids[:, 1:]
     position = torch.arange(inputs.shape[1], device=ids.device).expand(inputs.shape)
     logits, *_ = network.step(inputs, position, *network.empty_memory(len(ids)))
-    nats = F.cross_entropy(logits.float().flatten(0, 1) / LOGIT_SCALE, targets.flatten(),
-                           ignore_index=-1, reduction="sum")
-    return nats / math.log(2), (targets >= 0).sum()
+    told = targets >= 0
+    return bits_of(targets[told], logits[told]).sum(), told.sum()
 
 
 @torch.no_grad()
