@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -134,3 +135,31 @@ def test_without_common_entropy_models(address: str, models: Models) -> None:
         edited = cloud.inpaint(shared, (0, 0, 8, 8), PROMPT, steps=2)
         assert (edited.grid.codes.reshape(-1)[1:] == shared.grid.codes.reshape(-1)[1:]).all()
         assert cloud.ask(edited, "what is it?").text
+
+
+WITH_A_SERVICE = """
+import argparse, sys, time
+from unimic.edge import cli, demo
+
+def run(args):
+    with demo.service(None) as address:
+        print(address, flush=True)
+        time.sleep(100)
+
+cli.build_parser = lambda argv: argparse.ArgumentParser()
+argparse.ArgumentParser.parse_args = lambda parser, argv: argparse.Namespace(run=run)
+sys.exit(cli.main([]))
+"""
+
+
+def test_a_terminated_command_ends_its_service(address: str, models_folder: Path) -> None:
+    with subprocess.Popen([sys.executable, "-c", WITH_A_SERVICE], stdout=subprocess.PIPE,
+                          env={**os.environ, "UNIMIC_MODELS": str(models_folder)},
+                          text=True) as process:
+        assert process.stdout
+        host, port = process.stdout.readline().strip().rsplit(":", 1)
+        socket.create_connection((host, int(port))).close()
+        process.terminate()
+        assert process.wait(60) == 143
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection((host, int(port)))

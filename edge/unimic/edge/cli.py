@@ -1,6 +1,7 @@
 """The ``unimic`` command.
 
-Exit codes: 0 done, 1 an error (one line on standard error), 2 wrong usage, 130 interrupted.
+Exit codes: 0 done, 1 an error (one line on standard error), 2 wrong usage, 130 interrupted, 143
+terminated.
 Other packages add commands through the entry-point group ``unimic.commands``: a function that
 takes the subparsers and adds a parser whose default ``run`` is called with the parsed arguments.
 """
@@ -10,7 +11,9 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import signal
 import sys
+import threading
 import traceback
 import warnings
 from collections.abc import Sequence
@@ -72,6 +75,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     verbose: int = getattr(args, "verbose", 0)
     logging.basicConfig(level=max(logging.DEBUG, logging.WARNING - 10 * verbose),
                         format="%(levelname)s %(name)s: %(message)s")
+    if threading.current_thread() is threading.main_thread():
+        # As an exception, so that a service that the command started ends with it.
+        signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     if not verbose:
         warnings.simplefilter("ignore")  # of libraries; what matters to the user is an error
     try:
