@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
+import tarfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -66,3 +70,27 @@ def server_process() -> Callable[..., AbstractContextManager[Started]]:
                 process.kill()
 
     return start
+
+
+@pytest.fixture
+def tiny_data(tmp_path: Path) -> Path:
+    """A folder with as little as the trainings need of every set that they read."""
+    folder = tmp_path / "data"
+    folder.mkdir()
+    y, x = np.mgrid[:224, :224]
+    pixels = np.stack([x * 3 % 256, y * 5 % 256, (x + 2 * y) % 256], -1)
+    Image.fromarray(pixels.astype(np.uint8)).save(folder / "photo.png")
+    shards = {"flickr8k-00": ["a", "b", "c"], "daquar-00": ["d", "e"], "kodak": ["f"],
+              **{f"{name}-00": [name] for name in ("imagenette", "photos", "imagenet-sample",
+                                                   "bsds500")}}
+    for shard, names in shards.items():
+        with tarfile.open(folder / f"{shard}.tar", "w") as tar:
+            for name in names:
+                tar.add(folder / "photo.png", f"{name}.png")
+    (folder / "flickr8k-captions.jsonl").write_text("".join(
+        json.dumps({"image": name, "split": split, "captions": ["a photo"]}) + "\n"
+        for name, split in zip("abc", ("train", "dev", "test"), strict=True)))
+    for split, name in (("train", "d"), ("eval", "e")):
+        (folder / f"daquar-{split}.csv").write_text(
+            f"question,answer,image_id\nwhat is this ?,chair,{name}\n")
+    return folder

@@ -23,11 +23,13 @@ from unimic.cloud.models.arithmetic import (
     to_exact,
 )
 from unimic.cloud.models.image_entropy import ImageEntropyConfig, ImageEntropyNet
+from unimic.cloud.models.image_tokenizer import ImageTokenizer, TokenizerConfig
 from unimic.cloud.models.text_entropy import TextEntropyConfig, TextEntropyNet
 from unimic.cloud.networks import load_image_network, load_text_network
 from unimic.cloud.training.export import (
     export_graph,
     export_image_entropy,
+    export_image_tokenizer,
     export_text_entropy,
     product,
     with_unsigned_weights,
@@ -161,3 +163,20 @@ def test_unsigned_weights_are_taken_where_products_saturate(
         copied.path(IMAGE_ENTROPY, f"{graph}.onnx").write_bytes(b"not to be read")
     monkeypatch.setattr("unimic.codec.networks.saturates", lambda store, name: True)
     check_golden(copied, IMAGE_ENTROPY, OnnxImageNetwork(copied))
+
+
+def test_a_better_decoder_leaves_the_token_space_alone(tmp_path: Path) -> None:
+    sizes = {"stem": 8, "encoder_mid": 8, "encoder_top": 8, "encoder_depth": (1, 1),
+             "decoder_top": 8, "decoder_mid": 8, "decoder_low": 8}
+    first = ImageTokenizer(TokenizerConfig(**sizes, decoder_depth=(1, 1, 1)))
+    export_image_tokenizer(first, tmp_path)
+    encoder, decoder = ((tmp_path / f"{name}.onnx").read_bytes() for name in ("encoder", "decoder"))
+
+    deeper = ImageTokenizer(TokenizerConfig(**sizes, decoder_depth=(1, 2, 1)))
+    deeper.encoder = first.encoder
+    export_image_tokenizer(deeper, tmp_path)
+    assert (tmp_path / "encoder.onnx").read_bytes() == encoder
+    assert (tmp_path / "decoder.onnx").read_bytes() != decoder
+
+    export_image_tokenizer(ImageTokenizer(TokenizerConfig(**sizes)), tmp_path)
+    assert (tmp_path / "encoder.onnx").read_bytes() != encoder

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import subprocess
 import sys
-import tarfile
 from importlib.metadata import entry_points
 from pathlib import Path
 
@@ -79,34 +77,15 @@ def test_training_images_become_the_same_tokens(checkpoint, models):
     assert (codes == models.images.encode(photo(64, 48)).codes).all()
 
 
-def write_data(folder: Path) -> None:
-    """As little as the trainings need of every set that they read."""
-    shards = {"flickr8k-00": ["a", "b", "c"], "daquar-00": ["d", "e"], "kodak": ["f"],
-              **{f"{name}-00": [name] for name in ("imagenette", "photos", "imagenet-sample",
-                                                   "bsds500")}}
-    photo(224, 224).save(folder / "photo.png")
-    for shard, names in shards.items():
-        with tarfile.open(folder / f"{shard}.tar", "w") as tar:
-            for name in names:
-                tar.add(folder / "photo.png", f"{name}.png")
-    (folder / "flickr8k-captions.jsonl").write_text("".join(
-        json.dumps({"image": name, "split": split, "captions": ["a photo"]}) + "\n"
-        for name, split in zip("abc", ("train", "dev", "test"), strict=True)))
-    for split, name in (("train", "d"), ("eval", "e")):
-        (folder / f"daquar-{split}.csv").write_text(
-            f"question,answer,image_id\nwhat is this ?,chair,{name}\n")
-
-
-def test_an_entropy_model_for_its_tokens(checkpoint, exported, tmp_path):
-    write_data(tmp_path)
+def test_an_entropy_model_for_its_tokens(checkpoint, exported, tiny_data, tmp_path):
     magvit, grids, out = (str(checkpoint.parent / "magvitv2"), str(tmp_path / "grids"),
                           tmp_path / "runs")
     own = tmp_path / "store"
     shutil.copytree(exported.folder, own)
     text = str(own / "text-tokenizer" / "tokenizer.json")
-    tokenize_images.main(["--data", str(tmp_path), "--tokenizer", magvit, "--out", grids])
+    tokenize_images.main(["--data", str(tiny_data), "--tokenizer", magvit, "--out", grids])
     train_image_entropy.main([
-        "--data", str(tmp_path), "--image-tokenizer", magvit, "--text-tokenizer", text,
+        "--data", str(tiny_data), "--image-tokenizer", magvit, "--text-tokenizer", text,
         "--out", str(out), "--minutes", "0.001", "--batch", "2"])
     export.main(["image-entropy", "--checkpoint", str(out / "checkpoint.pt"), "--grids", grids,
                  "--store", str(own), "--command", "test", "--data", "test"])

@@ -12,9 +12,10 @@ import torch
 
 from unimic.cloud.models.image_entropy import ImageEntropyConfig, ImageEntropyNet
 from unimic.cloud.models.image_tokenizer import FiniteScalarQuantizer
-from unimic.cloud.training import other_languages
+from unimic.cloud.training import other_languages, train_tokenizer
 from unimic.cloud.training.compare_orders import SHARES, SIDE, Grouped, Raster
 from unimic.cloud.training.cost import TokenCost
+from unimic.cloud.training.shipped import averaged
 from unimic.codec.order import REVEALED, reveal_groups
 
 SMALL = ImageEntropyConfig(groups=12, width=32, heads=2, content_layers=1, query_layers=2,
@@ -105,3 +106,40 @@ def test_cost_of_tokens_between_two_codes() -> None:
     start = latents(digits + torch.rand(digits.shape) * 0.6 - 0.3).requires_grad_()
     gradient, = torch.autograd.grad(cost(start), start)
     assert cost(start - 0.5 * gradient / gradient.abs().mean()) < cost(start)
+
+
+class PixelJudge(torch.nn.Module):
+    """Stands in for the perceptual networks, whose weights are in other packages."""
+
+    CHANNELS = (3, 3)
+
+    def features(self, pixels: torch.Tensor) -> list[torch.Tensor]:
+        return [pixels, torch.nn.functional.avg_pool2d(pixels, 2)]
+
+    def between(self, a: list[torch.Tensor], b: list[torch.Tensor]) -> torch.Tensor:
+        return (a[1] - b[1]).square().mean((1, 2, 3))
+
+    def forward(self, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        return self.between(self.features(a), self.features(b))
+
+
+def test_tokenizer_training(tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                            capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(train_tokenizer, "LPIPS", lambda network: PixelJudge())
+    monkeypatch.setattr(train_tokenizer, "InceptionDistance", PixelJudge)
+
+    def train(out: str, minutes: float, *more: str) -> dict[str, torch.Tensor]:
+        train_tokenizer.main(["--data", str(tiny_data), "--out", str(tmp_path / out), "--batch",
+                              "2", "--minutes", str(minutes), *more])
+        return averaged(tmp_path / out / "checkpoint.pt")
+
+    def moved(after: dict[str, torch.Tensor], before: dict[str, torch.Tensor]) -> set[str]:
+        return {name.split(".")[0] for name in after if not torch.equal(after[name], before[name])}
+
+    first = train("first", 1e-4)
+    start = str(tmp_path / "first" / "checkpoint.pt")
+    polished = train("polished", 1e-4, "--polish", start, "--adversarial", "0.3")
+    assert moved(polished, first) == {"decoder"}
+    train("polished", 1e-4, "--polish", start, "--adversarial", "0.3")
+    assert "resumed at step 1," in capsys.readouterr().out
+    assert moved(train("further", 1e-4, "--start", start), first) == {"encoder", "decoder"}

@@ -38,6 +38,8 @@ class InceptionFeatures(nn.Module):
 class InceptionDistance(nn.Module):
     """The feature distance of LPIPS, unweighted, on the first blocks; a training loss."""
 
+    CHANNELS = (64, 192, 256)  # of `features`
+
     def __init__(self) -> None:
         super().__init__()
         state = _network().state_dict()
@@ -77,9 +79,13 @@ class InceptionDistance(nn.Module):
         taps.append(torch.cat([self._conv(x, "mixed.conv"), tower, tower_1, tower_2], 1))
         return taps
 
-    def forward(self, a: Tensor, b: Tensor) -> Tensor:
-        total = torch.zeros(a.shape[0], device=a.device)
-        for fa, fb in zip(self.features(a), self.features(b), strict=True):
-            one = torch.ones((), device=a.device)
+    def between(self, a: list[Tensor], b: list[Tensor]) -> Tensor:
+        """The distance of two batches of which `features` are known."""
+        total = torch.zeros(a[0].shape[0], device=a[0].device)
+        one = torch.ones((), device=total.device)
+        for fa, fb in zip(a, b, strict=True):
             total = total + feature_distance(fa, fb, one)
         return total
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        return self.between(self.features(a), self.features(b))

@@ -31,7 +31,7 @@ class TokenizerConfig:
     decoder_top: int = 384
     decoder_mid: int = 192
     decoder_low: int = 96
-    decoder_depth: tuple[int, int, int] = (2, 3, 2)
+    decoder_depth: tuple[int, int, int] = (2, 5, 2)
     decoder_last: int = 16
 
 

@@ -11,6 +11,7 @@ import csv
 import gzip
 import io
 import json
+import random
 import re
 import tarfile
 import unicodedata
@@ -89,8 +90,9 @@ def emoji_name(stem: str) -> str:
     return ", ".join(parts) if all(parts) and "regional" not in parts[0] else ""
 
 
-def read_emoji(folder: Path) -> tuple[dict[str, Image.Image], dict[str, Image.Image]]:
-    """Emoji by name, on white, for training and held out.
+def read_emoji(folder: Path, grounds: random.Random | None = None
+               ) -> tuple[dict[str, Image.Image], dict[str, Image.Image]]:
+    """Emoji by name, for training and held out, on white or each on a random colour.
 
     ``folder`` is ``assets`` of the npm package ``@lobehub/fluent-emoji-3d``: WebP files of
     256×256 pixels named by code points. Held out are combinations of parts (a hand in a skin tone)
@@ -106,8 +108,9 @@ def read_emoji(folder: Path) -> tuple[dict[str, Image.Image], dict[str, Image.Im
         image = Image.open(path).convert("RGBA")
         combined += "," in name
         part = held_out if "," in name and combined % EMOJI_HELD_OUT == 0 else train
-        white = Image.new("RGBA", image.size, "white")
-        part[name] = Image.alpha_composite(white, image).convert("RGB").resize((256, 256))
+        colour = "white" if grounds is None else tuple(grounds.randbytes(3))
+        ground = Image.new("RGBA", image.size, colour)
+        part[name] = Image.alpha_composite(ground, image).convert("RGB").resize((256, 256))
     return train, held_out
 
 

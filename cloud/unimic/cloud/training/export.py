@@ -20,6 +20,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -249,12 +250,28 @@ def export_text_entropy(network: TextEntropyNet, folder: Path) -> bytes:
 
 
 def export_image_tokenizer(model: ImageTokenizer, folder: Path) -> None:
-    """Write encoder and decoder as ONNX graphs with 8-bit weights."""
+    """Write encoder and decoder as ONNX graphs with 8-bit weights.
+
+    A file that holds the same network already stays as it is: the exporter numbers intermediate
+    results differently from time to time, and a token space is known by the encoder's bytes.
+    """
     model.eval()
-    graphs = image_tokenizer_graphs(folder, model, model.encode_with_distances, model.decode,
-                                    ["upper_distance", "lower_distance"])
+    with TemporaryDirectory() as draft:
+        graphs = image_tokenizer_graphs(Path(draft), model, model.encode_with_distances,
+                                        model.decode, ["upper_distance", "lower_distance"])
     for name, graph in graphs.items():
-        onnx.save(with_small_weights(graph), str(folder / f"{name}.onnx"))
+        path, small = folder / f"{name}.onnx", with_small_weights(graph)
+        if not (path.exists() and _same_network(onnx.load(str(path)), small)):
+            onnx.save(small, str(path))
+
+
+def _same_network(a: onnx.ModelProto, b: onnx.ModelProto) -> bool:
+    """Whether two graphs differ in nothing but the names of intermediate results."""
+    def parts(model: onnx.ModelProto) -> tuple[list[str], list[bytes]]:
+        nodes = [node.op_type + "".join(map(str, node.attribute)) for node in model.graph.node]
+        return nodes, [t.SerializeToString() for t in model.graph.initializer]
+
+    return parts(a) == parts(b)
 
 
 def image_tokenizer_graphs(folder: Path, model: nn.Module, pixels_to_codes: Callable[..., Any],

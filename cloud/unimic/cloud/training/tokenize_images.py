@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import random
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -91,7 +92,10 @@ def main(argv: list[str] | None = None) -> None:
         print(f"{name}: {len(images)} grids", flush=True)
 
     if args.emoji:
-        for name, images in zip(("emoji-train", "emoji-test"), read_emoji(args.emoji), strict=True):
+        parts = read_emoji(args.emoji)
+        coloured, _ = read_emoji(args.emoji, random.Random(0))
+        for name, images in zip(("emoji-train", "emoji-test", "emoji-coloured"),
+                                (*parts, coloured), strict=True):
             write(name, [(said, np.asarray(image)) for said, image in images.items()], fast=True)
     flickr = {split: list(flickr_images(args.data, split).items())
               for split in ("dev", "test", "train", "rest")}

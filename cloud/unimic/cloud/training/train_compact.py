@@ -67,9 +67,9 @@ SHARES = {"drawing": 0.15, "photo": 0.25, "picture": 0.6}
 PICTURES = {"rendering": 0.6, "photo": 0.25, "emoji": 0.08, "unlabelled": 0.07}
 """How often each kind of image is completed."""
 
-UNPROMPTED = {"rendering": 0.03, "photo": 0.35, "emoji": 0.15, "unlabelled": 1.0}
-"""How often each is completed without a prompt. Renderings rarely, though there are many of them:
-else a hole in the photo of a single object is filled with their white ground."""
+UNPROMPTED = {"rendering": 0.0, "photo": 0.35, "emoji": 0.4, "unlabelled": 1.0}
+"""How often each is completed without a prompt. Renderings never, and emoji on grounds of all
+colours then: else a hole beside a single object is filled with white, whatever its ground."""
 
 DRAWN = 0.7
 """Of the batches of answers about drawings: about easy-VQA's; the rest about renderings."""
@@ -153,13 +153,13 @@ def crop(codes: np.ndarray, rows: int, columns: int, rng: np.random.Generator) -
 class Mixture:
     """Draws the batches of a step of about ``tokens`` tokens."""
 
-    def __init__(self, photos: list[Photo], emoji: list[Photo], albums: dict[str, Album],
-                 texts: Texts, tokens: int, seed: int) -> None:
+    def __init__(self, photos: list[Photo], emoji: list[Photo], coloured: list[Photo],
+                 albums: dict[str, Album], texts: Texts, tokens: int, seed: int) -> None:
         self.rng = np.random.default_rng(seed)
         self.random = random.Random(seed)
         self.texts = texts
         self.tokens = {name: int(share * tokens) for name, share in SHARES.items()}
-        self.photos, self.emoji = photos, emoji
+        self.photos, self.emoji, self.coloured = photos, emoji, coloured
         self.captioned = [p for p in photos if p.captions]
         self.questioned = [p for p in photos if p.pairs]
         self.albums = albums
@@ -214,6 +214,7 @@ class Mixture:
         """Images to be completed, most of them with a prompt."""
         tokens = self.tokens["picture"]
         kind = self.random.choices(list(PICTURES), list(PICTURES.values()))[0]
+        told = self.rng.random(tokens) >= UNPROMPTED[kind]
         if kind == "rendering":
             codes = self.albums[kind].some(self.random)
             drawings = self.random.sample(self.albums[kind].drawings,
@@ -228,13 +229,14 @@ class Mixture:
             grids = [crop(p.codes, side, side, self.rng) for p in chosen]
             prompts = [""] * len(chosen)
         else:
-            chosen = self.random.sample(self.captioned if kind == "photo" else self.emoji,
-                                        tokens // 215)
+            kinds = {True: self.captioned, False: self.captioned} if kind == "photo" else {
+                True: self.emoji, False: self.coloured}
+            chosen = [self.random.choice(kinds[bool(said)]) for said in told[:tokens // 215]]
             grids = [p.codes for p in chosen]
             prompts = [self.random.choice(p.captions) for p in chosen]
         codes = np.stack(grids).astype(np.int64)
         masked = np.stack([random_mask(grid.shape[0], grid.shape[1], self.rng) for grid in grids])
-        kept = ["" if self.rng.random() < UNPROMPTED[kind] else p for p in prompts]
+        kept = [p if said else "" for p, said in zip(prompts, told, strict=False)]
         nothing = torch.empty(len(codes), 0, dtype=torch.long)
         return Batch(torch.from_numpy(codes), torch.from_numpy(masked),
                      left_padded([self.texts.prompt(p) for p in kept]), nothing, nothing, nothing)
@@ -325,10 +327,11 @@ def main(argv: list[str] | None = None) -> None:
         "model": model, "average": average.module, **optimizer}
     run.restore(state)
     texts = Texts(Words(TextTokenizer(args.text_tokenizer)))
-    emoji = [Photo(codes, captions=(name,))
-             for name, codes in load_grids(args.tokens / "emoji-train.npz")]
-    mixture = Mixture(load_photos(args.data, args.tokens), emoji, albums, texts, args.batch,
-                      args.seed + run.step)
+    emoji, coloured = ([Photo(codes, captions=(name,))
+                        for name, codes in load_grids(args.tokens / f"emoji-{part}.npz")]
+                       for part in ("train", "coloured"))
+    mixture = Mixture(load_photos(args.data, args.tokens), emoji, coloured, albums, texts,
+                      args.batch, args.seed + run.step)
 
     for fraction in run:
         losses = {}

@@ -2,7 +2,8 @@
 
 First stage: everything. Second stage (``--polish FIRST``): the encoder stays as it is, so tokens
 keep their meaning, and only the decoder goes on learning. With ``--entropy-model``, tokens are
-pushed to be cheap as well as good: a bit under that model costs ``--bit-price``.
+pushed to be cheap as well as good: a bit under that model costs ``--bit-price``. With
+``--adversarial``, a discriminator on the Inception features draws pictures to sharper texture.
 
 The perceptual losses are LPIPS-AlexNet and the first Inception blocks, both under a random
 rescaling and shift that are the same for original and reconstruction; VGG is kept for judging.
@@ -24,6 +25,7 @@ from torch import Tensor, nn
 
 from unimic.cloud.models.image_entropy import ImageEntropyNet
 from unimic.cloud.models.image_tokenizer import ImageTokenizer
+from unimic.cloud.training.adversary import Adversary, joined
 from unimic.cloud.training.cost import TokenCost
 from unimic.cloud.training.data import training_images
 from unimic.cloud.training.loop import Average, Run, autocast, channels_last, default_device
@@ -102,6 +104,9 @@ def main(argv: list[str] | None = None) -> None:
                         "entropy model that prices tokens")
     parser.add_argument("--bit-price", type=float, default=0.02,
                         help="loss of a bit per token under the entropy model")
+    parser.add_argument("--adversarial", type=float, default=0.0, metavar="SHARE",
+                        help="gradient of a discriminator on the pixels, as a share of the "
+                        "norm of the other losses'")
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args(argv)
     if args.polish and args.entropy_model:
@@ -119,7 +124,11 @@ def main(argv: list[str] | None = None) -> None:
                                   weight_decay=0.01, fused=True)
     average = Average(model, 0.999)
     run = Run(args.out, args.minutes, args.rate)
-    state = {"model": model, "average": average.module, "optimizer": optimizer}
+    state: dict[str, nn.Module | torch.optim.Optimizer] = {
+        "model": model, "average": average.module, "optimizer": optimizer}
+    adversary = Adversary(InceptionDistance.CHANNELS).to(device) if args.adversarial else None
+    if adversary:
+        state |= {"adversary": adversary, "adversary_optimizer": adversary.optimizer}
     run.restore(state)
     lpips = LPIPS("alex").to(device)
     inception = InceptionDistance().to(device)
@@ -130,6 +139,7 @@ def main(argv: list[str] | None = None) -> None:
         cost = TokenCost(network.to(device), model.quantizer)
     images = [image for _, image in training_images(args.data)]
     crops = Crops(images, args.batch, args.seed + run.step)
+    nothing = torch.zeros((), device=device)
 
     for fraction in run:
         run.set_rate(optimizer, fraction)
@@ -145,15 +155,27 @@ def main(argv: list[str] | None = None) -> None:
             warped = same_warp(fake, real)
             alex = lpips(*warped).mean()
             few = args.batch // 2  # Inception costs more than the rest of the loss
-            deep = inception(warped[0][:few], warped[1][:few]).mean()
-            bits = cost(latents) if cost else torch.zeros(())
-        loss = 0.5 * pixel + alex + deep + 0.1 * usage_push(latents) + args.bit_price * bits
+            seen, true = (inception.features(x[:few]) for x in warped)
+            deep = inception.between(seen, true).mean()
+            bits = cost(latents) if cost else nothing
+            deceit = adversary.deceive(seen) if adversary else nothing
+        distortion = 0.5 * pixel + alex + deep
+        gradient, = torch.autograd.grad(distortion, fake, retain_graph=adversary is not None)
+        if adversary:
+            toward_real, = torch.autograd.grad(deceit, fake)
+            gradient = joined(gradient, toward_real, args.adversarial)
+        roots, gradients = [fake], [gradient]
+        if not args.polish:
+            roots.append(0.1 * usage_push(latents) + args.bit_price * bits)
+            gradients.append(torch.ones((), device=device))
         optimizer.zero_grad()
-        loss.backward()
+        torch.autograd.backward(roots, gradients)
         nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
         average.update(model, run.step)
-        run.log(pixel=pixel, alex=alex, inception=deep, bits=bits,
+        with autocast(device):
+            judged = adversary.learn(true, seen) if adversary else nothing
+        run.log(pixel=pixel, alex=alex, inception=deep, bits=bits, deceit=deceit, judged=judged,
                 codes=float(model.quantizer.codes(digits).unique().numel()))
         if run.due():
             run.save(state)
