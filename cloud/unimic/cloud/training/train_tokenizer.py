@@ -48,8 +48,7 @@ class Crops:
     def _crop(self) -> np.ndarray:
         image = self.random.choice(self.images)
         width, height = image.size
-        # Enlarged more often than reduced: large photos are softer, pixel by pixel, than ours.
-        side = min(width, height, int(CROP * 2 ** self.random.uniform(-1.2, 0.7)))
+        side = min(width, height, int(CROP * 2 ** self.random.uniform(-0.6, 0.8)))
         x = self.random.randint(0, width - side)
         y = self.random.randint(0, height - side)
         box = (x, y, x + side, y + side)
