@@ -6,8 +6,8 @@ are convolutional and normalise each position by itself, and neither sees farthe
 
 - encoder: 3×3 at stride 4 (4 px), 3×3 from 4 to 8 (4), one block of two 3×3 at 8 (16), 3×3 from
   8 to 16 (8), three blocks at 16 (96): 128 px = 8 tokens;
-- decoder: 3×3 and two blocks at 16 (80), three blocks at 8 (48), two blocks and a 3×3 at 4 (20),
-  3×3 at 2 (2): 150 px, less than 10 tokens.
+- decoder: 3×3 and two blocks at 16 (80), five blocks at 8 (80), two blocks and a 3×3 at 4 (20),
+  3×3 at 2 (2): 182 px, less than 12 tokens.
 
 So tiles give what the whole picture would have given, up to the rounding of float sums.
 """
@@ -28,7 +28,7 @@ from unimic.codec.store import ModelStore
 from unimic.codec.tokens import Codes, Distances, TokenGrid
 from unimic.edge.images import load_image
 
-HALO = 10
+HALO = 12
 CORE = 64
 
 Progress = Callable[[int, int], None]
