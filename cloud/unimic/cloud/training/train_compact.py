@@ -214,7 +214,7 @@ class Mixture:
         """Images to be completed, most of them with a prompt."""
         tokens = self.tokens["picture"]
         kind = self.random.choices(list(PICTURES), list(PICTURES.values()))[0]
-        told = self.rng.random(tokens) >= UNPROMPTED[kind]
+        told = self.rng.random(tokens) >= UNPROMPTED[kind]  # of each image, and more
         if kind == "rendering":
             codes = self.albums[kind].some(self.random)
             drawings = self.random.sample(self.albums[kind].drawings,
@@ -229,9 +229,10 @@ class Mixture:
             grids = [crop(p.codes, side, side, self.rng) for p in chosen]
             prompts = [""] * len(chosen)
         else:
-            kinds = {True: self.captioned, False: self.captioned} if kind == "photo" else {
-                True: self.emoji, False: self.coloured}
-            chosen = [self.random.choice(kinds[bool(said)]) for said in told[:tokens // 215]]
+            named, unnamed = ((self.captioned, self.captioned) if kind == "photo" else
+                              (self.emoji, self.coloured))
+            chosen = [self.random.choice(named if said else unnamed)
+                      for said in told[:tokens // 215]]
             grids = [p.codes for p in chosen]
             prompts = [self.random.choice(p.captions) for p in chosen]
         codes = np.stack(grids).astype(np.int64)
