@@ -146,8 +146,9 @@ def run(args):
         print(address, flush=True)
         time.sleep(100)
 
-cli.build_parser = lambda argv: argparse.ArgumentParser()
-argparse.ArgumentParser.parse_args = lambda parser, argv: argparse.Namespace(run=run)
+parser = argparse.ArgumentParser()
+parser.set_defaults(run=run)
+cli.build_parser = lambda argv: parser
 sys.exit(cli.main([]))
 """
 

@@ -86,6 +86,3 @@ class InceptionDistance(nn.Module):
         for fa, fb in zip(a, b, strict=True):
             total = total + feature_distance(fa, fb, one)
         return total
-
-    def forward(self, a: Tensor, b: Tensor) -> Tensor:
-        return self.between(self.features(a), self.features(b))
