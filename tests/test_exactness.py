@@ -147,24 +147,24 @@ def test_graphs_hold_no_products_but_safe_ones(store: ModelStore, name: str) -> 
             continue
         graph = onnx.load(str(store.path(name, file)), load_external_data=False).graph
         makers = {output: node for node in graph.node for output in node.output}
-        users = {name: node for node in graph.node for name in node.input}
         constants = {t.name: onnx.numpy_helper.to_array(t) for t in graph.initializer
                      if t.data_location != onnx.TensorProto.EXTERNAL}
         constants |= {n.output[0]: onnx.numpy_helper.to_array(n.attribute[0].t)
                       for n in graph.node if n.op_type == "Constant"}
-        integer = {n.op_type for n in graph.node if "Integer" in n.op_type or "QL" in n.op_type}
-        assert integer <= {"MatMulIntegerToFloat", "QLinearMul"}
+        products = {n.op_type for n in graph.node
+                    if any(part in n.op_type for part in ("MatMul", "Gemm", "Integer", "QL"))}
+        assert products <= {"MatMulIntegerToFloat", "QLinearMul"}
         for node in graph.node:
             if node.op_type == "MatMulIntegerToFloat":
                 rows, weights, one, _, _, zero = node.input
+                while makers[rows].op_type in ("Transpose", "Reshape"):
+                    rows = makers[rows].input[0]
                 assert makers[rows].op_type in ("QuantizeLinear", "QLinearMul")
                 assert constants[one] == 1
                 expected = np.uint8(128) if UNSIGNED in file else np.int8(0)
                 assert constants[zero] == expected
                 assert constants[zero].dtype == expected.dtype
                 assert (makers[weights].op_type == "Cast") == (UNSIGNED in file)
-            elif node.op_type == "MatMul":  # an optimiser would make this a scaled product
-                assert users[node.output[0]].op_type not in ("Mul", "Div")
 
 
 @pytest.mark.parametrize("name", [IMAGE_ENTROPY, TEXT_ENTROPY])
@@ -178,9 +178,25 @@ def test_the_proof_fails_where_a_sum_could_overflow(store: ModelStore, tmp_path:
     path = store.path(TEXT_ENTROPY, WEIGHTS)
     with safe_open(path, framework="numpy") as file:
         tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    known = facts(path)
+
+    def failing() -> list[str]:
+        save_file(tensors, tmp_path / WEIGHTS, {METADATA: json.dumps(known)})
+        return [bound.part for bound in prove(tmp_path / WEIGHTS) if not bound.holds]
+
+    assert not failing()
     tensors["head.bias"][0] = 2**24
-    save_file(tensors, tmp_path / WEIGHTS, {METADATA: json.dumps(facts(path))})
-    assert [b.layer for b in prove(tmp_path / WEIGHTS) if not b.holds] == ["head"]
+    assert failing() == ["head"]
+    tensors["head.bias"][0] = 0
+    known["attention"]["keys"] = 2**24 // (known["attention"]["weight"] * 127)
+    assert not failing()
+    known["attention"]["value"] = 128
+    assert failing() == ["attention"]
+    known["attention"]["keys"] = 1
+    tensors["layers.1.key.multiplier"][:] = 1
+    assert failing() == ["layers.1.key, turned"]
+    tensors["layers.1.key.multiplier"][:] = 2**12
+    assert failing() == ["layers.1.key, turned", "squares of all outputs together"]
 
 
 def test_an_executor_that_is_off_by_one_is_refused(store: ModelStore) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from unimic.cloud.models.arithmetic import over, square_root
+from unimic.cloud.models.arithmetic import square_root
 
 DEVICES = ["cpu"] + (["cuda"] if torch.cuda.is_available() else [])
 INTEGERS = np.arange(1, 2**24, dtype=np.float32)
@@ -15,10 +15,11 @@ INTEGERS = np.arange(1, 2**24, dtype=np.float32)
 @pytest.mark.parametrize("device", DEVICES)
 def test_square_roots_and_divisions_are_correctly_rounded(device: str) -> None:
     roots = np.sqrt(INTEGERS)
-    ours = square_root(torch.from_numpy(INTEGERS).to(device))
+    ours = square_root(torch.from_numpy(INTEGERS).to(device).double())
     np.testing.assert_array_equal(ours.cpu().numpy(), roots)
-    quotients = over(128.0, torch.from_numpy(roots).to(device)).cpu().numpy()
-    np.testing.assert_array_equal(quotients, np.float32(128) / roots)
+    dividends = np.random.default_rng(0).integers(-2**17, 2**17, len(roots)).astype(np.float32)
+    quotients = torch.from_numpy(dividends).to(device) / torch.from_numpy(roots).to(device)
+    np.testing.assert_array_equal(quotients.cpu().numpy(), dividends / roots)
 
 
 @pytest.mark.parametrize("device", DEVICES)

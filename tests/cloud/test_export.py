@@ -53,8 +53,8 @@ from unimic.codec.networks import (
 from unimic.codec.order import waves
 from unimic.codec.store import IMAGE_TOKENIZER, TEXT_TOKENIZER, ModelStore, add_model
 
-IMAGE = ImageEntropyConfig(width=64, heads=2, content_layers=1, query_layers=1, hidden=64, text=300)
-TEXT = TextEntropyConfig(codes=300, width=64, heads=2, layers=1, hidden=64, positions=16)
+IMAGE = ImageEntropyConfig(width=64, heads=2, content_layers=2, query_layers=2, hidden=64, text=300)
+TEXT = TextEntropyConfig(codes=300, width=64, heads=2, layers=2, hidden=64, positions=16)
 
 
 @pytest.fixture(scope="module")
@@ -122,13 +122,12 @@ class Places:
         return self.folder / file
 
 
-@pytest.mark.parametrize("largest", [ACTIVATION_MAX, SQUARED_MAX])
-def test_the_largest_bytes_do_not_saturate(tmp_path: Path, largest: int) -> None:
-    layer = ExactLinear(512, 40, largest, bias=False)
+@pytest.mark.parametrize(("low", "high"), [(-ACTIVATION_MAX, ACTIVATION_MAX - 1), (0, SQUARED_MAX)])
+def test_the_largest_bytes_do_not_saturate(tmp_path: Path, low: int, high: int) -> None:
+    layer = ExactLinear(512, 40, max(-low, high), bias=False)
     runs = torch.arange(512)[None] >> torch.arange(10)[:, None] & 1
     layer.weight = torch.cat([254 * runs - 127, 127 - 254 * runs] * 2).to(torch.int8)
-    low = -largest if largest == ACTIVATION_MAX else 0
-    rows = (low + (largest - low) * torch.cat([runs, 1 - runs])).float()[None]
+    rows = (low + (high - low) * torch.cat([runs, 1 - runs])).float()[None]
     expected = (rows.double() @ layer.weight.double().t()).numpy()
     assert np.abs(expected).max() > 2**22
     np.testing.assert_array_equal(layer(rows).numpy(), expected)

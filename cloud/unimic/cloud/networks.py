@@ -92,11 +92,11 @@ class TorchImageNetwork:
     @torch.no_grad()
     def read(self, rows: Integers, memory: Memory | None) -> Memory:
         return self.network.content(
-            self._tensor(rows), *memory or self.network.empty_memory(rows.shape[1]))
+            *self._tensor(rows), *memory or self.network.empty_memory(rows.shape[1]))
 
     @torch.no_grad()
     def ask(self, rows: Integers, memory: Memory) -> tuple[Floats, Tensor]:
-        logits, hidden = self.network.query(self._tensor(rows), *self.network.asked(memory))
+        logits, hidden = self.network.query(*self._tensor(rows), *self.network.asked(memory))
         return logits.cpu().numpy(), hidden
 
     @torch.no_grad()

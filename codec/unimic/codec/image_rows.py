@@ -14,20 +14,20 @@ from unimic.codec.order import CONTEXT, REVEALED, WINDOW, Window, reveal_groups
 from unimic.codec.tokens import Codes, Mask
 
 Integers = NDArray[np.int64]
+COORDINATES = WINDOW + 2 * CONTEXT  # rows or columns of a window and its context
 
 
 @dataclass(frozen=True)
 class Rows:
     """Rows of the network's input, each array ``(n,)``.
 
-    ``first`` and ``second`` index the embedding table; ``row`` and ``column`` are coordinates in
-    the window, shifted so that its context starts at 0; ``group`` is when the row is revealed.
+    ``first`` and ``second`` index the embedding table; ``place`` is the position in the window and
+    its context (`place`); ``group`` is when the row is revealed.
     """
 
     first: Integers
     second: Integers
-    row: Integers
-    column: Integers
+    place: Integers
     group: Integers
 
     def __len__(self) -> int:
@@ -38,9 +38,18 @@ class Rows:
         return Rows(*(getattr(self, name)[which] for name in FIELDS))
 
 
-FIELDS = ("first", "second", "row", "column", "group")
+FIELDS = ("first", "second", "place", "group")
 NEVER = 127
 """Group of the rows that fill up a batch: later than any, so that no other row sees them."""
+
+
+def place(row: Integers, column: Integers) -> Integers:
+    """The position of a token, counted from the first row and column of its context.
+
+    Args:
+        row, column: from those of the window itself.
+    """
+    return (row + CONTEXT) * COORDINATES + column + CONTEXT
 
 
 def join(parts: list[Rows]) -> Rows:
@@ -48,9 +57,12 @@ def join(parts: list[Rows]) -> Rows:
     return Rows(*(np.concatenate([getattr(p, name) for p in parts]) for name in FIELDS))
 
 
-def stack(parts: list[Rows], layout: Layout) -> Integers:
-    """Rows side by side, the shorter ones filled up: int64 ``(5, B, longest)``, as `FIELDS`."""
-    longest = max(map(len, parts))
+def stack(parts: list[Rows], layout: Layout, multiple: int = 1) -> Integers:
+    """Rows side by side, the shorter ones filled up: int64 ``(4, B, n)``, as `FIELDS`.
+
+    ``n`` is the length of the longest, rounded up to a ``multiple``.
+    """
+    longest = -(-max(map(len, parts)) // multiple) * multiple
     out = np.zeros((len(FIELDS), len(parts), longest), np.int64)
     for i, part in enumerate(parts):
         out[:, i, :len(part)] = [getattr(part, name) for name in FIELDS]
@@ -89,19 +101,19 @@ class Layout:
         first = np.concatenate([[self.start_row], text + ids.astype(np.int64)])
         second = np.concatenate([[self.empty_row], text + self.text + np.arange(len(ids))])
         # Text has no place in the picture: all of it stands at the window's first position.
-        place = np.full(len(first), CONTEXT, np.int64)
-        return Rows(first, second, place, place, np.zeros(len(first), np.int64))
+        nothing = np.zeros(len(first), np.int64)
+        return Rows(first, second, place(nothing, nothing), nothing)
 
-    def tokens(self, codes: Codes, row: Integers, column: Integers, group: Integers) -> Rows:
+    def tokens(self, codes: Codes, place: Integers, group: Integers) -> Rows:
         """Content rows of known codes."""
         upper, lower = self.split(codes)
-        return Rows(upper, self.upper + lower, row, column, group)
+        return Rows(upper, self.upper + lower, place, group)
 
-    def queries(self, row: Integers, column: Integers, group: Integers) -> Rows:
+    def queries(self, place: Integers, group: Integers) -> Rows:
         """Rows that ask for the token at their position."""
         first = self.start_row - self.groups + np.minimum(group - 1, self.groups - 1)
-        second = np.full(len(row), self.empty_row, np.int64)
-        return Rows(first, second, row, column, group)
+        second = np.full(len(place), self.empty_row, np.int64)
+        return Rows(first, second, place, group)
 
 
 @dataclass(frozen=True)
@@ -127,7 +139,7 @@ def content_rows(layout: Layout, plan: WindowPlan, codes: Codes) -> Rows:
     needed = plan.groups < len(REVEALED)  # nobody sees the last group
     row, column = plan.rows[needed], plan.columns[needed]
     queries = plan.queries.part(needed)
-    coded = layout.tokens(codes[row, column], queries.row, queries.column, plan.groups[needed])
+    coded = layout.tokens(codes[row, column], queries.place, plan.groups[needed])
     return join([plan.known, coded])
 
 
@@ -138,8 +150,7 @@ def plan_window(layout: Layout, codes: Codes, mask: Mask, window: Window,
     Codes in the hole are not read, nor those under the mask that earlier windows did not code.
     """
     row, column = (a.astype(np.int64) for a in np.nonzero(window.visible(mask, hole)))
-    to_local = (CONTEXT - window.top, CONTEXT - window.left)
-    seen = layout.tokens(codes[row, column], row + to_local[0], column + to_local[1],
+    seen = layout.tokens(codes[row, column], place(row - window.top, column - window.left),
                          np.zeros(len(row), np.int64))
 
     group = reveal_groups(mask[window.top:window.bottom, window.left:window.right])
@@ -147,9 +158,6 @@ def plan_window(layout: Layout, codes: Codes, mask: Mask, window: Window,
     order = np.argsort(group[row, column], kind="stable")
     row, column = row[order], column[order]
     groups = group[row, column].astype(np.int64)
-    queries = layout.queries(row + CONTEXT, column + CONTEXT, groups)
+    queries = layout.queries(place(row, column), groups)
     return WindowPlan(join([layout.start(prompt), seen]), row + window.top, column + window.left,
                       groups, queries)
-
-
-COORDINATES = WINDOW + 2 * CONTEXT

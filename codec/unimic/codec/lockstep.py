@@ -221,7 +221,7 @@ def _group_by_group(network: ImageNetwork, places: list[_Place]) -> None:
         for p, which, row, query in zip(places, slices, codes, queries, strict=True):
             tokens = row[:len(query)]
             p.job.codes[p.plan.rows[which], p.plan.columns[which]] = tokens
-            new.append(layout.tokens(tokens, query.row, query.column, query.group))
+            new.append(layout.tokens(tokens, query.place, query.group))
         if group < len(REVEALED):  # nobody sees the last group
             memory = network.read(stack(new, layout), memory)
 

@@ -12,7 +12,7 @@ weights on every processor, and several times faster for signed ones, where thos
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -35,7 +35,7 @@ PRODUCT = "product.onnx"  # nothing but a product of 8-bit integers
 
 
 class ImageNetwork(Protocol):
-    """Executor of the image entropy model, on batches of rows ``(5, B, n)`` of `image_rows.stack`.
+    """Executor of the image entropy model, on batches of rows ``(4, B, n)`` of `image_rows.stack`.
 
     Only the network itself looks inside its memory.
     """
@@ -139,25 +139,25 @@ class OnnxGraphs:
         self._inputs = {graph: [i.name for i in session.get_inputs()]
                         for graph, session in self.sessions.items()}
 
-    def run(self, graph: str, *inputs: NDArray[Any] | ort.OrtValue) -> list[ort.OrtValue]:
+    def run(self, graph: str, *inputs: NDArray[Any]) -> list[NDArray[Any]]:
         """Outputs of ``graph``, inputs in its own order."""
-        values = (ort.OrtValue.ortvalue_from_numpy(i) if isinstance(i, np.ndarray) else i
-                  for i in inputs)
-        outputs: list[ort.OrtValue] = self.sessions[graph].run_with_ort_values(
-            None, dict(zip(self._inputs[graph], values, strict=True)))
+        outputs: list[NDArray[Any]] = self.sessions[graph].run(
+            None, dict(zip(self._inputs[graph], inputs, strict=True)))
         return outputs
 
-    def empty(self, layers: int, batch: int) -> Memory:
-        """Memory of no rows."""
-        heads, width = self.config["heads"], self.config["width"]
-        nothing = np.zeros((batch, heads, 0, width // heads), np.float32)
-        return [ort.OrtValue.ortvalue_from_numpy(array)
-                for array in (np.zeros((batch, 0), np.int64), *[nothing] * (2 * layers))]
+    def empty(self, batch: int, heads: Sequence[int]) -> Memory:
+        """Memory of no rows, for layers of so many heads."""
+        channels = self.config["width"] // self.config["heads"]
+        memory: Memory = [np.zeros((batch, 0), np.int64)]
+        for count in heads:
+            memory += [np.zeros((batch, count, channels, 0), np.int8),
+                       np.zeros((batch, count, 0, channels), np.int8)]
+        return memory
 
 
-Memory = list[ort.OrtValue]
-"""Groups or positions ``(B, K)``, then keys and values ``(B, heads, K, channels)`` of every layer
-in turn; they never leave ONNX Runtime."""
+Memory = list[NDArray[Any]]
+"""Groups or positions, int64 ``(B, K)``, then of every layer that reads, and of all that ask
+together, keys ``(B, heads, channels, K)`` and values ``(B, heads, K, channels)``, int8."""
 
 
 class OnnxImageNetwork:
@@ -168,22 +168,21 @@ class OnnxImageNetwork:
         self._graphs = OnnxGraphs(store, IMAGE_ENTROPY, IMAGE_GRAPHS, threads, optimise, unsigned)
         c = self._graphs.config
         self.layout = image_layout(c)
-        self._read_layers, self._ask_layers = c["content_layers"], c["query_layers"]
+        self._heads = [*[c["heads"]] * c["content_layers"], c["heads"] * c["query_layers"]]
 
     def read(self, rows: Integers, memory: Memory | None) -> Memory:
         if memory is None:
-            memory = self._graphs.empty(self._read_layers + self._ask_layers, rows.shape[1])
-        return self._graphs.run("content", rows, *memory)
+            memory = self._graphs.empty(rows.shape[1], self._heads)
+        return self._graphs.run("content", *rows, *memory)
 
-    def ask(self, rows: Integers, memory: Memory) -> tuple[Floats, ort.OrtValue]:
-        groups, *seen = memory
-        logits, hidden = self._graphs.run("query", rows, groups, *seen[2 * self._read_layers:])
-        return logits.numpy(), hidden
+    def ask(self, rows: Integers, memory: Memory) -> tuple[Floats, Floats]:
+        groups, *_, keys, values = memory
+        logits, hidden = self._graphs.run("query", *rows, groups, keys, values)
+        return logits, hidden
 
-    def tail(self, hidden: ort.OrtValue, upper: Integers) -> Floats:
+    def tail(self, hidden: Floats, upper: Integers) -> Floats:
         logits, = self._graphs.run("tail", hidden, upper)
-        out: Floats = logits.numpy()
-        return out
+        return logits
 
 
 class OnnxTextNetwork:
@@ -192,18 +191,17 @@ class OnnxTextNetwork:
     def __init__(self, store: ModelStore, threads: int | None = None, optimise: bool = True,
                  unsigned: bool | None = None) -> None:
         self._graphs = OnnxGraphs(store, TEXT_ENTROPY, TEXT_GRAPHS, threads, optimise, unsigned)
-        self._layers, self.positions = (self._graphs.config[n] for n in ("layers", "positions"))
+        c = self._graphs.config
+        self.positions, self._heads = c["positions"], [c["heads"]] * c["layers"]
 
     def step(self, ids: Integers, position: int, memory: Memory | None) -> tuple[Floats, Memory]:
         batch, count = ids.shape
         if memory is None:
-            memory = self._graphs.empty(self._layers, batch)
-        elif memory[0].shape()[0] > batch:
-            memory = [ort.OrtValue.ortvalue_from_numpy(tensor.numpy()[:batch])
-                      for tensor in memory]
+            memory = self._graphs.empty(batch, self._heads)
+        memory = [tensor[:batch] for tensor in memory]
         places = np.tile(np.arange(position, position + count), (batch, 1))
         logits, *seen = self._graphs.run("step", ids, places, *memory)
-        return logits.numpy(), seen
+        return logits, seen
 
 
 def check_bounds(store: ModelStore, name: str) -> None:
@@ -214,7 +212,7 @@ def check_bounds(store: ModelStore, name: str) -> None:
     """
     for bound in prove(store.path(name, WEIGHTS)):
         if not bound.holds:
-            raise ExactnessError(name, f"a sum of {bound.layer} may reach {bound.largest}",
+            raise ExactnessError(name, f"a sum of {bound.part} may reach {bound.largest}",
                                  "do not use this model for coding")
 
 

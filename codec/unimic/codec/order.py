@@ -3,7 +3,7 @@
 A grid is cut into windows of at most 16×16 tokens, so that the cost grows linearly with the area. A
 window sees the tokens up to 4 rows and columns around it that both sides hold by then: those above
 it, to its left, and whatever is not coded at all. Windows that do not see each other are coded
-together, a wave at a time. Inside a window the tokens are revealed in at most 12 groups, ever
+together, a wave at a time. Inside a window the tokens are revealed in at most 10 groups, ever
 denser: in the order of a Bayer matrix (Bayer 1973, the ordered-dither pattern), whose every prefix
 is spread evenly. The order is part of the format: changing it breaks every stream.
 """
@@ -22,7 +22,7 @@ from unimic.codec.tokens import Codes, Mask
 WINDOW = 16
 CONTEXT = 4
 # Share of a window's tokens, in 64ths, that is revealed after each group.
-REVEALED = (1, 2, 4, 6, 8, 12, 16, 24, 32, 40, 48, 64)
+REVEALED = (2, 4, 8, 12, 16, 24, 32, 40, 48, 64)
 
 
 def _bayer(size: int) -> NDArray[np.int64]:
@@ -36,7 +36,7 @@ _RANK = _bayer(WINDOW)
 
 
 def reveal_groups(mask: Mask, revealed: Sequence[int] = REVEALED) -> Codes:
-    """Group of every token of a window: 0 where ``mask`` is off, 1 … 12 in coding order.
+    """Group of every token of a window: 0 where ``mask`` is off, 1 … 10 in coding order.
 
     Args:
         mask: ``(rows, columns)``, at most 16 × 16; True where a token is coded.
@@ -52,7 +52,7 @@ def reveal_groups(mask: Mask, revealed: Sequence[int] = REVEALED) -> Codes:
 
 
 def group_skip(skip: int, group: int) -> int:
-    """How much of ``skip`` (0 … 256) falls on ``group`` (1 … 12), again 0 … 256.
+    """How much of ``skip`` (0 … 256) falls on ``group`` (1 … 10), again 0 … 256.
 
     Later groups first: what they hold is framed by what was sent, so it is filled in well, whereas
     a guess in an early group misleads all that follow.

@@ -1,13 +1,16 @@
-"""Proof that an exact network cannot leave the integers that float32 adds exactly.
+"""Proof that an exact network cannot leave the integers that floats add exactly.
 
 For each output of each matrix product: Σ|weight| · max|input| + |bias| < 2²⁴. The largest input is
-the bound that the network clamps to; weights and bounds are read from the weights file alone, so
-the proof needs nothing of the program that made it.
+the bound that the network clamps to. From these follow the bounds of what is done with the outputs:
+turning queries and keys by cosines and sines of 7 binary digits, and adding layers up, whose squares
+are summed in float64. The weights file has all that this takes, so the proof needs nothing of the
+program that made it.
 """
 
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,19 +19,22 @@ from safetensors import safe_open
 from safetensors.numpy import load_file
 
 LIMIT = 2**24
+TABLE_MAX = 127  # of a row of the embedding table; two are added
+ROTATION_ONE = 128  # cosines and sines are integers over this
 
 
 @dataclass(frozen=True)
 class Bound:
-    """The largest magnitude that a partial sum of one layer can reach."""
+    """The largest magnitude that a partial sum of one part can reach."""
 
-    layer: str
+    part: str
     largest: int
+    limit: int = LIMIT
 
     @property
     def holds(self) -> bool:
-        """Whether float32 adds the layer's integers exactly, in any order."""
-        return self.largest < LIMIT
+        """Whether floats add the part's integers exactly, in any order."""
+        return self.largest < self.limit
 
 
 METADATA = "unimic"
@@ -37,21 +43,32 @@ names the model."""
 
 
 def facts(weights: Path) -> dict[str, dict[str, int]]:
-    """Of a ``weights.safetensors``: ``config``, its sizes, and ``input_bounds`` of its layers."""
+    """Of a ``weights.safetensors``.
+
+    Returns:
+        ``config``, its sizes; ``input_bounds`` of its layers; ``attention``, the largest ``weight``,
+        ``value`` and number of ``keys``.
+    """
     with safe_open(weights, framework="numpy") as file:
         found: dict[str, dict[str, int]] = json.loads(file.metadata()[METADATA])
     return found
 
 
 def prove(weights: Path) -> list[Bound]:
-    """The bound of every matrix product of a ``weights.safetensors``."""
-    inputs = facts(weights)["input_bounds"]
-    tensors = load_file(weights)
-    bounds = []
-    for layer, largest_input in inputs.items():
+    """The bounds of every sum in the network of a ``weights.safetensors``."""
+    known, tensors = facts(weights), load_file(weights)
+    bounds = [Bound("attention", math.prod(known["attention"].values()))]
+    together = 2 * TABLE_MAX
+    for layer, largest_input in known["input_bounds"].items():
         weight = tensors[f"{layer}.weight"].astype(np.int64)
         sums = np.abs(weight).sum(1) * largest_input
         if f"{layer}.bias" in tensors:
             sums += np.abs(tensors[f"{layer}.bias"].astype(np.int64))
         bounds.append(Bound(layer, int(sums.max())))
+        output = int((sums * tensors[f"{layer}.multiplier"]).max()) + 1
+        together += output
+        if layer.endswith((".query", ".key")):
+            bounds.append(Bound(f"{layer}, turned", 2 * ROTATION_ONE * output))
+    bounds.append(Bound("squares of all outputs together",
+                        known["config"]["width"] * together**2, 2**53))
     return bounds

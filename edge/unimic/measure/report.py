@@ -288,7 +288,7 @@ def _bits(rows: Sequence[Row]) -> str:
              for name, bits in tokens.items()]
     maps = [part for row in full if "token_bits" in row for part in _bit_map(row)]
     return section("Where our bits go", paragraph(
-        "With every token sent. Tokens are coded in twelve groups, from a sparse lattice to a "
+        "With every token sent. Tokens are coded in ten groups, from a sparse lattice to a "
         "dense one; the later, the more of the picture is known."),
         table([Column("part", "part"), Column("bits", "bits a picture", 1),
                Column("share", "of the file, %", 1)], lines),

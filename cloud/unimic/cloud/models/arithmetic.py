@@ -7,8 +7,9 @@ this module, and runs in three ways:
 * *quantised*: quantisation-aware training; the same roundings as below, with straight-through
   gradients (Jacob et al., arXiv 1712.05877);
 * *exact*: what is shipped. Every tensor holds integers in float32 and every sum is bounded below
-  2²⁴, so float additions are exact in any order, with or without fused multiply-add. Between sums
-  there are only single correctly rounded operations (× ÷ √), each followed at once by a rounding.
+  2²⁴ (of squares, in float64, 2⁵³), so float additions are exact in any order, with or without
+  fused multiply-add. Between sums there are only correctly rounded operations (× ÷ √) that nothing
+  can be fused with, and then a rounding to integers. Both factors of every product are bytes.
 
 Values are carried multiplied by a scale in all three ways: a normalised activation of 1.0 is 32, a
 residual of 1.0 is 32, a query or key of 1.0 is 16, a logit of 1 nat is 32.
@@ -24,35 +25,39 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from unimic.cloud.models.onnx_forms import folded, scaled_products, square, sums_of_squares
-from unimic.codec.proof import LIMIT
+from unimic.cloud.models.onnx_forms import (
+    byte,
+    byte_products,
+    counted_down,
+    folded,
+    kept,
+    rotated,
+    rotation,
+    scaled_products,
+    square,
+    sums_of_squares,
+)
+from unimic.codec.proof import LIMIT, ROTATION_ONE, TABLE_MAX
 
-ACTIVATION_SCALE, ACTIVATION_MAX = 32.0, 127
-RESIDUAL_SCALE, RESIDUAL_MAX = 32.0, 1023
-HEAD_SCALE, HEAD_MAX = 16.0, 127
+ACTIVATION_SCALE, ACTIVATION_MAX = 32.0, 128  # −128 … 127
+RESIDUAL_SCALE = 32.0
+HEAD_SCALE = 16.0  # −128 … 127
+VALUE_MAX = 100  # as large as the sums of weighted values allow
 HIDDEN_SCALE, HIDDEN_MAX = 64.0, 255  # before squaring
 SQUARED_SCALE, SQUARED_MAX = 16.0, 254  # after squaring and dividing by 256
 LOGIT_SCALE = 32.0
-ROTATION_ONE = 127.0  # cosines and sines are integers over this
-NORM_BLOCK = 16  # squares are summed 16 at a time: 16 × 1023² < 2²⁴
-KERNEL_NATS = 8.0  # attention weight is (1 - x/8)⁸ for a logit x nats below the largest
-WEIGHT_ONE = 65535.0  # attention weights of a row sum to about this
-HIDDEN_KEY = 2.0**26  # subtracted from the products of keys that may not be seen: below any other
-
-
-def over(numerator: float, x: Tensor) -> Tensor:
-    """One correctly rounded division; ``numerator / x`` would be a reciprocal and a product."""
-    return torch.div(torch.full((), numerator, device=x.device), x)
+KERNEL_NATS = 8.0  # attention weight is (1 - x/8)⁸ for a logit about x nats below the largest
+WEIGHT_MAX = 248  # 255 squared, divided by 256 and rounded three times
+HIDDEN_KEY = 2.0**23  # subtracted from the products of keys that may not be seen: below any other
 
 
 def square_root(x: Tensor) -> Tensor:
-    """The correctly rounded square root of integers below 2²⁴.
+    """The square root of float64 integers, in float32: two correctly rounded operations.
 
-    PyTorch's own, in float32 on a CPU, is off by one unit in the last place for one integer in
-    five. A root in float64 with an error below 2⁻⁵² rounds to the right float32, because the root
-    of a 24-bit integer is never that close to the middle of two float32 numbers.
+    PyTorch's own root in float32 on a CPU is off by one unit in the last place for one integer in
+    five.
     """
-    return torch.sqrt(x.double()).float()
+    return torch.sqrt(x).float()
 
 
 class Mode(Enum):
@@ -80,6 +85,17 @@ class Arithmetic(nn.Module):
         if self.mode is Mode.EXACT:
             return torch.round(x)
         return x + (torch.round(x) - x).detach()  # half to even; the gradient of the identity
+
+    def byte(self, x: Tensor, unit: float = 1.0) -> Tensor:
+        """Multiples of ``unit``, a power of two, rounded to −128 … 127; in float not rounded."""
+        if self.mode is Mode.EXACT:
+            return byte(x, unit)
+        x = x / unit
+        return x if self.mode is Mode.FLOAT else self.round(x).clamp(-128, 127)
+
+    def keep(self, x: Tensor) -> Tensor:
+        """`byte`, in the type that a memory has."""
+        return kept(x) if self.mode is Mode.EXACT else self.byte(x)
 
 
 def set_mode(network: nn.Module, mode: Mode) -> None:
@@ -177,11 +193,11 @@ class Embedding(Arithmetic):
 
     def integers(self) -> dict[str, Tensor]:
         scaled = torch.round(self.weight.detach() * RESIDUAL_SCALE)
-        return {"weight": scaled.clamp(-127, 127).to(torch.int8)}
+        return {"weight": scaled.clamp(-TABLE_MAX, TABLE_MAX).to(torch.int8)}
 
     def forward(self, index: Tensor) -> Tensor:
         out = F.embedding(index, self.weight) * RESIDUAL_SCALE
-        return self.round(self.limit(out, ACTIVATION_MAX))
+        return self.round(self.limit(out, TABLE_MAX))
 
 
 class ExactEmbedding(nn.Module):
@@ -200,111 +216,118 @@ class ExactEmbedding(nn.Module):
 class Normalise(Arithmetic):
     """Root-mean-square normalisation (arXiv 1910.07467) to the activation scale, without gain."""
 
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.unit = 2.0 ** -round(math.log2(ACTIVATION_SCALE * math.sqrt(width)))
+
     def forward(self, x: Tensor) -> Tensor:
-        width = x.shape[-1]
-        if self.mode is Mode.FLOAT:
-            mean = x.float().square().mean(-1, keepdim=True)
-            return x * (ACTIVATION_SCALE * torch.rsqrt(mean + 1e-3)).to(x.dtype)
-        blocks = sums_of_squares(x, NORM_BLOCK)
         if self.mode is Mode.EXACT:
-            blocks = torch.floor(blocks * (1 / NORM_BLOCK))
+            root = square_root(sums_of_squares(x) + 1)
         else:
-            blocks = blocks / NORM_BLOCK
-        total = blocks.sum(-1, keepdim=True) + 1
-        gain = ACTIVATION_SCALE * math.sqrt(width / NORM_BLOCK)
-        out = self.round(x * over(gain, square_root(total)))
-        return self.limit(out, ACTIVATION_MAX)
+            root = (x.float().square().sum(-1, keepdim=True) + 1).sqrt()
+        return self.byte(x / root, self.unit)
+
+
+class Visible(NamedTuple):
+    """Which keys the rows may see.
+
+    Attributes:
+        hidden: ``(B, 1, R, K)``, added to the products of keys: 0, or what makes them the least.
+        ones: int8 ``(K, 1)``, with which weights are summed.
+    """
+
+    hidden: Tensor
+    ones: Tensor
+
+
+def visible(mask: Tensor) -> Visible:
+    """Of a mask ``(B, 1, R, K)``, in which every row sees at least one key."""
+    return Visible(torch.where(mask, 0.0, -HIDDEN_KEY),
+                   torch.ones_like(mask[0, 0, :1], dtype=torch.int8).t())
 
 
 class Attention(Arithmetic):
     """Multi-head attention of rows to keys that their group may see.
 
-    In float mode the weights are a softmax; otherwise the integer kernel (1 - x/8)⁸, whose steps
-    are products of integers below 2¹², scaled by powers of two and floored.
+    In float mode the weights are a softmax; otherwise the integer kernel (1 - x/8)⁸ in bytes:
+    three squarings, each divided by 256 and rounded.
     """
 
-    def forward(self, query: Tensor, key: Tensor, value: Tensor, visible: Tensor) -> Tensor:
-        """``(B, H, R, D)``, ``(B, H, K, D)`` twice and bool ``(B, R, K)`` to ``(B, R, H·D)``.
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.to_nats = 1 / (HEAD_SCALE**2 * math.sqrt(channels))
+        # A power of two, so that nothing is rounded before the rounding.
+        self.step = 2.0 ** round(math.log2(KERNEL_NATS / 256 / self.to_nats))
+        self.square = Square()
 
-        Every row must see at least one key. The output is at the activation scale.
+    def forward(self, query: Tensor, key: Tensor, value: Tensor, visible: Visible) -> Tensor:
+        """``(B, H, R, D)``, ``(B, H, D, K)`` and ``(B, H, K, D)`` to ``(B, R, H·D)``.
+
+        The output is at the activation scale.
         """
-        to_nats = 1 / (HEAD_SCALE**2 * math.sqrt(query.shape[-1]))
         to_activation = ACTIVATION_SCALE / HEAD_SCALE
         if self.mode is Mode.FLOAT:
             mixed = F.scaled_dot_product_attention(
-                query, key, value, attn_mask=visible.unsqueeze(1), scale=to_nats)
+                query, key.transpose(-1, -2).contiguous(), value, attn_mask=visible.hidden.to(query.dtype),
+                scale=self.to_nats)
             out: Tensor = folded(mixed.transpose(1, 2), -1) * to_activation
             return out
-        top = 255.0
-        hidden = (visible.unsqueeze(1).to(torch.float32) - 1.0) * HIDDEN_KEY
-        products = torch.matmul(query, key.transpose(-1, -2)).float() + hidden
-        logits = self.round(products * (to_nats * top / KERNEL_NATS))
-        weight = (logits - (logits.amax(-1, keepdim=True).detach() - top)).clamp_min(0)
+        logits = self.products(query, key) + visible.hidden
+        below = logits - logits.amax(-1, keepdim=True).detach()
         if self.mode is Mode.EXACT:
-            weight = torch.floor(weight * weight * 2.0**-4)
-            weight = torch.floor(weight * weight * 2.0**-12)
-            weight = torch.floor(weight * weight * 2.0**-12)
+            weight = counted_down(below, self.step)
         else:
-            weight = (weight / top).pow(8) * 4000.0
-        total = weight.sum(-1, keepdim=True)
-        weight = self.round(weight * over(WEIGHT_ONE, total))
-        mixed = folded(torch.matmul(weight, value).float().transpose(1, 2), -1)
-        return self.limit(self.round(mixed * (to_activation / WEIGHT_ONE)), ACTIVATION_MAX)
+            weight = (self.round(below / self.step) + 255).clamp_min(0)
+        for _ in range(3):
+            weight = self.square(weight)
+        if self.mode is Mode.EXACT:
+            total = self.products(weight, visible.ones)
+        else:
+            total = weight.sum(-1, keepdim=True)
+        mixed = self.products(weight, value) / total
+        return self.byte(folded(mixed.transpose(1, 2), -1), 1 / to_activation)
 
-
-def heads(x: Tensor, count: int) -> Tensor:
-    """``(B, R, count·D)`` as ``(B, count, R, D)``."""
-    return folded(x, count, -1).transpose(1, 2)
+    def products(self, a: Tensor, b: Tensor) -> Tensor:
+        """Sums of products of bytes, below 2²⁴."""
+        return byte_products(a, b) if self.mode is Mode.EXACT else torch.matmul(a, b).float()
 
 
 def rotation_table(positions: int, pairs: int, slowest: float) -> Tensor:
-    """Integer cosines and sines ``(positions, 2, pairs)`` of a rotary embedding.
+    """Cosines and sines ``(positions, 2, pairs)`` of a rotary embedding, multiples of 1/128.
 
     Angles per position fall geometrically from 1 to ``slowest`` radians (arXiv 2104.09864).
     """
     speeds = torch.tensor([slowest ** (i / max(1, pairs - 1)) for i in range(pairs)],
                           dtype=torch.float64)
     angles = torch.arange(positions, dtype=torch.float64)[:, None] * speeds
-    return torch.round(torch.stack([angles.cos(), angles.sin()], 1) * ROTATION_ONE).float()
+    return (torch.round(torch.stack([angles.cos(), angles.sin()], 1) * ROTATION_ONE)
+            / ROTATION_ONE).float()
 
 
 class Turn(NamedTuple):
-    """By what each channel of a row and its partner are multiplied, to turn pairs of channels."""
+    """How far rows are turned.
 
-    own: Tensor
-    partner: Tensor
-
-
-def turns(angles: Tensor, channels: int) -> Turn:
-    """Of the first channels of a head, the others being left alone.
-
-    Args:
-        angles: ``(positions, 2, pairs)`` of `rotation_table`.
-        channels: of a head; the partner of channel i is channel i + pairs.
-
-    Returns:
-        int8 ``(positions, channels)`` each, over `ROTATION_ONE`.
+    Attributes:
+        places: int64 ``(B, R)``, rows of the tables.
+        cosine, sine: ``(places, pairs)``.
     """
-    cos, sin = angles.to(torch.int8).unbind(1)
-    rest = torch.zeros_like(cos[:, :1]).expand(-1, channels - 2 * cos.shape[1])
-    return Turn(torch.cat([cos, cos, rest + int(ROTATION_ONE)], 1),
-                torch.cat([-sin, sin, rest], 1))
+
+    places: Tensor
+    cosine: Tensor
+    sine: Tensor
 
 
 class Rotate(Arithmetic):
-    """Rotary position embedding on the first channels of each head, with integer angles."""
+    """Rotary position embedding on the first channels of each head.
 
-    def __init__(self, pairs: int, channels: int) -> None:
-        super().__init__()
-        rest = channels - 2 * pairs
-        self.parts = [pairs, pairs] + [rest] * (rest > 0)
+    Cosines and sines have 7 binary digits, so their products with integers are exact.
+    """
 
-    def forward(self, x: Tensor, turn: Turn) -> Tensor:
-        """``x`` is ``(B, H, R, D)``, ``turn`` that of each row, ``(B, 1, R, D)``."""
-        first, second, *rest = x.split(self.parts, -1)
-        partner = torch.cat([second, first, *rest], -1)
-        turned = x * turn.own + partner * turn.partner
-        return self.limit(self.round(turned * (1 / ROTATION_ONE)), HEAD_MAX)
+    def forward(self, x: Tensor, turn: Turn, heads: int) -> Tensor:
+        """``x`` is ``(B, R, heads·D)``; the result is not rounded yet."""
+        if self.mode is Mode.EXACT:
+            return rotated(x, *turn, heads)
+        return rotation(x, *turn, heads)
 
 
 class Feed(Arithmetic):
@@ -331,13 +354,6 @@ class Square(Arithmetic):
             return square(x)
         x = x.relu() if self.mode is Mode.FLOAT else x.clamp(0, HIDDEN_MAX)
         return self.round(x * x * (1 / 256))
-
-
-class Residual(Arithmetic):
-    """Sum on the residual stream, kept within its range."""
-
-    def forward(self, x: Tensor, branch: Tensor) -> Tensor:
-        return self.limit(x + branch, RESIDUAL_MAX)
 
 
 def to_exact(network: nn.Module) -> nn.Module:

@@ -13,6 +13,7 @@ given the upper, and embedded as the sum of the two: both share statistics among
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -22,33 +23,34 @@ from torch import Tensor, nn
 from unimic.cloud.models.arithmetic import (
     ACTIVATION_MAX,
     ACTIVATION_SCALE,
-    HEAD_MAX,
     HEAD_SCALE,
     HIDDEN_SCALE,
     LOGIT_SCALE,
     RESIDUAL_SCALE,
     SQUARED_MAX,
     SQUARED_SCALE,
+    VALUE_MAX,
     Arithmetic,
     Attention,
     Embedding,
+    ExactEmbedding,
     Feed,
     Linear,
     Normalise,
-    Residual,
     Rotate,
     Square,
     Turn,
-    heads,
+    Visible,
     rotation_table,
     together,
-    turns,
+    visible,
 )
+from unimic.cloud.models.onnx_forms import folded, split_heads
 
 Tensors = tuple[Tensor, ...]
 Memory = Tensors
-"""Of K rows: their groups or positions, int64 ``(B, K)``, then for each layer the keys and the
-values, ``(B, heads, K, channels)``."""
+"""Of K rows: their groups or positions, int64 ``(B, K)``, then for each layer that reads the keys
+``(B, heads, channels, K)`` and the values ``(B, heads, K, channels)``; int8 when exact."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,11 @@ class ImageEntropyConfig:
     def table(self) -> int:
         return self.upper + self.lower + self.text + self.text_positions + self.groups + 2
 
+    @property
+    def keys(self) -> int:
+        """Content rows that a row may see at most: tokens, the prompt and the start row."""
+        return self.coordinates**2 + self.text_positions + 1
+
 
 def project(width: int) -> Linear:
     """A projection to queries, keys or values."""
@@ -86,53 +93,61 @@ def project(width: int) -> Linear:
 class Layer(Arithmetic):
     """Attention and perceptron, each on a normalised residual stream."""
 
-    def __init__(self, width: int, heads: int, hidden: int, pairs: int) -> None:
+    def __init__(self, width: int, heads: int, hidden: int) -> None:
         super().__init__()
-        self.heads = heads
-        self.norm = Normalise()
+        self.width, self.heads = width, heads
+        self.norm = Normalise(width)
         self.query, self.key, self.value = (project(width) for _ in range(3))
-        self.rotate = Rotate(pairs, width // heads)
-        self.attention = Attention()
+        self.rotate = Rotate()
+        self.attention = Attention(width // heads)
         self.out = Linear(width, width, in_scale=ACTIVATION_SCALE, in_max=ACTIVATION_MAX,
                           out_scale=RESIDUAL_SCALE, gain=0.5)
-        self.feed_norm = Normalise()
+        self.feed_norm = Normalise(width)
         self.feed = Feed(width, hidden)
-        self.add = Residual()
 
-    def read(self, x: Tensor, turn: Turn, seen: Tensors, visible: Tensor,
+    def read(self, x: Tensor, turn: Turn, seen: Tensors, visible: Visible,
              ) -> tuple[Tensor, Tensors]:
         """Rows that see themselves too: ``x`` after the layer, and keys and values with theirs."""
-        rows = heads(together(self.norm(x), self.query, self.key, self.value), 3 * self.heads)
-        turned, value = rows.split([2 * self.heads, self.heads], 1)
-        query, key = self.rotate(turned, turn).split(self.heads, 1)
-        seen = append(seen, key, self.limit(value, HEAD_MAX))
+        normal = self.norm(x)
+        turned = self.rotate(together(normal, self.query, self.key), turn, 2 * self.heads)
+        query, key = turned.split(self.width, -1)
+        seen = append(seen, self.keys(key, self.heads), self.values(self.value(normal), self.heads))
         return self._finish(x, query, seen, visible), seen
 
-    def ask(self, x: Tensor, turn: Turn, seen: Tensors, visible: Tensor) -> Tensor:
+    def ask(self, x: Tensor, turn: Turn, seen: Tensors, visible: Visible) -> Tensor:
         """Rows that nobody sees: ``x`` after the layer."""
-        query = self.rotate(heads(self.query(self.norm(x)), self.heads), turn)
+        query = self.rotate(self.query(self.norm(x)), turn, self.heads)
         return self._finish(x, query, seen, visible)
 
-    def _finish(self, x: Tensor, query: Tensor, seen: Tensors, visible: Tensor) -> Tensor:
-        x = self.add(x, self.out(self.attention(query, *seen, visible)))
-        out: Tensor = self.add(x, self.feed(self.feed_norm(x)))
+    def keys(self, x: Tensor, heads: int) -> Tensor:
+        """Turned keys ``(B, R, heads·channels)`` as a memory has them."""
+        return folded(self.keep(x), heads, -1).permute(0, 2, 3, 1)
+
+    def values(self, x: Tensor, heads: int) -> Tensor:
+        """Values ``(B, R, heads·channels)`` as a memory has them."""
+        return folded(self.keep(self.limit(x, VALUE_MAX)), heads, -1).transpose(1, 2)
+
+    def _finish(self, x: Tensor, query: Tensor, seen: Tensors, visible: Visible) -> Tensor:
+        query = split_heads(self.byte(query), self.heads)
+        x = x + self.out(self.attention(query, *seen, visible))
+        out: Tensor = x + self.feed(self.feed_norm(x))
         return out
 
 
-def append(old: Tensors, *new: Tensor) -> Tensors:
+def append(old: Tensors, keys: Tensor, values: Tensor) -> Tensors:
     """Keys and values of new rows after those of old ones."""
-    return tuple(torch.cat(pair, 2) for pair in zip(old, new, strict=True))
+    return torch.cat([old[0], keys], 3), torch.cat([old[1], values], 2)
 
 
-def empty(layers: int, batch: int, heads: int, channels: int, device: torch.device) -> Memory:
-    """Memory of no rows."""
-    nothing = torch.zeros(batch, heads, 0, channels, device=device)
-    return torch.zeros(batch, 0, dtype=torch.long, device=device), *[nothing] * (2 * layers)
-
-
-def at(turn: Turn, places: Tensor) -> Turn:
-    """The turns ``(B, 1, R, channels)`` of rows at ``places`` ``(B, R)``."""
-    return Turn(*(table[places].to(torch.float32).unsqueeze(1) for table in turn))
+def empty(batch: int, heads: Sequence[int], channels: int, table: nn.Module) -> Memory:
+    """Memory of no rows for layers of so many heads, of a network with this embedding table."""
+    weight = cast(Tensor, table.weight)
+    kind = torch.int8 if isinstance(table, ExactEmbedding) else torch.float32
+    memory = [torch.zeros(batch, 0, dtype=torch.long, device=weight.device)]
+    for count in heads:
+        keys = torch.zeros(batch, count, channels, 0, dtype=kind, device=weight.device)
+        memory += [keys, keys.transpose(2, 3)]
+    return tuple(memory)
 
 
 def layers(modules: nn.ModuleList) -> list[Layer]:
@@ -143,9 +158,10 @@ def layers(modules: nn.ModuleList) -> list[Layer]:
 class ImageEntropyNet(nn.Module):
     """The three functions that a coder calls: `content`, `query` and `tail`.
 
-    Rows are integers ``(5, B, R)``: two indices into the embedding table, a row and a column
-    coordinate, and a group (`unimic.codec.image_rows.stack`). A `Memory` has the content rows'
-    groups, and their keys and values for the content tower's layers and then the query tower's.
+    Rows are integers ``(B, R)``: two indices into the embedding table, a place and a group
+    (`unimic.codec.image_rows.Rows`). A `Memory` has the content rows'
+    groups, and their keys and values for each layer of the content tower and then, the heads of its
+    layers one after the other, for the query tower.
     """
 
     rotations: Tensor
@@ -155,11 +171,11 @@ class ImageEntropyNet(nn.Module):
         self.config = c = config or ImageEntropyConfig()
         self.table = Embedding(c.table, c.width)
         self.content_layers = nn.ModuleList(
-            Layer(c.width, c.heads, c.hidden, 2 * c.pairs) for _ in range(c.content_layers))
+            Layer(c.width, c.heads, c.hidden) for _ in range(c.content_layers))
         self.query_layers = nn.ModuleList(
-            Layer(c.width, c.heads, c.hidden, 2 * c.pairs) for _ in range(c.query_layers))
-        self.memory_norm = Normalise()
-        self.final_norm = Normalise()
+            Layer(c.width, c.heads, c.hidden) for _ in range(c.query_layers))
+        self.memory_norm = Normalise(c.width)
+        self.final_norm = Normalise(c.width)
         self.upper_head = Linear(c.width, c.upper, in_scale=ACTIVATION_SCALE, bias=True,
                                  in_max=ACTIVATION_MAX, out_scale=LOGIT_SCALE, gain=0.1)
         self.tail_in = Linear(c.width, c.width, in_scale=ACTIVATION_SCALE, in_max=ACTIVATION_MAX,
@@ -171,44 +187,41 @@ class ImageEntropyNet(nn.Module):
         self.register_buffer("rotations", rotation_table(c.coordinates, c.pairs, 0.1),
                              persistent=False)
 
-    def _turn(self, row: Tensor, column: Tensor) -> Turn:
-        c = self.config
-        everywhere = torch.cat(torch.broadcast_tensors(
-            self.rotations.unsqueeze(1), self.rotations.unsqueeze(0)), -1)
-        table = turns(everywhere.flatten(0, 1), c.width // c.heads)
-        return at(table, row * c.coordinates + column)
+    def _turn(self, place: Tensor) -> Turn:
+        cosine, sine = (torch.cat(torch.broadcast_tensors(part.unsqueeze(1), part.unsqueeze(0)), -1)
+                        .flatten(0, 1) for part in self.rotations.unbind(1))
+        return Turn(place, cosine, sine)
 
-    def content(self, rows: Tensor, groups: Tensor, *memory: Tensor) -> Memory:
+    def content(self, first: Tensor, second: Tensor, place: Tensor, group: Tensor, groups: Tensor,
+                *memory: Tensor) -> Memory:
         """Memory with new content rows, given that of earlier ones."""
-        first, second, row, column, group = rows.unbind()
         x = self.table(first) + self.table(second)
-        turn = self._turn(row, column)
+        turn = self._turn(place)
         groups = torch.cat([groups, group], 1)
-        visible = groups.unsqueeze(1) <= group.unsqueeze(2)
+        seen = visible(groups[:, None, None] <= group[:, None, :, None])
         new: Tensors = ()
         for i, layer in enumerate(layers(self.content_layers)):
-            x, own = layer.read(x, turn, memory[2 * i:2 * i + 2], visible)
+            x, own = layer.read(x, turn, memory[2 * i:2 * i + 2], seen)
             new += own
-        later, count = layers(self.query_layers), self.config.heads
-        both = heads(together(self.memory_norm(x), *(layer.key for layer in later),
-                              *(layer.value for layer in later)), 2 * count * len(later))
-        keys, values = both.chunk(2, 1)
-        keys = later[0].rotate(keys, turn).split(count, 1)
-        values = later[0].limit(values, HEAD_MAX).split(count, 1)
-        own = tuple(tensor for pair in zip(keys, values, strict=True) for tensor in pair)
-        return groups, *new, *append(memory[len(new):], *own)
+        later, normal = layers(self.query_layers), self.memory_norm(x)
+        heads = self.config.heads * len(later)
+        keys = later[0].rotate(together(normal, *(layer.key for layer in later)), turn, heads)
+        values = together(normal, *(layer.value for layer in later))
+        new += append(memory[len(new):], later[0].keys(keys, heads), later[0].values(values, heads))
+        return groups, *new
 
-    def query(self, rows: Tensor, groups: Tensor, *memory: Tensor) -> tuple[Tensor, Tensor]:
+    def query(self, first: Tensor, second: Tensor, place: Tensor, group: Tensor, groups: Tensor,
+              *memory: Tensor) -> tuple[Tensor, Tensor]:
         """Logits ``(B, R, upper)`` and hidden rows ``(B, R, W)`` for `tail`.
 
         The memory is what `asked` gives.
         """
-        first, second, row, column, group = rows.unbind()
         x = self.table(first) + self.table(second)
-        turn = self._turn(row, column)
-        visible = groups.unsqueeze(1) < group.unsqueeze(2)
-        for i, layer in enumerate(layers(self.query_layers)):
-            x = layer.ask(x, turn, memory[2 * i:2 * i + 2], visible)
+        turn = self._turn(place)
+        seen = visible(groups[:, None, None] < group[:, None, :, None])
+        keys, values = (tensor.split(self.config.heads, 1) for tensor in memory)
+        for layer, *own in zip(layers(self.query_layers), keys, values, strict=True):
+            x = layer.ask(x, turn, tuple(own), seen)
         x = self.final_norm(x)
         return self.upper_head(x), self.tail_in(x)
 
@@ -219,10 +232,10 @@ class ImageEntropyNet(nn.Module):
 
     def asked(self, memory: Memory) -> Memory:
         """What the query tower needs of a memory."""
-        return memory[:1] + memory[1 + 2 * self.config.content_layers:]
+        return memory[:1] + memory[-2:]
 
     def empty_memory(self, batch: int) -> Memory:
         """Memory of no rows."""
         c = self.config
-        return empty(c.content_layers + c.query_layers, batch, c.heads, c.width // c.heads,
-                     self.rotations.device)
+        return empty(batch, [*[c.heads] * c.content_layers, c.heads * c.query_layers],
+                     c.width // c.heads, self.table)

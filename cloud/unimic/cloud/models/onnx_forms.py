@@ -43,11 +43,66 @@ def scaled_products(x: Tensor, signed: bool, multiplier: Tensor, weights: list[T
     return (sums[0] if len(sums) == 1 else torch.cat(sums, -1)) * multiplier
 
 
-def sums_of_squares(x: Tensor, block: int) -> Tensor:
-    """Of blocks of the last axis: ``(B, R, W)`` to ``(B, R, W / block)``."""
+def sums_of_squares(x: Tensor) -> Tensor:
+    """Of the last axis, in float64: ``(B, R, W)`` to ``(B, R, 1)``."""
+    x = x.double()
+    return _exported(_SumsOfSquares, x) if is_in_onnx_export() else _SumsOfSquares.forward(None, x)
+
+
+def byte(x: Tensor, unit: float) -> Tensor:
+    """Divide by ``unit``, a power of two, round, half to even, and clamp to −128 … 127."""
+    return _exported(_Byte, x, unit) if is_in_onnx_export() else _Byte.forward(None, x, unit)
+
+
+def kept(x: Tensor) -> Tensor:
+    """Round, half to even, clamp to −128 … 127, as int8."""
+    return _exported(_Kept, x) if is_in_onnx_export() else _Kept.forward(None, x)
+
+
+def split_heads(x: Tensor, heads: int) -> Tensor:
+    """``(B, R, heads·D)`` as ``(B, heads, R, D)``."""
     if is_in_onnx_export():
-        return _exported(_SumsOfSquares, folded(x, -1, block))
-    return folded(x, -1, block).square().sum(-1)
+        return _exported(_SplitHeads, x, heads)
+    return x.unflatten(-1, (heads, -1)).transpose(1, 2)
+
+
+def byte_products(a: Tensor, b: Tensor) -> Tensor:
+    """Matrix product of bytes ``(…, m, k)`` and int8 ``(…, k, n)``, each sum below 2²⁴."""
+    if is_in_onnx_export():
+        return _exported(_ByteProducts, a, b)
+    return torch.matmul(a, b.to(torch.float32))
+
+
+def counted_down(x: Tensor, step: float) -> Tensor:
+    """255 for 0 and one less for each ``step`` below it, rounded, down to 0."""
+    if is_in_onnx_export():
+        return _exported(_CountedDown, x, step)
+    return _CountedDown.forward(None, x, step)
+
+
+def rotation(x: Tensor, places: Tensor, cosine: Tensor, sine: Tensor, heads: int) -> Tensor:
+    """Turn the first channels of each head: i and i + pairs together, by the angle of the row.
+
+    Args:
+        x: ``(B, R, heads·D)``.
+        places: int64 ``(B, R)``, rows of the tables.
+        cosine, sine: ``(places, pairs)``.
+        heads: how many.
+    """
+    pairs, channels = cosine.shape[1], x.shape[2] // heads
+    first, second, rest = x.unflatten(-1, (heads, channels)).split(
+        [pairs, pairs, channels - 2 * pairs], -1)
+    c, s = (table[places].unsqueeze(2) for table in (cosine, sine))
+    return torch.cat([first * c - second * s, second * c + first * s, rest], -1).flatten(2)
+
+
+def rotated(x: Tensor, places: Tensor, cosine: Tensor, sine: Tensor, heads: int) -> Tensor:
+    """`rotation` as one node; ``x`` and the tables have so few digits that all of it is exact."""
+    if is_in_onnx_export():
+        # ONNX Runtime refuses more rows than there are places, though the prompt has one for all.
+        cosine, sine = (torch.cat([table, table]) for table in (cosine, sine))
+        return _exported(_Rotated, x, places, cosine, sine, heads)
+    return rotation(x, places, cosine, sine, heads)
 
 
 def square(x: Tensor) -> Tensor:
@@ -76,11 +131,83 @@ class _Folded(Function):
 class _SumsOfSquares(Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
-        return x.square().sum(-1)
+        return x.square().sum(-1, keepdim=True)
 
     @staticmethod
     def symbolic(g: Any, x: Any) -> Any:
-        return g.op("ReduceSumSquare", x, _constant(g, [-1], torch.int64), keepdims_i=0)
+        return g.op("ReduceSumSquare", x, _constant(g, [-1], torch.int64), keepdims_i=1)
+
+
+class _Byte(Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, unit: float) -> Tensor:
+        return torch.round(x / unit).clamp(-128, 127)
+
+    @staticmethod
+    def symbolic(g: Any, x: Any, unit: float) -> Any:
+        zero = _constant(g, 128, torch.uint8)
+        return _unpacked(g, _packed(g, x, unit, zero), zero)
+
+
+class _Kept(Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return torch.round(x).clamp(-128, 127).to(torch.int8)
+
+    @staticmethod
+    def symbolic(g: Any, x: Any) -> Any:
+        return _packed(g, x, 1.0, _constant(g, 0, torch.int8))
+
+
+class _SplitHeads(Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, heads: int) -> Tensor:
+        return x.unflatten(-1, (heads, -1)).transpose(1, 2)
+
+    @staticmethod
+    def symbolic(g: Any, x: Any, heads: int) -> Any:
+        packed = _is(x, "DequantizeLinear")
+        rows = g.op("Reshape", x.node().inputsAt(0) if packed else x,
+                    _constant(g, [0, 0, heads, -1], torch.int64))
+        out = g.op("Transpose", rows, perm_i=[0, 2, 1, 3])
+        return _unpacked(g, out, x.node().inputsAt(2)) if packed else out
+
+
+class _ByteProducts(Function):
+    @staticmethod
+    def forward(ctx: Any, a: Tensor, b: Tensor) -> Tensor:
+        return torch.matmul(a, b.to(torch.float32))
+
+    @staticmethod
+    def symbolic(g: Any, a: Any, b: Any) -> Any:
+        whole, _, zero = a.node().inputs()
+        one = _constant(g, 1.0, torch.float32)
+        return g.op(f"{RUNTIME}::{PRODUCT}", whole, b, one, one, zero,
+                    _constant(g, 0, torch.int8))
+
+
+class _CountedDown(Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, step: float) -> Tensor:
+        return (torch.round(x / step) + 255).clamp_min(0)
+
+    @staticmethod
+    def symbolic(g: Any, x: Any, step: float) -> Any:
+        packed = _packed(g, x, step, _constant(g, 255, torch.uint8))
+        return _unpacked(g, packed, _constant(g, 0, torch.uint8))
+
+
+class _Rotated(Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, places: Tensor, cosine: Tensor, sine: Tensor,
+                heads: int) -> Tensor:
+        return rotation(x, places, cosine, sine, heads)
+
+    @staticmethod
+    def symbolic(g: Any, x: Any, places: Any, cosine: Any, sine: Any, heads: int) -> Any:
+        pairs = cosine.type().sizes()[1]
+        return g.op(f"{RUNTIME}::RotaryEmbedding", x, places, cosine, sine, num_heads_i=heads,
+                    rotary_embedding_dim_i=2 * pairs)
 
 
 class _ScaledProducts(Function):
@@ -112,16 +239,24 @@ class _Square(Function):
 
 
 def _bytes(g: Any, x: Any, zero: int) -> Any:
-    """Whole numbers as bytes above ``zero``. `QuantizeLinear` rounds too, half to even."""
+    """Whole numbers as bytes above ``zero``."""
     if _is(x, "DequantizeLinear"):  # they were bytes
         return x.node().inputsAt(0)
-    if _is(x, "Round"):
+    return _packed(g, x, 1.0, _constant(g, zero, torch.uint8))
+
+
+def _packed(g: Any, x: Any, scale: float, zero: Any) -> Any:
+    """`QuantizeLinear` rounds, half to even, so what it does not scale need not be rounded before."""
+    if scale == 1 and _is(x, "Round"):
         x = x.node().inputsAt(0)
-    elif _is(x, "Clip") and _is(x.node().inputsAt(0), "Round"):
+    elif scale == 1 and _is(x, "Clip") and _is(x.node().inputsAt(0), "Round"):
         unrounded, low, high = x.node().inputs()
         x = g.op("Clip", unrounded.node().inputsAt(0), low, high)
-    return g.op("QuantizeLinear", x, _constant(g, 1.0, torch.float32),
-                _constant(g, zero, torch.uint8))
+    return g.op("QuantizeLinear", x, _constant(g, scale, torch.float32), zero)
+
+
+def _unpacked(g: Any, x: Any, zero: Any) -> Any:
+    return g.op("DequantizeLinear", x, _constant(g, 1.0, torch.float32), zero)
 
 
 def _is(x: Any, kind: str) -> bool:

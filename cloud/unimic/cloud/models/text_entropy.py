@@ -14,10 +14,11 @@ from unimic.cloud.models.arithmetic import (
     Embedding,
     Linear,
     Normalise,
+    Turn,
     rotation_table,
-    turns,
+    visible,
 )
-from unimic.cloud.models.image_entropy import Layer, Memory, Tensors, at, empty, layers
+from unimic.cloud.models.image_entropy import Layer, Memory, Tensors, empty, layers
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,11 @@ class TextEntropyConfig:
     hidden: int = 768
     positions: int = 256
     pairs: int = 16
+
+    @property
+    def keys(self) -> int:
+        """Tokens that a row may see at most."""
+        return self.positions
 
 
 class TextEntropyNet(nn.Module):
@@ -46,8 +52,8 @@ class TextEntropyNet(nn.Module):
         self.config = c = config or TextEntropyConfig()
         self.table = Embedding(c.codes, c.width)
         self.layers = nn.ModuleList(
-            Layer(c.width, c.heads, c.hidden, c.pairs) for _ in range(c.layers))
-        self.final_norm = Normalise()
+            Layer(c.width, c.heads, c.hidden) for _ in range(c.layers))
+        self.final_norm = Normalise(c.width)
         self.head = Linear(c.width, c.codes, in_scale=ACTIVATION_SCALE, in_max=ACTIVATION_MAX,
                            out_scale=LOGIT_SCALE, bias=True, gain=0.1)
         self.register_buffer("rotations", rotation_table(c.positions, c.pairs, 0.01),
@@ -60,18 +66,17 @@ class TextEntropyNet(nn.Module):
         ``position`` counts from 0 in each sequence; a memory row whose position is not smaller than
         a row's own is invisible to it, which is how padding is marked.
         """
-        c = self.config
         x = self.table(ids)
-        turn = at(turns(self.rotations, c.width // c.heads), position)
+        turn = Turn(position, *self.rotations.unbind(1))
         positions = torch.cat([positions, position], 1)
-        visible = positions.unsqueeze(1) <= position.unsqueeze(2)
+        seen = visible(positions[:, None, None] <= position[:, None, :, None])
         new: Tensors = ()
         for i, layer in enumerate(layers(self.layers)):
-            x, own = layer.read(x, turn, memory[2 * i:2 * i + 2], visible)
+            x, own = layer.read(x, turn, memory[2 * i:2 * i + 2], seen)
             new += own
         return self.head(self.final_norm(x)), positions, *new
 
     def empty_memory(self, batch: int) -> Memory:
         """Memory of no rows."""
         c = self.config
-        return empty(c.layers, batch, c.heads, c.width // c.heads, self.rotations.device)
+        return empty(batch, [c.heads] * c.layers, c.width // c.heads, self.table)

@@ -6,7 +6,7 @@ Trains, in ordinary float, from the same seed, on the same grids (14×14, Flickr
 same minutes each:
 
 * a raster-autoregressive transformer: token after token, every layer over the tokens before;
-* the entropy model of the project, with its twelve groups and with half as many.
+* the entropy model of the project, with its ten groups, with two more and with half as many.
 
 All have as many layers of the same size, so as many weights but for embeddings. Prints bits a token
 on Flickr8k test and Kodak, training steps, and seconds to decode a grid with cached keys and
@@ -27,26 +27,28 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from unimic.cloud.models.arithmetic import Mode, set_mode
+from unimic.cloud.models.arithmetic import Mode, set_mode, visible
 from unimic.cloud.models.image_entropy import (
     ImageEntropyConfig,
     ImageEntropyNet,
     Layer,
     Memory,
+    empty,
     layers,
 )
 from unimic.cloud.training.cost import bits_of
 from unimic.cloud.training.grids import load_grids
 from unimic.cloud.training.loop import Average, Run, autocast, optimizers
-from unimic.codec.image_rows import join, stack
+from unimic.codec.image_rows import join, place, stack
 from unimic.codec.networks import image_layout
-from unimic.codec.order import CONTEXT, REVEALED, reveal_groups
+from unimic.codec.order import REVEALED, reveal_groups
 from unimic.codec.tokens import Codes
 
 SIDE = 14
 BATCH = 16
 RATE = 2e-3
-SHARES = {"12 groups": REVEALED, "6 groups": REVEALED[1::2]}
+SHARES = {"12 groups": (1, 2, 4, 6, 8, 12, 16, 24, 32, 40, 48, 64), "10 groups": REVEALED,
+          "5 groups": REVEALED[1::2]}
 
 
 class Raster(ImageEntropyNet):
@@ -63,22 +65,23 @@ class Raster(ImageEntropyNet):
         ``codes`` ``(B, n)`` are the tokens from ``first - 1`` on; of token -1 the value is ignored.
         """
         c, count = self.config, codes.shape[1]
-        place = torch.arange(first, first + count).expand(len(codes), -1)
+        order = torch.arange(first, first + count).expand(len(codes), -1)
         start = self.table(torch.full_like(codes, c.table - 2))
         told = self.table(codes // c.lower) + self.table(c.upper + codes % c.lower)
-        x = torch.where((place == 0).unsqueeze(-1), start, told)
-        turn = self._turn(place // SIDE + CONTEXT, place % SIDE + CONTEXT)
-        visible = torch.arange(first + count) <= place.unsqueeze(-1)
+        x = torch.where((order == 0).unsqueeze(-1), start, told)
+        turn = self._turn(place(order // SIDE, order % SIDE))
+        seen = visible(torch.arange(first + count) <= order[:, None, :, None])
         new: Memory = ()
         for i, layer in enumerate(self.all_layers()):
-            x, own = layer.read(x, turn, memory[2 * i:2 * i + 2], visible)
+            x, own = layer.read(x, turn, memory[2 * i:2 * i + 2], seen)
             new += own
         x = self.final_norm(x)
         return self.upper_head(x), self.tail_in(x), new
 
     def nothing(self, batch: int) -> Memory:
         """Memory of no tokens."""
-        return self.empty_memory(batch)[1:]
+        c = self.config
+        return empty(batch, [c.heads] * len(self.all_layers()), c.width // c.heads, self.table)[1:]
 
     def bits(self, codes: Tensor) -> Tensor:
         """Bits of every token of ``(B, 196)``."""
@@ -104,15 +107,15 @@ class Grouped(ImageEntropyNet):
         group = reveal_groups(np.ones((SIDE, SIDE), np.bool_), shares)
         order = np.argsort(group.ravel(), kind="stable")
         row, column = np.unravel_index(order, group.shape)
-        self.row, self.column = row + CONTEXT, column + CONTEXT
+        self.place = place(row, column)
         self.order, self.groups = torch.from_numpy(order), group.ravel()[order].astype(np.int64)
         self.steps = int(group.max())
 
     def rows(self, codes: Tensor) -> tuple[Tensor, Tensor]:
-        """Content and query rows of grids already in coding order, each ``(5, B, n)``."""
-        place = self.row, self.column, self.groups
-        start, query = self.layout.start(None), self.layout.queries(*place)
-        content = [join([start, self.layout.tokens(grid, *place)]) for grid in codes.numpy()]
+        """Content and query rows of grids already in coding order, each ``(4, B, n)``."""
+        start, query = self.layout.start(None), self.layout.queries(self.place, self.groups)
+        content = [join([start, self.layout.tokens(grid, self.place, self.groups)])
+                   for grid in codes.numpy()]
         return (torch.from_numpy(stack(content, self.layout)),
                 torch.from_numpy(stack([query] * len(codes), self.layout)))
 
@@ -120,8 +123,8 @@ class Grouped(ImageEntropyNet):
         """Bits of every token of ``(B, 196)``, in coding order."""
         codes = codes[:, self.order]
         content, query = self.rows(codes)
-        memory = self.content(content, *self.empty_memory(len(codes)))
-        logits, hidden = self.query(query, *self.asked(memory))
+        memory = self.content(*content, *self.empty_memory(len(codes)))
+        logits, hidden = self.query(*query, *self.asked(memory))
         upper, lower = codes // self.layout.lower, codes % self.layout.lower
         return bits_of(upper, logits) + bits_of(lower, self.tail(hidden, upper))
 
@@ -129,13 +132,13 @@ class Grouped(ImageEntropyNet):
         """The calls that decoding one grid takes; the tokens are given."""
         codes = codes[:, self.order]
         content, query = self.rows(codes)
-        memory = self.content(content[..., :1], *self.empty_memory(1))
+        memory = self.content(*content[..., :1], *self.empty_memory(1))
         for group in range(1, self.steps + 1):
             which = torch.from_numpy(self.groups == group)
-            _, hidden = self.query(query[..., which], *self.asked(memory))
+            _, hidden = self.query(*query[..., which], *self.asked(memory))
             self.tail(hidden, codes[:, which] // self.layout.lower)
             if group < self.steps:
-                memory = self.content(content[..., 1:][..., which], *memory)
+                memory = self.content(*content[..., 1:][..., which], *memory)
 
 
 def windows(path: Path) -> Tensor:

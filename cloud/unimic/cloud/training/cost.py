@@ -27,6 +27,11 @@ from unimic.codec.order import Window
 from unimic.codec.tokens import Codes
 
 
+FEW_SHAPES = 64
+"""Batches have a multiple of so many rows: for each new shape oneDNN makes new kernels first, which
+took more than half of a training's time, and `torch.compile` a new program, which takes minutes."""
+
+
 @dataclass(frozen=True)
 class Asked:
     """What the model says of the coded tokens of several windows.
@@ -46,11 +51,14 @@ class Asked:
 
 
 def ask(network: ImageEntropyNet, layout: Layout, plans: list[WindowPlan],
-        grids: list[Codes]) -> Asked:
-    """The model's look at every coded token, each row in the order of its plan."""
+        grids: list[Codes], multiple: int = 1) -> Asked:
+    """The model's look at every coded token, each row in the order of its plan.
+
+    The batch is filled up to a ``multiple`` of rows.
+    """
     device = network.rotations.device
     content, query = (
-        torch.from_numpy(stack(rows, layout)).to(device)
+        torch.from_numpy(stack(rows, layout, multiple)).to(device)
         for rows in ([content_rows(layout, p, g) for p, g in zip(plans, grids, strict=True)],
                      [p.queries for p in plans]))
     group = query[FIELDS.index("group")]
@@ -60,8 +68,8 @@ def ask(network: ImageEntropyNet, layout: Layout, plans: list[WindowPlan],
         for part, values in zip((upper, lower), layout.split(grid[plan.rows, plan.columns]),
                                 strict=True):
             part[i, :len(values)] = torch.from_numpy(values)
-    memory = network.content(content, *network.empty_memory(len(plans)))
-    upper_logits, hidden = network.query(query, *network.asked(memory))
+    memory = network.content(*content, *network.empty_memory(len(plans)))
+    upper_logits, hidden = network.query(*query, *network.asked(memory))
     return Asked(upper_logits, hidden, upper, lower, group != NEVER)
 
 
@@ -74,7 +82,7 @@ def bits_of(values: Tensor, logits: Tensor) -> Tensor:
 def batch_bits(network: ImageEntropyNet, layout: Layout, plans: list[WindowPlan],
                grids: list[Codes]) -> Tensor:
     """Bits of every coded token, ``(tokens,)``, in the order of the plans."""
-    asked = ask(network, layout, plans, grids)
+    asked = ask(network, layout, plans, grids, FEW_SHAPES)
     lower_logits = network.tail(asked.hidden, asked.upper)
     kept = asked.kept
     return (bits_of(asked.upper[kept], asked.upper_logits[kept])

@@ -74,12 +74,11 @@ class FloatOnnxNetwork:
     def read(self, rows: Integers, memory: list[Floats] | None) -> list[Floats]:
         if memory is None:
             memory = [tensor.numpy() for tensor in self._network.empty_memory(rows.shape[1])]
-        return self._run("content", rows, *memory)
+        return self._run("content", *rows, *memory)
 
     def ask(self, rows: Integers, memory: list[Floats]) -> tuple[Floats, Floats]:
-        groups, *seen = memory
-        logits, hidden = self._run(
-            "query", rows, groups, *seen[2 * self._network.config.content_layers:])
+        groups, *_, keys, values = memory
+        logits, hidden = self._run("query", *rows, groups, keys, values)
         return logits, hidden
 
     def tail(self, hidden: Floats, upper: Integers) -> Floats:

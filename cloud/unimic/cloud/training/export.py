@@ -30,7 +30,7 @@ from onnx import helper
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from unimic.cloud.models.arithmetic import ExactLinear, to_exact
+from unimic.cloud.models.arithmetic import VALUE_MAX, WEIGHT_MAX, ExactLinear, to_exact
 from unimic.cloud.models.image_entropy import ImageEntropyConfig, ImageEntropyNet
 from unimic.cloud.models.image_tokenizer import PATCH, ImageTokenizer
 from unimic.cloud.models.onnx_forms import PRODUCT as PRODUCT_NODE
@@ -90,11 +90,13 @@ def write_exact(folder: Path, network: nn.Module, config: Any,
     tensors["rotations"] = network.get_buffer("rotations").contiguous()
     layers = {name: module.in_max for name, module in network.named_modules()
               if isinstance(module, ExactLinear)}
-    raw = save(tensors, {METADATA: json.dumps({"config": asdict(config), "input_bounds": layers})})
+    raw = save(tensors, {METADATA: json.dumps({
+        "config": asdict(config), "input_bounds": layers,
+        "attention": {"weight": WEIGHT_MAX, "value": VALUE_MAX, "keys": config.keys}})})
     (folder / WEIGHTS).write_bytes(raw)
     for bound in prove(folder / WEIGHTS):
         if not bound.holds:
-            raise SystemExit(f"{bound.layer}: a sum may reach {bound.largest}, over 2**24")
+            raise SystemExit(f"{bound.part}: a sum may reach {bound.largest}, over {bound.limit}")
     header = 8 + int.from_bytes(raw[:8], "little")
     places = json.loads(raw[8:header])
     onnx.save(product(), str(folder / PRODUCT))
@@ -127,21 +129,23 @@ def product() -> onnx.ModelProto:
 
 
 def with_unsigned_weights(graph: onnx.ModelProto) -> onnx.ModelProto:
-    """The same integers from weights that are 128 more, as unsigned bytes; zero points likewise."""
+    """The same integers from second factors that are 128 more, as unsigned bytes."""
     graph = copy.deepcopy(graph)
     offset, zero = "unsigned.offset", "unsigned.zero"
     graph.graph.initializer.extend([
         onnx.numpy_helper.from_array(np.array(128, np.int32), offset),
         onnx.numpy_helper.from_array(np.array(128, np.uint8), zero)])
-    nodes = []
+    nodes, done = [], set()
     for node in graph.graph.node:
         if node.op_type == PRODUCT_NODE:
-            weight, wide, moved, unsigned = (node.input[1] + end for end in
+            factor, wide, moved, unsigned = (node.input[1] + end for end in
                                              ("", ".wide", ".moved", ".unsigned"))
-            nodes += [
-                helper.make_node("Cast", [weight], [wide], to=onnx.TensorProto.INT32),
-                helper.make_node("Add", [wide, offset], [moved]),
-                helper.make_node("Cast", [moved], [unsigned], to=onnx.TensorProto.UINT8)]
+            if factor not in done:
+                nodes += [
+                    helper.make_node("Cast", [factor], [wide], to=onnx.TensorProto.INT32),
+                    helper.make_node("Add", [wide, offset], [moved]),
+                    helper.make_node("Cast", [moved], [unsigned], to=onnx.TensorProto.UINT8)]
+                done.add(factor)
             node.input[1], node.input[5] = unsigned, zero
         nodes.append(node)
     nodes = [copy.deepcopy(node) for node in nodes]
@@ -180,8 +184,8 @@ def export_image_entropy(network: ImageEntropyNet, folder: Path) -> bytes:
 
 def random_rows(config: ImageEntropyConfig, rng: np.random.Generator, count: int, group: int,
                 ) -> Integers:
-    """Rows of random codes at random places, int64 ``(5, 1, count)``."""
-    limits = (config.upper, config.lower, config.coordinates, config.coordinates)
+    """Rows of random codes at random places, int64 ``(4, 1, count)``."""
+    limits = (config.upper, config.lower, config.coordinates**2)
     columns = [rng.integers(0, limit, count) for limit in limits]
     columns[1] += config.upper
     return np.stack([*columns, np.full(count, group)])[:, None]
@@ -194,20 +198,20 @@ def image_entropy_graphs(network: ImageEntropyNet, folder: Path) -> dict[str, on
     def rows(count: int, group: int) -> Tensor:
         return torch.from_numpy(random_rows(c, np.random.default_rng(0), count, group))
 
-    memory = network.content(rows(5, 0), *network.empty_memory(1))
-    names = memory_names("group", c.content_layers + c.query_layers)
+    memory = network.content(*rows(5, 0), *network.empty_memory(1))
+    names = memory_names("group", c.content_layers + 1)
     new = [f"new_{name}" for name in names]
-    asked = [names[0], *names[1 + 2 * c.content_layers:]]
-    row_axes = {"rows": {1: "batch", 2: "rows"}}
+    asked = [names[0], *names[-2:]]
+    row_axes = {name: {0: "batch", 1: "rows"} for name in FIELDS}
     hidden = torch.zeros(1, 3, c.width)
     return {
         "content": export_graph(
-            folder / "content.onnx", network, network.content, (rows(3, 1), *memory),
-            ["rows", *names], new,
+            folder / "content.onnx", network, network.content, (*rows(3, 1), *memory),
+            [*FIELDS, *names], new,
             row_axes | memory_axes(names, "keys") | memory_axes(new, "all_keys")),
         "query": export_graph(
-            folder / "query.onnx", network, network.query, (rows(3, 1), *network.asked(memory)),
-            ["rows", *asked], ["logits", "hidden"],
+            folder / "query.onnx", network, network.query,
+            (*rows(3, 1), *network.asked(memory)), [*FIELDS, *asked], ["logits", "hidden"],
             row_axes | memory_axes(asked, "keys")
             | {n: {0: "batch", 1: "rows"} for n in ("logits", "hidden")}),
         "tail": export_graph(
@@ -224,7 +228,8 @@ def memory_names(first: str, layers: int) -> list[str]:
 
 def memory_axes(names: list[str], count: str) -> dict[str, dict[int, str]]:
     """The open axes of a memory's tensors: batch, and ``count`` rows."""
-    return {name: {0: "batch", 1 if i == 0 else 2: count} for i, name in enumerate(names)}
+    return {name: {0: "batch", 1 if i == 0 else 3 if i % 2 else 2: count}
+            for i, name in enumerate(names)}
 
 
 def export_text_entropy(network: TextEntropyNet, folder: Path) -> bytes:

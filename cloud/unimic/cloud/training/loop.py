@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 M = TypeVar("M", bound=nn.Module)
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 def default_device() -> torch.device:
@@ -34,6 +35,13 @@ def channels_last(module: M) -> M:
     """The module with its convolution weights in the layout that is fastest for them."""
     # The stubs do not know `Module.to(memory_format=…)`.
     return module.to(memory_format=torch.channels_last)  # type: ignore[no-any-return, call-overload]
+
+
+def compiled(function: F) -> F:
+    """``function`` by `torch.compile`, anew for each shape and mode that it meets."""
+    # Training meets more of them than the eight after which PyTorch would give up.
+    torch._dynamo.config.recompile_limit = 64
+    return torch.compile(function, dynamic=False)
 
 
 class Average(Generic[M]):

@@ -30,6 +30,7 @@ from unimic.cloud.training.loop import (
     Run,
     autocast,
     channels_last,
+    compiled,
     default_device,
     optimizers,
 )
@@ -149,6 +150,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--rate", type=float, default=2e-3)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--compile", action="store_true", help="fuse element-wise operations: "
+                        "steps in half the time, after minutes; needs a C++ compiler")
     args = parser.parse_args(argv)
 
     torch.manual_seed(args.seed)
@@ -172,6 +175,10 @@ def main(argv: list[str] | None = None) -> None:
     unseen = list(flickr_images(args.data, "dev").items())[:DEV]
     dev = [codes for _, codes in tokenize(tokenizer, unseen, fast=False)]
 
+    if args.compile:
+        # mypy does not let methods be replaced.
+        network.content = compiled(network.content)  # type: ignore[method-assign]
+        network.query = compiled(network.query)  # type: ignore[method-assign]
     for fraction in run:
         set_mode(network, Mode.QUANTISED if fraction > QUANTISED_FROM else Mode.FLOAT)
         plans, grids = sampler.next(args.batch)
