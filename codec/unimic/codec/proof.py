@@ -1,10 +1,10 @@
 """Proof that an exact network cannot leave the integers that floats add exactly.
 
 For each output of each matrix product: Σ|weight| · max|input| + |bias| < 2²⁴. The largest input is
-the bound that the network clamps to. From these follow the bounds of what is done with the outputs:
-turning queries and keys by cosines and sines of 7 binary digits, and adding layers up, whose squares
-are summed in float64. The weights file has all that this takes, so the proof needs nothing of the
-program that made it.
+the bound that the network clamps to. From these follow the bounds of what is done with outputs:
+queries and keys are turned by cosines and sines of 7 binary digits; layers are added up, and their
+squares summed in float64. The weights file has all that this takes, so the proof needs nothing of
+the program that made it.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ def facts(weights: Path) -> dict[str, dict[str, int]]:
     """Of a ``weights.safetensors``.
 
     Returns:
-        ``config``, its sizes; ``input_bounds`` of its layers; ``attention``, the largest ``weight``,
-        ``value`` and number of ``keys``.
+        ``config``, its sizes; ``input_bounds`` of its layers; ``attention``, the largest
+        ``weight``, ``value`` and number of ``keys``.
     """
     with safe_open(weights, framework="numpy") as file:
         found: dict[str, dict[str, int]] = json.loads(file.metadata()[METADATA])

@@ -268,8 +268,8 @@ class Attention(Arithmetic):
         to_activation = ACTIVATION_SCALE / HEAD_SCALE
         if self.mode is Mode.FLOAT:
             mixed = F.scaled_dot_product_attention(
-                query, key.transpose(-1, -2).contiguous(), value, attn_mask=visible.hidden.to(query.dtype),
-                scale=self.to_nats)
+                query, key.transpose(-1, -2).contiguous(), value,
+                attn_mask=visible.hidden.to(query.dtype), scale=self.to_nats)
             out: Tensor = folded(mixed.transpose(1, 2), -1) * to_activation
             return out
         logits = self.products(query, key) + visible.hidden

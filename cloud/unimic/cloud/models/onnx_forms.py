@@ -23,61 +23,52 @@ def folded(x: Tensor, *last: int) -> Tensor:
 
     A reshape that keeps two axes, where tracing would compute them from the shape of ``x``.
     """
-    if is_in_onnx_export():
-        return _exported(_Folded, x, last)
-    return x.reshape(x.shape[0], x.shape[1], *last)
+    return _run(_Folded, x, last)
 
 
 def scaled_products(x: Tensor, signed: bool, multiplier: Tensor, weights: list[Tensor]) -> Tensor:
     """Integers ``(B, R, n)`` times 8-bit matrices ``(outputs, n)``, side by side, one rounding.
 
     Args:
-        x: whole numbers within ±127, or 0 … 255.
+        x: whole numbers, −128 … 127 or 0 … 255.
         signed: which of the two.
         multiplier: float32 ``(outputs of all,)``, by which the sums are multiplied.
         weights: the matrices.
     """
     if is_in_onnx_export():
-        return _exported(_ScaledProducts, x, signed, multiplier, *weights)
+        return _run(_ScaledProducts, x, signed, multiplier, *weights)
     sums = [torch.matmul(x, weight.to(torch.float32).t()) for weight in weights]
     return (sums[0] if len(sums) == 1 else torch.cat(sums, -1)) * multiplier
 
 
 def sums_of_squares(x: Tensor) -> Tensor:
     """Of the last axis, in float64: ``(B, R, W)`` to ``(B, R, 1)``."""
-    x = x.double()
-    return _exported(_SumsOfSquares, x) if is_in_onnx_export() else _SumsOfSquares.forward(None, x)
+    return _run(_SumsOfSquares, x.double())
 
 
 def byte(x: Tensor, unit: float) -> Tensor:
     """Divide by ``unit``, a power of two, round, half to even, and clamp to −128 … 127."""
-    return _exported(_Byte, x, unit) if is_in_onnx_export() else _Byte.forward(None, x, unit)
+    return _run(_Byte, x, unit)
 
 
 def kept(x: Tensor) -> Tensor:
     """Round, half to even, clamp to −128 … 127, as int8."""
-    return _exported(_Kept, x) if is_in_onnx_export() else _Kept.forward(None, x)
+    return _run(_Kept, x)
 
 
 def split_heads(x: Tensor, heads: int) -> Tensor:
     """``(B, R, heads·D)`` as ``(B, heads, R, D)``."""
-    if is_in_onnx_export():
-        return _exported(_SplitHeads, x, heads)
-    return x.unflatten(-1, (heads, -1)).transpose(1, 2)
+    return _run(_SplitHeads, x, heads)
 
 
 def byte_products(a: Tensor, b: Tensor) -> Tensor:
     """Matrix product of bytes ``(…, m, k)`` and int8 ``(…, k, n)``, each sum below 2²⁴."""
-    if is_in_onnx_export():
-        return _exported(_ByteProducts, a, b)
-    return torch.matmul(a, b.to(torch.float32))
+    return _run(_ByteProducts, a, b)
 
 
 def counted_down(x: Tensor, step: float) -> Tensor:
     """255 for 0 and one less for each ``step`` below it, rounded, down to 0."""
-    if is_in_onnx_export():
-        return _exported(_CountedDown, x, step)
-    return _CountedDown.forward(None, x, step)
+    return _run(_CountedDown, x, step)
 
 
 def rotation(x: Tensor, places: Tensor, cosine: Tensor, sine: Tensor, heads: int) -> Tensor:
@@ -101,20 +92,18 @@ def rotated(x: Tensor, places: Tensor, cosine: Tensor, sine: Tensor, heads: int)
     if is_in_onnx_export():
         # ONNX Runtime refuses more rows than there are places, though the prompt has one for all.
         cosine, sine = (torch.cat([table, table]) for table in (cosine, sine))
-        return _exported(_Rotated, x, places, cosine, sine, heads)
-    return rotation(x, places, cosine, sine, heads)
+    return _run(_Rotated, x, places, cosine, sine, heads)
 
 
 def square(x: Tensor) -> Tensor:
     """Clamp to 0 … 255, square, divide by 256 and round."""
-    if is_in_onnx_export():
-        return _exported(_Square, x)
-    x = x.clamp(0, 255)
-    return torch.round(x * x * (1 / 256))
+    return _run(_Square, x)
 
 
-def _exported(form: type[Function], *arguments: Any) -> Tensor:
-    out: Tensor = form.apply(*arguments)
+def _run(form: Any, *arguments: Any) -> Tensor:
+    """A form's node in an export, else what it computes."""
+    out: Tensor = (form.apply(*arguments) if is_in_onnx_export()
+                   else form.forward(None, *arguments))
     return out
 
 
@@ -162,7 +151,7 @@ class _Kept(Function):
 class _SplitHeads(Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, heads: int) -> Tensor:
-        return x.unflatten(-1, (heads, -1)).transpose(1, 2)
+        return x.reshape(x.shape[0], x.shape[1], heads, -1).transpose(1, 2)
 
     @staticmethod
     def symbolic(g: Any, x: Any, heads: int) -> Any:
@@ -246,7 +235,7 @@ def _bytes(g: Any, x: Any, zero: int) -> Any:
 
 
 def _packed(g: Any, x: Any, scale: float, zero: Any) -> Any:
-    """`QuantizeLinear` rounds, half to even, so what it does not scale need not be rounded before."""
+    """`QuantizeLinear` rounds, half to even: what it does not scale need not be rounded before."""
     if scale == 1 and _is(x, "Round"):
         x = x.node().inputsAt(0)
     elif scale == 1 and _is(x, "Clip") and _is(x.node().inputsAt(0), "Round"):

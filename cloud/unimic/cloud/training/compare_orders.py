@@ -69,7 +69,7 @@ class Raster(ImageEntropyNet):
         start = self.table(torch.full_like(codes, c.table - 2))
         told = self.table(codes // c.lower) + self.table(c.upper + codes % c.lower)
         x = torch.where((order == 0).unsqueeze(-1), start, told)
-        turn = self._turn(place(order // SIDE, order % SIDE))
+        turn = self._turn(torch.from_numpy(place(*np.divmod(order.numpy(), SIDE))))
         seen = visible(torch.arange(first + count) <= order[:, None, :, None])
         new: Memory = ()
         for i, layer in enumerate(self.all_layers()):

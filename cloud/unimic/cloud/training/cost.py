@@ -26,7 +26,6 @@ from unimic.codec.networks import image_layout
 from unimic.codec.order import Window
 from unimic.codec.tokens import Codes
 
-
 FEW_SHAPES = 64
 """Batches have a multiple of so many rows: for each new shape oneDNN makes new kernels first, which
 took more than half of a training's time, and `torch.compile` a new program, which takes minutes."""

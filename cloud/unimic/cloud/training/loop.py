@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -41,7 +41,7 @@ def compiled(function: F) -> F:
     """``function`` by `torch.compile`, anew for each shape and mode that it meets."""
     # Training meets more of them than the eight after which PyTorch would give up.
     torch._dynamo.config.recompile_limit = 64
-    return torch.compile(function, dynamic=False)
+    return cast(F, torch.compile(function, dynamic=False))
 
 
 class Average(Generic[M]):
