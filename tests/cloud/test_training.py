@@ -58,7 +58,7 @@ def test_no_order_looks_ahead() -> None:
     """A token's bits depend on those before it alone, and what is remembered changes nothing."""
     torch.manual_seed(0)
     codes = torch.randint(0, 8192, (1, SIDE * SIDE))
-    raster, grouped = Raster(SMALL).eval(), Grouped(SMALL, SHARES["5 groups"]).eval()
+    raster, grouped = Raster(SMALL).eval(), Grouped(SMALL, SHARES["6 groups"]).eval()
     last = int(grouped.order[-1])
     for network, place in ((raster, SIDE * SIDE - 1), (grouped, last)):
         other = codes.clone()
