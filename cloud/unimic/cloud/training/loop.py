@@ -49,11 +49,16 @@ class Average(Generic[M]):
 
     def __init__(self, module: M, decay: float) -> None:
         self.module = copy.deepcopy(module).requires_grad_(False)
-        self.decay = decay
+        self.decay, self.begin = decay, 0
+
+    def restart(self, step: int) -> None:
+        """Forget what was before ``step``."""
+        self.begin = step
 
     @torch.no_grad()
     def update(self, module: M, step: int) -> None:
-        decay = min(self.decay, (1 + step) / (10 + step))
+        count = step - self.begin
+        decay = min(self.decay, (1 + count) / (10 + count))
         mine: list[Tensor] = list(self.module.parameters())
         torch._foreach_lerp_(mine, list(module.parameters()), 1 - decay)
 

@@ -179,8 +179,13 @@ def main(argv: list[str] | None = None) -> None:
         # mypy does not let methods be replaced.
         network.content = compiled(network.content)  # type: ignore[method-assign]
         network.query = compiled(network.query)  # type: ignore[method-assign]
+    mode = Mode.FLOAT
     for fraction in run:
-        set_mode(network, Mode.QUANTISED if fraction > QUANTISED_FROM else Mode.FLOAT)
+        if mode is Mode.FLOAT and fraction > QUANTISED_FROM:
+            mode = Mode.QUANTISED
+            for part in (network, average.module):
+                set_mode(part, mode)
+            average.restart(run.step)  # weights from before know nothing of the rounding
         plans, grids = sampler.next(args.batch)
         with autocast(device):
             loss = batch_bits(network, layout, plans, grids).mean()

@@ -121,8 +121,13 @@ def main(argv: list[str] | None = None) -> None:
     batches = Batches(texts, seed=args.seed + run.step)
     dev = [c.captions[0] for c in read_captions(args.data).values() if c.split == "dev"][:200]
 
+    mode = Mode.FLOAT
     for fraction in run:
-        set_mode(network, Mode.QUANTISED if fraction > QUANTISED_FROM else Mode.FLOAT)
+        if mode is Mode.FLOAT and fraction > QUANTISED_FROM:
+            mode = Mode.QUANTISED
+            for part in (network, average.module):
+                set_mode(part, mode)
+            average.restart(run.step)  # weights from before know nothing of the rounding
         with autocast(device):
             total, count = bits(network, batches.next(network.config.positions).to(device))
         loss = total / count
