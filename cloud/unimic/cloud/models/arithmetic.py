@@ -31,8 +31,6 @@ from unimic.cloud.models.onnx_forms import (
     counted_down,
     folded,
     kept,
-    rotated,
-    rotation,
     scaled_products,
     square,
     sums_of_squares,
@@ -305,7 +303,7 @@ def rotation_table(positions: int, pairs: int, slowest: float) -> Tensor:
 
 
 class Turn(NamedTuple):
-    """How far rows are turned.
+    """How far rows are turned, by `onnx_forms.rotated`.
 
     Attributes:
         places: int64 ``(B, R)``, rows of the tables.
@@ -315,19 +313,6 @@ class Turn(NamedTuple):
     places: Tensor
     cosine: Tensor
     sine: Tensor
-
-
-class Rotate(Arithmetic):
-    """Rotary position embedding on the first channels of each head.
-
-    Cosines and sines have 7 binary digits, so their products with integers are exact.
-    """
-
-    def forward(self, x: Tensor, turn: Turn, heads: int) -> Tensor:
-        """``x`` is ``(B, R, heads·D)``; the result is not rounded yet."""
-        if self.mode is Mode.EXACT:
-            return rotated(x, *turn, heads)
-        return rotation(x, *turn, heads)
 
 
 class Feed(Arithmetic):

@@ -37,7 +37,6 @@ from unimic.cloud.models.arithmetic import (
     Feed,
     Linear,
     Normalise,
-    Rotate,
     Square,
     Turn,
     Visible,
@@ -45,7 +44,7 @@ from unimic.cloud.models.arithmetic import (
     together,
     visible,
 )
-from unimic.cloud.models.onnx_forms import folded, split_heads
+from unimic.cloud.models.onnx_forms import folded, rotated, split_heads
 
 Tensors = tuple[Tensor, ...]
 Memory = Tensors
@@ -98,7 +97,6 @@ class Layer(Arithmetic):
         self.width, self.heads = width, heads
         self.norm = Normalise(width)
         self.query, self.key, self.value = (project(width) for _ in range(3))
-        self.rotate = Rotate()
         self.attention = Attention(width // heads)
         self.out = Linear(width, width, in_scale=ACTIVATION_SCALE, in_max=ACTIVATION_MAX,
                           out_scale=RESIDUAL_SCALE, gain=0.5)
@@ -109,14 +107,14 @@ class Layer(Arithmetic):
              ) -> tuple[Tensor, Tensors]:
         """Rows that see themselves too: ``x`` after the layer, and keys and values with theirs."""
         normal = self.norm(x)
-        turned = self.rotate(together(normal, self.query, self.key), turn, 2 * self.heads)
+        turned = rotated(together(normal, self.query, self.key), *turn, 2 * self.heads)
         query, key = turned.split(self.width, -1)
         seen = append(seen, self.keys(key, self.heads), self.values(self.value(normal), self.heads))
         return self._finish(x, query, seen, visible), seen
 
     def ask(self, x: Tensor, turn: Turn, seen: Tensors, visible: Visible) -> Tensor:
         """Rows that nobody sees: ``x`` after the layer."""
-        query = self.rotate(self.query(self.norm(x)), turn, self.heads)
+        query = rotated(self.query(self.norm(x)), *turn, self.heads)
         return self._finish(x, query, seen, visible)
 
     def keys(self, x: Tensor, heads: int) -> Tensor:
@@ -205,7 +203,7 @@ class ImageEntropyNet(nn.Module):
             new += own
         later, normal = layers(self.query_layers), self.memory_norm(x)
         heads = self.config.heads * len(later)
-        keys = later[0].rotate(together(normal, *(layer.key for layer in later)), turn, heads)
+        keys = rotated(together(normal, *(layer.key for layer in later)), *turn, heads)
         values = together(normal, *(layer.value for layer in later))
         new += append(memory[len(new):], later[0].keys(keys, heads), later[0].values(values, heads))
         return groups, *new

@@ -71,8 +71,10 @@ def counted_down(x: Tensor, step: float) -> Tensor:
     return _run(_CountedDown, x, step)
 
 
-def rotation(x: Tensor, places: Tensor, cosine: Tensor, sine: Tensor, heads: int) -> Tensor:
+def rotated(x: Tensor, places: Tensor, cosine: Tensor, sine: Tensor, heads: int) -> Tensor:
     """Turn the first channels of each head: i and i + pairs together, by the angle of the row.
+
+    Exact where ``x`` are integers and the tables have few digits.
 
     Args:
         x: ``(B, R, heads·D)``.
@@ -80,15 +82,6 @@ def rotation(x: Tensor, places: Tensor, cosine: Tensor, sine: Tensor, heads: int
         cosine, sine: ``(places, pairs)``.
         heads: how many.
     """
-    pairs, channels = cosine.shape[1], x.shape[2] // heads
-    first, second, rest = x.unflatten(-1, (heads, channels)).split(
-        [pairs, pairs, channels - 2 * pairs], -1)
-    c, s = (table[places].unsqueeze(2) for table in (cosine, sine))
-    return torch.cat([first * c - second * s, second * c + first * s, rest], -1).flatten(2)
-
-
-def rotated(x: Tensor, places: Tensor, cosine: Tensor, sine: Tensor, heads: int) -> Tensor:
-    """`rotation` as one node; ``x`` and the tables have so few digits that all of it is exact."""
     if is_in_onnx_export():
         # ONNX Runtime refuses more rows than there are places, though the prompt has one for all.
         cosine, sine = (torch.cat([table, table]) for table in (cosine, sine))
@@ -190,7 +183,11 @@ class _Rotated(Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, places: Tensor, cosine: Tensor, sine: Tensor,
                 heads: int) -> Tensor:
-        return rotation(x, places, cosine, sine, heads)
+        pairs, channels = cosine.shape[1], x.shape[2] // heads
+        first, second, rest = x.unflatten(-1, (heads, channels)).split(
+            [pairs, pairs, channels - 2 * pairs], -1)
+        c, s = (table[places].unsqueeze(2) for table in (cosine, sine))
+        return torch.cat([first * c - second * s, second * c + first * s, rest], -1).flatten(2)
 
     @staticmethod
     def symbolic(g: Any, x: Any, places: Any, cosine: Any, sine: Any, heads: int) -> Any:
