@@ -21,7 +21,7 @@ from unimic.cloud.networks import load_image_network, load_text_network
 from unimic.codec.coder import Coder
 from unimic.codec.errors import ExactnessError
 from unimic.codec.frequencies import frequencies
-from unimic.codec.image_rows import content_rows, plan_window, stack
+from unimic.codec.image_rows import COORDINATES, content_rows, plan_window, stack
 from unimic.codec.networks import (
     IMAGE_ENTROPY,
     PRODUCT,
@@ -34,7 +34,7 @@ from unimic.codec.networks import (
     TextNetwork,
     check_golden,
 )
-from unimic.codec.order import waves
+from unimic.codec.order import REVEALED, waves
 from unimic.codec.proof import METADATA, facts, prove
 from unimic.codec.store import ModelStore
 from unimic.codec.tokens import Codes
@@ -89,6 +89,21 @@ def test_every_image_executor_gives_the_same_frequencies(store: ModelStore) -> N
         expected = expected or found
         for a, b in zip(expected, found, strict=True):
             assert np.array_equal(a, b), name
+
+
+def test_as_many_rows_as_there_can_be(store: ModelStore) -> None:
+    """A window with all of its context and the longest prompt, in one call."""
+    rng = np.random.default_rng(0)
+    keys = load_image_network(store, "cpu").network.config.keys
+    codes = rng.integers(0, 128, (2, 1, keys))
+    rows = np.concatenate([codes, rng.integers(0, COORDINATES**2, (1, 1, keys)),
+                           rng.integers(0, len(REVEALED), (1, 1, keys))])
+    asked = np.concatenate([rows[:3], np.full((1, 1, keys), len(REVEALED))])
+    expected = None
+    for name, network in image_networks(store):
+        logits, _ = network.ask(asked, network.read(rows, None))
+        expected = logits if expected is None else expected
+        assert np.array_equal(expected, logits), name
 
 
 @pytest.mark.parametrize("executor", ["onnx", *DEVICES])
@@ -188,11 +203,17 @@ def test_the_proof_fails_where_a_sum_could_overflow(store: ModelStore, tmp_path:
     tensors["head.bias"][0] = 2**24
     assert failing() == ["head"]
     tensors["head.bias"][0] = 0
-    known["attention"]["keys"] = 2**24 // (known["attention"]["weight"] * 127)
+    known["mixture"]["keys"] = 2**24 // (known["mixture"]["weight"] * 127)
+    known["mixture"]["value"] = 127
     assert not failing()
-    known["attention"]["value"] = 128
-    assert failing() == ["attention"]
-    known["attention"]["keys"] = 1
+    known["mixture"]["value"] = 128
+    assert failing() == ["mixture"]
+    known["mixture"]["keys"] = 1
+    known["logits"]["channels"] = 1024
+    assert not failing()
+    known["logits"]["key"] = 128
+    assert failing() == ["logits"]
+    known["logits"]["channels"] = 64
     tensors["layers.1.key.multiplier"][:] = 1
     assert failing() == ["layers.1.key, turned"]
     tensors["layers.1.key.multiplier"][:] = 2**12

@@ -46,8 +46,9 @@ def facts(weights: Path) -> dict[str, dict[str, int]]:
     """Of a ``weights.safetensors``.
 
     Returns:
-        ``config``, its sizes; ``input_bounds`` of its layers; ``attention``, the largest
-        ``weight``, ``value`` and number of ``keys``.
+        ``config``, its sizes; ``input_bounds`` of its layers; of attention, for its ``logits`` the
+        largest ``query`` and ``key`` and how many ``channels``, for its ``mixture`` the largest
+        ``weight`` and ``value`` and how many ``keys``.
     """
     with safe_open(weights, framework="numpy") as file:
         found: dict[str, dict[str, int]] = json.loads(file.metadata()[METADATA])
@@ -57,7 +58,7 @@ def facts(weights: Path) -> dict[str, dict[str, int]]:
 def prove(weights: Path) -> list[Bound]:
     """The bounds of every sum in the network of a ``weights.safetensors``."""
     known, tensors = facts(weights), load_file(weights)
-    bounds = [Bound("attention", math.prod(known["attention"].values()))]
+    bounds = [Bound(part, math.prod(known[part].values())) for part in ("logits", "mixture")]
     together = 2 * TABLE_MAX
     for layer, largest_input in known["input_bounds"].items():
         weight = tensors[f"{layer}.weight"].astype(np.int64)

@@ -39,7 +39,9 @@ from unimic.codec.proof import LIMIT, ROTATION_ONE, TABLE_MAX
 
 ACTIVATION_SCALE, ACTIVATION_MAX = 32.0, 128  # −128 … 127
 RESIDUAL_SCALE = 32.0
-HEAD_SCALE = 16.0  # −128 … 127
+HEAD_SCALE = 16.0
+QUERY_MAX = 128  # −128 … 127
+KEY_MAX = 127  # no -128: ARM processors without dot products add two products in 16 bits
 VALUE_MAX = 100  # as large as the sums of weighted values allow
 HIDDEN_SCALE, HIDDEN_MAX = 64.0, 255  # before squaring
 SQUARED_SCALE, SQUARED_MAX = 16.0, 254  # after squaring and dividing by 256

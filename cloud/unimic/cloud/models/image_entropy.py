@@ -25,6 +25,7 @@ from unimic.cloud.models.arithmetic import (
     ACTIVATION_SCALE,
     HEAD_SCALE,
     HIDDEN_SCALE,
+    KEY_MAX,
     LOGIT_SCALE,
     RESIDUAL_SCALE,
     SQUARED_MAX,
@@ -119,7 +120,7 @@ class Layer(Arithmetic):
 
     def keys(self, x: Tensor, heads: int) -> Tensor:
         """Turned keys ``(B, R, heads·channels)`` as a memory has them."""
-        return folded(self.keep(x), heads, -1).permute(0, 2, 3, 1)
+        return folded(self.keep(self.limit(x, KEY_MAX)), heads, -1).permute(0, 2, 3, 1)
 
     def values(self, x: Tensor, heads: int) -> Tensor:
         """Values ``(B, R, heads·channels)`` as a memory has them."""

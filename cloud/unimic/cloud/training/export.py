@@ -30,7 +30,14 @@ from onnx import helper
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from unimic.cloud.models.arithmetic import VALUE_MAX, WEIGHT_MAX, ExactLinear, to_exact
+from unimic.cloud.models.arithmetic import (
+    KEY_MAX,
+    QUERY_MAX,
+    VALUE_MAX,
+    WEIGHT_MAX,
+    ExactLinear,
+    to_exact,
+)
 from unimic.cloud.models.image_entropy import ImageEntropyConfig, ImageEntropyNet
 from unimic.cloud.models.image_tokenizer import PATCH, ImageTokenizer
 from unimic.cloud.models.onnx_forms import PRODUCT as PRODUCT_NODE
@@ -92,7 +99,8 @@ def write_exact(folder: Path, network: nn.Module, config: Any,
               if isinstance(module, ExactLinear)}
     raw = save(tensors, {METADATA: json.dumps({
         "config": asdict(config), "input_bounds": layers,
-        "attention": {"weight": WEIGHT_MAX, "value": VALUE_MAX, "keys": config.keys}})})
+        "logits": {"query": QUERY_MAX, "key": KEY_MAX, "channels": config.width // config.heads},
+        "mixture": {"weight": WEIGHT_MAX, "value": VALUE_MAX, "keys": config.keys}})})
     (folder / WEIGHTS).write_bytes(raw)
     for bound in prove(folder / WEIGHTS):
         if not bound.holds:
