@@ -73,8 +73,8 @@ def _load(network: Any, weights: Path, device: str) -> Any:
     for module in network.modules():
         if isinstance(module, (ExactLinear, ExactEmbedding)):
             module.weight = module.weight.float()  # once, not at every call
-    # Matrix units that round their inputs to 10 bits would still be exact for 8-bit integers, but
-    # the proof covers float32 only.
+    # Matrix units that round their inputs to 10 bits would be exact for bytes, which all factors
+    # are, but no GPU has been asked yet.
     torch.backends.cuda.matmul.allow_tf32 = False
     return network.eval().to(device)
 
