@@ -124,7 +124,7 @@ class Layer(Arithmetic):
 
     def values(self, x: Tensor, heads: int) -> Tensor:
         """Values ``(B, R, heads·channels)`` as a memory has them."""
-        return folded(self.keep(self.limit(x, VALUE_MAX)), heads, -1).transpose(1, 2)
+        return split_heads(self.keep(self.limit(x, VALUE_MAX)), heads)
 
     def _finish(self, x: Tensor, query: Tensor, seen: Tensors, visible: Visible) -> Tensor:
         query = split_heads(self.byte(query), self.heads)

@@ -134,7 +134,7 @@ class _Byte(Function):
 class _Kept(Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
-        return torch.round(x).clamp(-128, 127).to(torch.int8)
+        return _Byte.forward(ctx, x, 1.0).to(torch.int8)
 
     @staticmethod
     def symbolic(g: Any, x: Any) -> Any:

@@ -236,8 +236,8 @@ def memory_names(first: str, layers: int) -> list[str]:
 
 def memory_axes(names: list[str], count: str) -> dict[str, dict[int, str]]:
     """The open axes of a memory's tensors: batch, and ``count`` rows."""
-    return {name: {0: "batch", 1 if i == 0 else 3 if i % 2 else 2: count}
-            for i, name in enumerate(names)}
+    axes = [1, *[3, 2] * (len(names) // 2)]  # keys lie transposed
+    return {name: {0: "batch", axis: count} for name, axis in zip(names, axes, strict=True)}
 
 
 def export_text_entropy(network: TextEntropyNet, folder: Path) -> bytes:

@@ -17,6 +17,8 @@ from typing import Any, Generic, TypeVar, cast
 import torch
 from torch import Tensor, nn
 
+from unimic.cloud.models.arithmetic import Mode, set_mode
+
 M = TypeVar("M", bound=nn.Module)
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -61,6 +63,18 @@ class Average(Generic[M]):
         decay = min(self.decay, (1 + count) / (10 + count))
         mine: list[Tensor] = list(self.module.parameters())
         torch._foreach_lerp_(mine, list(module.parameters()), 1 - decay)
+
+
+def rounded_late(run: Run, share: float, network: M, average: Average[M]) -> Iterator[float]:
+    """The fractions of ``run``; training is quantisation-aware after ``share`` of its budget."""
+    rounding = False
+    for fraction in run:
+        if not rounding and fraction > share:
+            rounding = True
+            for part in (network, average.module):
+                set_mode(part, Mode.QUANTISED)
+            average.restart(run.step)  # weights from before know nothing of the rounding
+        yield fraction
 
 
 def optimizers(network: nn.Module, layers: nn.Module,

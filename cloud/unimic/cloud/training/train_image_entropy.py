@@ -20,7 +20,6 @@ from PIL import Image
 from torch import nn
 
 from unimic.cloud.backends.show_o.magvit import Magvit
-from unimic.cloud.models.arithmetic import Mode, set_mode
 from unimic.cloud.models.image_entropy import ImageEntropyConfig, ImageEntropyNet
 from unimic.cloud.models.image_tokenizer import PATCH, ImageTokenizer
 from unimic.cloud.training.cost import batch_bits
@@ -33,6 +32,7 @@ from unimic.cloud.training.loop import (
     compiled,
     default_device,
     optimizers,
+    rounded_late,
 )
 from unimic.cloud.training.shipped import load_exact
 from unimic.cloud.training.tokenize_images import load_tokenizer, tokenize, tokenize_batch
@@ -179,13 +179,7 @@ def main(argv: list[str] | None = None) -> None:
         # mypy does not let methods be replaced.
         network.content = compiled(network.content)  # type: ignore[method-assign]
         network.query = compiled(network.query)  # type: ignore[method-assign]
-    mode = Mode.FLOAT
-    for fraction in run:
-        if mode is Mode.FLOAT and fraction > QUANTISED_FROM:
-            mode = Mode.QUANTISED
-            for part in (network, average.module):
-                set_mode(part, mode)
-            average.restart(run.step)  # weights from before know nothing of the rounding
+    for fraction in rounded_late(run, QUANTISED_FROM, network, average):
         plans, grids = sampler.next(args.batch)
         with autocast(device):
             loss = batch_bits(network, layout, plans, grids).mean()

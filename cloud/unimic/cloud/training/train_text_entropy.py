@@ -14,11 +14,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unimic.cloud.models.arithmetic import Mode, set_mode
 from unimic.cloud.models.text_entropy import TextEntropyConfig, TextEntropyNet
 from unimic.cloud.training.cost import bits_of
 from unimic.cloud.training.data import read_captions, read_lines, read_questions, read_text
-from unimic.cloud.training.loop import Average, Run, autocast, default_device, optimizers
+from unimic.cloud.training.loop import (
+    Average,
+    Run,
+    autocast,
+    default_device,
+    optimizers,
+    rounded_late,
+)
 from unimic.cloud.training.shipped import load_exact
 from unimic.codec.text import TextTokenizer
 
@@ -121,13 +127,7 @@ def main(argv: list[str] | None = None) -> None:
     batches = Batches(texts, seed=args.seed + run.step)
     dev = [c.captions[0] for c in read_captions(args.data).values() if c.split == "dev"][:200]
 
-    mode = Mode.FLOAT
-    for fraction in run:
-        if mode is Mode.FLOAT and fraction > QUANTISED_FROM:
-            mode = Mode.QUANTISED
-            for part in (network, average.module):
-                set_mode(part, mode)
-            average.restart(run.step)  # weights from before know nothing of the rounding
+    for fraction in rounded_late(run, QUANTISED_FROM, network, average):
         with autocast(device):
             total, count = bits(network, batches.next(network.config.positions).to(device))
         loss = total / count
