@@ -17,7 +17,7 @@ from unimic.cloud.backends.base import Answer, Backend, Cancelled, Sampling
 from unimic.cloud.server import Server, ServerOptions, ServerTls
 from unimic.codec.errors import CorruptData, InvalidInput
 from unimic.codec.limits import Limits
-from unimic.codec.tokens import TokenGrid, TokenSpace
+from unimic.codec.tokens import TokenGrid, TokenSpace, grid_shape
 from unimic.edge.aio import Models
 
 SPACE = TokenSpace("fake", b"fakefake", image_codes=256, text_codes=257)
@@ -108,17 +108,17 @@ class FakeImages:
 
     space = SPACE
 
-    def encode(self, image: Image.Image) -> TokenGrid:
-        rows, columns = SPACE.grid_shape(image.width, image.height)
+    def encode(self, image: Image.Image, pitch: int = 16) -> TokenGrid:
+        rows, columns = grid_shape(image.width, image.height, pitch)
         grey = np.asarray(image.convert("L"))
-        padded = np.pad(grey, ((0, rows * 16 - image.height), (0, columns * 16 - image.width)),
-                        mode="edge")
-        codes = padded.reshape(rows, 16, columns, 16).mean((1, 3)).astype(np.int32)
-        return TokenGrid(codes, image.width, image.height)
+        below, beside = rows * pitch - image.height, columns * pitch - image.width
+        padded = np.pad(grey, ((0, below), (0, beside)), mode="edge")
+        codes = padded.reshape(rows, pitch, columns, pitch).mean((1, 3)).astype(np.int32)
+        return TokenGrid(codes, image.width, image.height, pitch)
 
     def decode(self, grid: TokenGrid) -> Image.Image:
         grid.check(SPACE)
-        grey = grid.codes.astype(np.uint8).repeat(16, 0).repeat(16, 1)
+        grey = grid.codes.astype(np.uint8).repeat(grid.pitch, 0).repeat(grid.pitch, 1)
         return Image.fromarray(grey[: grid.height, : grid.width]).convert("RGB")
 
 

@@ -9,6 +9,7 @@ import pytest
 from fake_backend import EchoBackend, FakeCoder, draw, fake_models, reply
 from PIL import Image
 
+from unimic.codec.errors import InvalidInput
 from unimic.edge import AsyncClient, Client
 
 
@@ -38,6 +39,29 @@ async def test_a_hole_is_not_sent_and_can_be_filled(connect):
         edited = await cloud.inpaint(shared, (16, 0, 48, 20), "a vase", seed=3)
         assert (edited.grid.codes == np.where(hole, draw("a vase", 3, (4, 5)),
                                               whole.grid.codes)).all()
+
+
+@pytest.mark.parametrize("quality", [25, 60, 200])
+async def test_other_qualities(connect, quality):
+    async with connect() as cloud:
+        shared = await cloud.share(photo(), hole=(0, 0, 70, 1), quality=quality)
+        pitch = shared.grid.pitch
+        assert pitch == {25: 64, 60: 27, 200: 8}[quality]
+        assert shared.grid.codes.shape == (-(-50 // pitch), -(-70 // pitch))
+        assert (await cloud.ask(shared, "what?")).text == reply("what?", shared.grid.codes)
+        edited = await cloud.inpaint(shared, (60, 40, 70, 50), "a vase", seed=3)
+        assert (edited.grid.codes[-1, -1]
+                == draw("a vase", 3, shared.grid.codes.shape)[-1, -1])
+        assert (np.asarray(edited.image)[:40] == np.asarray(photo())[:40]).all()
+        wide = await cloud.outpaint(edited, left=1, right=9)
+        assert wide.image.size == (80, 50)
+        assert (wide.grid.width, wide.grid.pitch) == (70 + pitch + 9, pitch)
+        assert (wide.grid.codes[:, 1 : 1 + 70 // pitch]
+                == edited.grid.codes[:, : 70 // pitch]).all()
+        assert (np.asarray(wide.image)[:, 1:71] == np.asarray(edited.image)).all()
+    with pytest.raises(InvalidInput, match="quality"):
+        async with connect() as cloud:
+            await cloud.share(photo(), quality=201)
 
 
 async def test_generate(connect):

@@ -31,7 +31,7 @@ from unimic.codec.packets import (
     unpack_mask,
     unpack_text,
 )
-from unimic.codec.tokens import Codes, Mask, TokenGrid
+from unimic.codec.tokens import PITCH, PITCHES, Codes, Mask, TokenGrid, grid_shape
 from unimic.v1 import packet_pb2 as pb
 
 LIMITS = Limits()
@@ -53,17 +53,18 @@ class Case:
 def cases(draw: st.DrawFn) -> Case:
     width, height = draw(st.integers(1, 150)), draw(st.integers(1, 150))
     random = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
-    shape = (-(-height // 16), -(-width // 16))
-    grid = TokenGrid(random.integers(0, 64, shape).astype(np.int32), width, height)
+    pitch = draw(st.sampled_from([PITCH, PITCHES[0], 11, PITCHES[-1]]))
+    shape = grid_shape(width, height, pitch)
+    grid = TokenGrid(random.integers(0, 64, shape).astype(np.int32), width, height, pitch)
     mask = hole = base = None
     scenario = draw(st.integers(0, 2))
     if scenario == 2:
         hole = random.random(shape) < draw(st.sampled_from([0, 0.3, 1]))
-        grid = TokenGrid(np.where(hole, 0, grid.codes).astype(np.int32), width, height)
+        grid = replace(grid, codes=np.where(hole, 0, grid.codes).astype(np.int32))
     if scenario == 1:
         mask = random.random(shape) < draw(st.sampled_from([0, 0.3, 1]))
         other = random.integers(0, 64, shape).astype(np.int32)
-        base = TokenGrid(np.where(mask, other, grid.codes), width, height)
+        base = replace(grid, codes=np.where(mask, other, grid.codes))
     prompt = random.integers(1, 4096, 5).astype(np.int32) if draw(st.booleans()) else None
     return Case(grid, mask, hole, prompt, base, draw(st.booleans()))
 
@@ -81,15 +82,15 @@ def unpack(coder: Coder, packet: pb.Packet, case: Case, limits: Limits = LIMITS)
 
 
 def same(one: TokenGrid, other: TokenGrid) -> bool:
-    return (one.width, one.height) == (other.width, other.height) and np.array_equal(
-        one.codes, other.codes
-    )
+    sizes = [(grid.width, grid.height, grid.pitch) for grid in (one, other)]
+    return sizes[0] == sizes[1] and np.array_equal(one.codes, other.codes)
 
 
 def header_bytes(packet: pb.Packet) -> int:
     header = pb.Packet()
     header.CopyFrom(packet)
     header.ClearField("payload")
+    header.ClearField("pitch")  # two bytes more, in the packets that have one
     return header.ByteSize()
 
 
@@ -175,7 +176,7 @@ def test_masks_come_back(coder: Coder, case: Case) -> None:
     random = np.random.default_rng(int(case.grid.codes.sum()))
     scattered = random.random(case.grid.codes.shape) < 0.5
     for mask in (scattered, np.zeros_like(scattered)):
-        packed = pack_mask(mask, case.grid.width, case.grid.height)
+        packed = pack_mask(mask, case.grid.width, case.grid.height, case.grid.pitch)
         back = unpack_mask(packed.packet, limits=LIMITS, space=coder.space)
         assert np.array_equal(back, mask)
         assert packed.sizes.payload_bytes <= -(-mask.size // 8)
@@ -207,7 +208,7 @@ def test_a_damaged_image_is_never_another_one(
 ) -> None:
     case = small_case(mask, prompt, raw)
     packet = pack(coder, case).packet
-    assert check_damage(packet, lambda p: same(unpack(coder, p, case), case.grid)) > 40
+    assert check_damage(packet, lambda p: same(unpack(coder, p, case), case.grid)) > 30
 
 
 @pytest.mark.parametrize("raw", [False, True])
@@ -241,6 +242,7 @@ def test_a_damaged_mask_is_never_another_one(coder: Coder) -> None:
     width=st.integers(0, 2**32 - 1) | st.integers(0, 99),
     height=st.integers(0, 2**32 - 1) | st.integers(0, 99),
     count=st.integers(0, 2**32 - 1) | st.integers(0, 9),
+    pitch=st.integers(0, 2**32 - 1) | st.integers(0, 99),
     crc=st.integers(0, 2**32 - 1), payload=st.binary(max_size=20),
 ))
 def test_forged_packets_are_refused(coder: Coder, packet: pb.Packet) -> None:
@@ -264,15 +266,16 @@ class NoCoder:
         raise AssertionError(f"{name} was used")
 
 
-@pytest.mark.parametrize(("width", "height"), [(2**32 - 1, 2**32 - 1), (2**32 - 1, 1), (17, 16)])
+@pytest.mark.parametrize(("width", "height", "pitch"), [
+    (2**32 - 1, 2**32 - 1, 0), (2**32 - 1, 1, 0), (17, 16, 0), (9, 8, 8), (64, 64, 64)])
 def test_a_forged_size_takes_neither_memory_nor_time(
-    coder: Coder, width: int, height: int
+    coder: Coder, width: int, height: int, pitch: int
 ) -> None:
     limits = Limits(max_tokens=1)
-    image = pb.Packet(kind=pb.KIND_IMAGE, width=width, height=height)
+    image = pb.Packet(kind=pb.KIND_IMAGE, width=width, height=height, pitch=pitch)
     with pytest.raises(LimitExceeded, match="width"):
         unpack_image(NoCoder(coder), image, limits=limits)
-    mask = pb.Packet(kind=pb.KIND_MASK, width=width, height=height)
+    mask = pb.Packet(kind=pb.KIND_MASK, width=width, height=height, pitch=pitch)
     with pytest.raises(LimitExceeded, match="width"):
         unpack_mask(mask, limits=limits, space=coder.space)
 
@@ -327,6 +330,8 @@ def test_input_that_does_not_fit_is_refused(coder: Coder) -> None:
         pack_image(coder, TokenGrid(codes, 16, 16))
     with pytest.raises(InvalidInput, match="codes"):
         pack_image(coder, TokenGrid(codes + 64, 40, 30))
+    with pytest.raises(InvalidInput, match="pitch"):
+        pack_image(coder, TokenGrid(codes, 40, 30, 7))
     with pytest.raises(InvalidInput, match="mask"):
         pack_image(coder, TokenGrid(codes, 40, 30), mask=codes)  # type: ignore[arg-type]
     with pytest.raises(InvalidInput, match="ids"):

@@ -25,7 +25,7 @@ from unimic.codec.packets import (
 )
 from unimic.codec.store import TEXT_TOKENIZER, ModelStore
 from unimic.codec.text import TextTokenizer
-from unimic.codec.tokens import TokenGrid
+from unimic.codec.tokens import TokenGrid, grid_shape
 
 LIMITS = Limits()
 few = settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -48,7 +48,7 @@ def test_images_come_back(
     shipped: Coder, width: int, height: int, seed: int, masked: bool, prompted: bool
 ) -> None:
     random = np.random.default_rng(seed)
-    shape = shipped.space.grid_shape(width, height)
+    shape = grid_shape(width, height, 16)
     alphabet = shipped.space.image_codes
     grid = TokenGrid(random.integers(0, alphabet, shape).astype(np.int32), width, height)
     mask = random.random(shape) < 0.4 if masked else None
@@ -112,7 +112,7 @@ def test_what_is_skipped_is_the_same_on_both_sides(
     shipped: Coder, width: int, height: int, seed: int, skip: int, masked: bool
 ) -> None:
     random = np.random.default_rng(seed)
-    shape = shipped.space.grid_shape(width, height)
+    shape = grid_shape(width, height, 16)
     codes = random.integers(0, shipped.space.image_codes, shape).astype(np.int32)
     grid = TokenGrid(codes, width, height)
     mask = random.random(shape) < 0.6 if masked else None

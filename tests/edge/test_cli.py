@@ -83,7 +83,7 @@ def test_info(capsys: pytest.CaptureFixture[str]) -> None:
     run("encode", "photo.png", "p.umc", "--raw")
     assert run("info", "p.umc") == 0
     out = capsys.readouterr().out
-    assert "image, generic, 50×37, 12 tokens, raw" in out
+    assert "image, generic, 50×37 at 16 pixels a token, 12 tokens, raw" in out
     assert run("info", "p.umc", "--json") == 0
     facts = json.loads(capsys.readouterr().out)
     (packet,) = facts["packets"]

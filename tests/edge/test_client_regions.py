@@ -19,7 +19,7 @@ WHOLE = View(0, 0, 70, 50)
 
 
 def find(mask, view: View = WHOLE) -> Region:
-    return find_region(mask, view, GRID, 16)
+    return find_region(mask, view, GRID)
 
 
 def test_one_region_named_in_every_way():
@@ -106,7 +106,7 @@ def test_canvases_do_not_shrink(wanted):
 
 
 def test_enlarged_grids():
-    grid, mask = enlarge(GRID, Margins(left=32, bottom=20), SPACE)
+    grid, mask = enlarge(GRID, Margins(left=32, bottom=20))
     assert (grid.width, grid.height) == (102, 70)
     assert grid.codes.shape == mask.shape == (5, 7)
     # The last row was partly padding, and the picture goes on there now.
@@ -119,7 +119,7 @@ def test_enlarged_grids():
 
 def test_enlarging_a_picture_of_less_than_a_token():
     small = TokenGrid(np.zeros((1, 1), np.int32), 3, 3)
-    grid, mask = enlarge(small, Margins(right=1, bottom=1), SPACE)
+    grid, mask = enlarge(small, Margins(right=1, bottom=1))
     assert (grid.width, grid.height) == (4, 4)
     assert mask.all()
 

@@ -36,6 +36,27 @@ def test_any_size(tokenizer: ImageTokenizer, size: tuple[int, int]) -> None:
     assert image.size == size
 
 
+@pytest.mark.parametrize("size", [(1, 1), (70, 33), (333, 47)])
+@pytest.mark.parametrize("pitch", [8, 13, 64])
+def test_any_pitch(tokenizer: ImageTokenizer, size: tuple[int, int], pitch: int) -> None:
+    photo = noise(*size)
+    grid = tokenizer.encode(photo, pitch)
+    assert (grid.width, grid.height, grid.pitch) == (*size, pitch)
+    rows, columns = grid.codes.shape
+    assert (rows, columns) == (-(-size[1] // pitch), -(-size[0] // pitch))
+    image = tokenizer.decode(grid)
+    assert image.size == size
+    # The same as resampling by hand, which takes sizes of whole tokens.
+    whole = np.pad(np.asarray(photo), ((0, rows * pitch - size[1]), (0, columns * pitch - size[0]),
+                                       (0, 0)), mode="edge")
+    seen = Image.fromarray(whole).resize((columns * 16, rows * 16), Image.Resampling.LANCZOS)
+    plain = tokenizer.encode(seen)
+    assert (plain.codes == grid.codes).all()
+    shown = tokenizer.decode(plain).resize((columns * pitch, rows * pitch),
+                                           Image.Resampling.LANCZOS)
+    assert np.array_equal(shown.crop((0, 0, *size)), image)
+
+
 def test_padding_repeats_the_edge(tokenizer: ImageTokenizer) -> None:
     small = noise(20, 30)
     padded = np.pad(np.asarray(small), ((0, 2), (0, 12), (0, 0)), mode="edge")
@@ -51,7 +72,7 @@ def test_tiles_are_invisible(tokenizer: ImageTokenizer, monkeypatch: pytest.Monk
     monkeypatch.setattr(image_tokenizer, "CORE", 5)
     monkeypatch.setattr(image_tokenizer, "HALO", 1)
     steps: list[tuple[int, int]] = []
-    tiled = tokenizer.encode(image, lambda done, all_: steps.append((done, all_)))
+    tiled = tokenizer.encode(image, progress=lambda done, all_: steps.append((done, all_)))
     assert steps == [(n, 15) for n in range(1, 16)]
     assert (tiled.codes == whole.codes).all()
     redrawn = tokenizer.decode(tiled)

@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, TypeVar
 
@@ -29,9 +29,16 @@ from unimic.codec.canvas import Margins, enlarge
 from unimic.codec.coder import Coder
 from unimic.codec.errors import InvalidInput, LimitExceeded, UnimicError, UnknownModel
 from unimic.codec.limits import Limits
-from unimic.codec.packets import pack_image, pack_text, unpack_image, unpack_mask, unpack_text
+from unimic.codec.packets import (
+    pack_image,
+    pack_text,
+    packet_size,
+    unpack_image,
+    unpack_mask,
+    unpack_text,
+)
 from unimic.codec.text import TextTokenizer
-from unimic.codec.tokens import Codes, Mask, TokenGrid
+from unimic.codec.tokens import Codes, Mask, TokenGrid, grid_shape
 from unimic.codec.version import __version__
 from unimic.codec.wire import UnknownObject, to_failure
 from unimic.v1 import packet_pb2
@@ -255,9 +262,9 @@ class Session:
         return await self._code(partial(self._unpack_shared, share)), pb.Result()
 
     def _unpack_shared(self, share: pb.Share, coder: StoppableCoder) -> TokenGrid:
-        limits, size, hole = self._engine.limits, (share.packet.width, share.packet.height), None
+        limits, hole = self._engine.limits, None
         if share.HasField("hole"):
-            hole = self._unpack_mask("share.hole", share.hole, size, coder)
+            hole = self._unpack_mask("share.hole", share.hole, packet_size(share.packet), coder)
         return unpack_image(coder, share.packet, limits=limits, hole=hole)
 
     async def _perform(self, task: pb.Task, source: asyncio.Task[TokenGrid | None] | None
@@ -271,10 +278,11 @@ class Session:
             if not task.width or not task.height:
                 raise InvalidInput("task.width", f"{task.width}×{task.height} pixels is empty",
                                    "ask for at least 1×1")
-            rows, columns = self._engine.coder.space.grid_shape(task.width, task.height)
+            pitch = self._engine.coder.space.patch
+            rows, columns = grid_shape(task.width, task.height, pitch)
             self._check_size(rows * columns)
             codes = await run(GenerateRequest(text, rows, columns, sampling), progress)
-            grid = self._checked(TokenGrid(codes, task.width, task.height))
+            grid = self._checked(TokenGrid(codes, task.width, task.height, pitch))
             return await self._pack(grid, None, prompt)
 
         base = await self._image(task.object, source)
@@ -287,7 +295,7 @@ class Session:
 
         if task.kind == pb.TASK_KIND_INPAINT:
             mask = await self._code(partial(self._unpack_mask, "task.mask", task.mask,
-                                            (base.width, base.height)))
+                                            (base.width, base.height, base.pitch)))
             if not mask.any():
                 raise InvalidInput("task.mask", "covers nothing", "set at least one token")
         elif task.kind == pb.TASK_KIND_OUTPAINT:
@@ -296,9 +304,9 @@ class Session:
             raise InvalidInput("task.kind", f"{task.kind} is unknown", "see TaskKind")
         self._check_size(base.codes.size)
         codes = await run(FillRequest(base.codes, mask, text, sampling), progress)
-        grid = self._checked(TokenGrid(codes, base.width, base.height))
+        grid = self._checked(replace(base, codes=codes))
         # What the client holds stays as it is, whatever the backend did to it.
-        grid = TokenGrid(np.where(mask, grid.codes, base.codes), base.width, base.height)
+        grid = replace(base, codes=np.where(mask, grid.codes, base.codes))
         return await self._pack(grid, mask, prompt)
 
     def _sampling(self, wanted: pb.Sampling) -> Sampling:
@@ -333,19 +341,21 @@ class Session:
         raise UnknownObject("task.object", f"the session holds no image {name}",
                             "share it first, and do not release it")
 
-    def _unpack_mask(self, field: str, packet: packet_pb2.Packet, size: tuple[int, int],
+    def _unpack_mask(self, field: str, packet: packet_pb2.Packet,
+                     size: tuple[int, int, int],
                      coder: StoppableCoder) -> Mask:
-        if (packet.width, packet.height) != size:
-            raise InvalidInput(field, f"is for {packet.width}×{packet.height} pixels, the image "
-                               f"has {size[0]}×{size[1]}", "make one for the image")
+        if packet_size(packet) != size:
+            named, of_image = ("{}×{} pixels at {} a token".format(*each)
+                               for each in (packet_size(packet), size))
+            raise InvalidInput(field, f"is for {named}, the image has {of_image}",
+                               "make one for the image")
         return unpack_mask(packet, limits=self._engine.limits, space=coder.space)
 
     def _enlarge(self, base: TokenGrid, margins: pb.Margins) -> tuple[TokenGrid, Mask]:
-        rows, columns = self._engine.coder.space.grid_shape(
-            base.width + margins.left + margins.right, base.height + margins.top + margins.bottom)
+        rows, columns = grid_shape(base.width + margins.left + margins.right,
+                                   base.height + margins.top + margins.bottom, base.pitch)
         self._check_size(rows * columns)
-        return enlarge(base, Margins(margins.left, margins.top, margins.right, margins.bottom),
-                       self._engine.coder.space)
+        return enlarge(base, Margins(margins.left, margins.top, margins.right, margins.bottom))
 
     def _check_size(self, tokens: int) -> None:
         if tokens > self._engine.backend.max_tokens:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from unimic.codec.errors import InvalidInput
-from unimic.codec.tokens import Mask, TokenGrid, TokenSpace
+from unimic.codec.tokens import Mask, TokenGrid, grid_shape
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Margins:
     bottom: int = 0
 
 
-def enlarge(grid: TokenGrid, margins: Margins, space: TokenSpace) -> tuple[TokenGrid, Mask]:
+def enlarge(grid: TokenGrid, margins: Margins) -> tuple[TokenGrid, Mask]:
     """The enlarged grid, zero where it is new, and the mask of what is new.
 
     A last column or row of old tokens that was partly padding becomes new where the picture goes
@@ -34,22 +34,22 @@ def enlarge(grid: TokenGrid, margins: Margins, space: TokenSpace) -> tuple[Token
         InvalidInput: the margins add nothing, or left or top are not whole tokens.
     """
     for field, pixels in (("left", margins.left), ("top", margins.top)):
-        if pixels % space.patch:
+        if pixels % grid.pitch:
             raise InvalidInput(f"margins.{field}", f"{pixels} pixels are not whole tokens",
-                               f"use a multiple of {space.patch}")
+                               f"use a multiple of {grid.pitch}")
     if margins == Margins():
         raise InvalidInput("margins", "all are 0", "extend at least one side")
     width = margins.left + grid.width + margins.right
     height = margins.top + grid.height + margins.bottom
-    codes = np.zeros(space.grid_shape(width, height), np.int32)
+    codes = np.zeros(grid_shape(width, height, grid.pitch), np.int32)
     mask = np.ones(codes.shape, bool)
     rows, columns = grid.codes.shape
     if margins.right:
-        columns = grid.width // space.patch
+        columns = grid.width // grid.pitch
     if margins.bottom:
-        rows = grid.height // space.patch
-    top, left = margins.top // space.patch, margins.left // space.patch
+        rows = grid.height // grid.pitch
+    top, left = margins.top // grid.pitch, margins.left // grid.pitch
     old = (slice(top, top + rows), slice(left, left + columns))
     codes[old] = grid.codes[:rows, :columns]
     mask[old] = False
-    return TokenGrid(codes, width, height), mask
+    return TokenGrid(codes, width, height, grid.pitch), mask

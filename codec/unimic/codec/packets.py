@@ -1,12 +1,14 @@
 """Packets: one coded token sequence with the header that it takes to decode and to check it.
 
 What a packet depends on is the caller's to know (in a session) or is told by ``references`` (in a
-file, see `umc`). Inside a session a header takes at most 16 bytes.
+file, see `umc`). Inside a session a header takes at most 16 bytes, and two more where a token does
+not stand for 16 pixels.
 
-The CRC of a packet is that of its size (width and height, or the count of text tokens) and of its
-decoded tokens, all as integers, so that no part of a header can be damaged unseen. A masked image
-packet has no size of its own: it is that of the image it changes; and its CRC is over all tokens
-of the changed image, so that it also finds two sides that hold different ones.
+The CRC of a packet is that of its size (width, height and, unless it is 16, pitch; or the count of
+text tokens) and of its decoded tokens, all as integers, so that no part of a header can be damaged
+unseen. A masked image packet has no size of its own: it is that of the image it changes; and its
+CRC is over all tokens of the changed image, so that it also finds two sides that hold different
+ones.
 """
 
 from __future__ import annotations
@@ -25,6 +27,8 @@ from unimic.codec.limits import Limits
 from unimic.codec.masks import decode_mask, encode_mask
 from unimic.codec.raw import bits_per_token, pack_bits, unpack_bits
 from unimic.codec.tokens import (
+    PITCH,
+    PITCHES,
     Codes,
     Distances,
     Mask,
@@ -32,6 +36,7 @@ from unimic.codec.tokens import (
     TokenSpace,
     check_codes,
     checksum,
+    grid_shape,
 )
 from unimic.v1 import packet_pb2 as pb
 
@@ -117,11 +122,6 @@ class PackedImage(Packed):
     token_bits: NDArray[np.float64]
 
 
-def skip_of_quality(quality: int) -> int:
-    """``skip`` for a quality of 0 (send nothing) … 100 (send everything)."""
-    return SKIP_ALL - round(SKIP_ALL * quality / 100)
-
-
 def pack_image(
     coder: Coder,
     grid: TokenGrid,
@@ -159,24 +159,24 @@ def pack_image(
     if not 0 <= skip <= SKIP_ALL:
         raise InvalidInput("skip", f"{skip} is out of range", f"use 0 to {SKIP_ALL}")
     if raw:
-        skip, received = 0, TokenGrid(codes, grid.width, grid.height)
+        skip, received = 0, TokenGrid(codes, grid.width, grid.height, grid.pitch)
         payload, bits = _raw(codes[sent], coder.space.image_codes)
         token_bits = np.where(sent, float(bits_per_token(coder.space.image_codes)), 0.0)
     else:
         coded = coder.encode_image(codes, mask=sent, hole=hole, prompt=prompt, skip=skip,
                                    distances=grid.distances, price=PRICE if skip else 0.0)
         payload, bits, token_bits = coded.payload, coded.ideal_bits, coded.token_bits
-        received = TokenGrid(coded.codes, grid.width, grid.height)
+        received = TokenGrid(coded.codes, grid.width, grid.height, grid.pitch)
     packet = pb.Packet(
         kind=pb.KIND_IMAGE,
         scenario=_scenario(mask, hole, prompt, raw),
         coding=_coding(raw),
-        width=0 if mask is not None else grid.width,
-        height=0 if mask is not None else grid.height,
-        crc=_checksum((grid.width, grid.height), received.codes),
+        crc=_checksum(_size(grid), received.codes),
         skip=skip,
         payload=payload,
     )
+    if mask is None:
+        _set_size(packet, *_size(grid))
     return PackedImage(packet, _sizes(packet, bits), received, token_bits)
 
 
@@ -251,17 +251,16 @@ def unpack_image(
                           f"on is that of {_name(pb.Scenario, expected)}",
                           "decode it with the mask, hole and prompt it was made with")
     if mask is None:
-        width, height = packet.width, packet.height
-        rows, columns = _grid_shape(packet, coder.space, limits)
-        codes = np.zeros((rows, columns), dtype=np.int32)
+        size = packet_size(packet)
+        codes = np.zeros(_grid_shape(packet, limits), dtype=np.int32)
     else:
         if base is None:
             raise InvalidInput("base", "is missing for a masked packet",
                                "pass the image that it changes")
         base.check(coder.space)
-        if packet.width or packet.height:
+        if packet.width or packet.height or packet.pitch:
             raise CorruptData("width", "a masked packet has no size", "send it again")
-        width, height, codes = base.width, base.height, base.codes
+        size, codes = _size(base), base.codes
     sent, codes = _sent(mask, hole, codes)
     codes = np.where(sent, 0, codes)
     if is_raw:
@@ -269,8 +268,8 @@ def unpack_image(
     else:
         codes = coder.decode_image(packet.payload, codes, mask=sent, hole=hole, prompt=prompt,
                                    skip=packet.skip)
-    _check_crc(packet, _checksum((width, height), codes))
-    return TokenGrid(codes, width, height)
+    _check_crc(packet, _checksum(size, codes))
+    return TokenGrid(codes, *size)
 
 
 def pack_text(coder: Coder, ids: Codes, *, raw: bool = False) -> Packed:
@@ -309,8 +308,13 @@ def unpack_text(coder: Coder, packet: pb.Packet, *, limits: Limits) -> Codes:
     return ids
 
 
-def pack_mask(mask: Mask, width: int, height: int) -> Packed:
-    """Code a mask, bool ``(rows, columns)``, of an image of ``width`` × ``height`` pixels."""
+def pack_mask(mask: Mask, width: int, height: int, pitch: int = PITCH) -> Packed:
+    """Code a mask, bool ``(rows, columns)``, of an image of ``width`` × ``height`` pixels.
+
+    Args:
+        mask: one cell for each token.
+        width, height, pitch: as those of the image's `TokenGrid`.
+    """
     if mask.dtype != np.bool_ or mask.ndim != 2 or not mask.size:
         raise InvalidInput("mask", f"{mask.dtype} {mask.shape}", "pass bool (rows, columns)")
     payload, bits = encode_mask(mask)
@@ -321,26 +325,30 @@ def pack_mask(mask: Mask, width: int, height: int) -> Packed:
     packet = pb.Packet(
         kind=pb.KIND_MASK,
         coding=_coding(is_raw),
-        width=width,
-        height=height,
-        crc=_checksum((width, height), mask),
+        crc=_checksum((width, height, pitch), mask),
         payload=payload,
     )
+    _set_size(packet, width, height, pitch)
     return _packed(packet, bits)
 
 
 def unpack_mask(packet: pb.Packet, *, limits: Limits, space: TokenSpace) -> Mask:
     """The mask of a packet of `pack_mask`: bool ``(rows, columns)``; raises as `unpack_image`."""
     _check_header(packet, pb.KIND_MASK, space, None, limits)
-    rows, columns = _grid_shape(packet, space, limits)
+    rows, columns = _grid_shape(packet, limits)
     mask: Mask
     if packet.coding == pb.CODING_RAW:
         cells = unpack_bits(packet.payload, rows * columns, 2)
         mask = cells.reshape(rows, columns).astype(np.bool_)
     else:
         mask = decode_mask(packet.payload, rows, columns)
-    _check_crc(packet, _checksum((packet.width, packet.height), mask))
+    _check_crc(packet, _checksum(packet_size(packet), mask))
     return mask
+
+
+def packet_size(packet: pb.Packet) -> tuple[int, int, int]:
+    """Width and height in pixels and pitch, of an image or mask packet."""
+    return packet.width, packet.height, packet.pitch or PITCH
 
 
 def for_file(packet: pb.Packet, coder: Coder, references: Sequence[int] = ()) -> pb.Packet:
@@ -389,7 +397,18 @@ def _sizes(packet: pb.Packet, bits: float) -> Sizes:
     return Sizes(bits, len(packet.payload), packet.ByteSize())
 
 
+def _size(grid: TokenGrid) -> tuple[int, int, int]:
+    return grid.width, grid.height, grid.pitch
+
+
+def _set_size(packet: pb.Packet, width: int, height: int, pitch: int) -> None:
+    packet.width, packet.height = width, height
+    packet.pitch = 0 if pitch == PITCH else pitch
+
+
 def _checksum(size: tuple[int, ...], tokens: Codes | Mask) -> int:
+    if size[2:] == (PITCH,):  # as in files from before there was a pitch
+        size = size[:2]
     return checksum(np.concatenate([size, tokens.reshape(-1)]))
 
 
@@ -426,14 +445,18 @@ def _check_header(
                            "install the models it was made with")
 
 
-def _grid_shape(packet: pb.Packet, space: TokenSpace, limits: Limits) -> tuple[int, int]:
-    for field, size in ("width", packet.width), ("height", packet.height):
+def _grid_shape(packet: pb.Packet, limits: Limits) -> tuple[int, int]:
+    width, height, pitch = packet_size(packet)
+    for field, size in ("width", width), ("height", height):
         if not size:
             raise CorruptData(field, "is 0", "send it again")
-    rows, columns = space.grid_shape(packet.width, packet.height)
-    if rows * columns > limits.max_tokens:
-        raise LimitExceeded("width", f"{packet.width}×{packet.height} pixels are {rows * columns} "
-                            "tokens", f"at most {limits.max_tokens} are allowed")
+    if pitch not in PITCHES:
+        raise CorruptData("pitch", f"{pitch} is out of range", "send it again")
+    rows, columns = grid_shape(width, height, pitch)
+    # Of few tokens as of many: a picture takes memory by its pixels.
+    if rows * columns * max(1, pitch / PITCH) ** 2 > limits.max_tokens:
+        raise LimitExceeded("width", f"{width}×{height} pixels at {pitch} a token",
+                            f"at most {limits.max_tokens} tokens of {PITCH} pixels are allowed")
     return rows, columns
 
 

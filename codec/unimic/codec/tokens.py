@@ -14,6 +14,11 @@ from unimic.codec.errors import InvalidInput
 Codes = NDArray[np.int32]
 Mask = NDArray[np.bool_]
 
+PITCH = 16
+"""Pixels on each side of the square that a token stands for, where nothing else is said."""
+PITCHES = range(8, 65)
+"""From the most faithful to the fewest bytes."""
+
 
 class Distances(NamedTuple):
     """How far each token is from what the image tokenizer would have liked to say.
@@ -39,19 +44,36 @@ class TokenSpace:
         id: the first 8 bytes of the SHA-256 over the tokenizers' files, but for the picture
             decoder, which may improve while tokens keep their meaning.
         image_codes: size of the image codebook.
-        patch: pixels on each side of the square that one image token stands for.
+        patch: pixels on each side of the square that one image token is for the tokenizer.
         text_codes: size of the text vocabulary.
     """
 
     name: str
     id: bytes
     image_codes: int = 8192
-    patch: int = 16
+    patch: int = PITCH
     text_codes: int = 4096
 
-    def grid_shape(self, width: int, height: int) -> tuple[int, int]:
-        """Rows and columns of the grid of an image of ``width`` × ``height`` pixels."""
-        return -(-height // self.patch), -(-width // self.patch)
+    def pitch(self, quality: int) -> int:
+        """Pixels a side that a token stands for at a quality: `patch` at 100, half of it at 200.
+
+        Raises:
+            InvalidInput: ``quality`` is not one of `qualities`.
+        """
+        if quality not in self.qualities:
+            least, most = self.qualities[0], self.qualities[-1]
+            raise InvalidInput("quality", f"{quality} is out of range", f"use {least} to {most}")
+        return round(100 * self.patch / quality)
+
+    @property
+    def qualities(self) -> range:
+        """All qualities, from the fewest bytes to the most faithful."""
+        return range(-(-100 * self.patch // PITCHES[-1]), 100 * self.patch // PITCHES[0] + 1)
+
+
+def grid_shape(width: int, height: int, pitch: int) -> tuple[int, int]:
+    """Rows and columns of the grid of an image of ``width`` × ``height`` pixels."""
+    return -(-height // pitch), -(-width // pitch)
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,12 +84,15 @@ class TokenGrid:
         codes: int32 ``(rows, columns)``, each in ``[0, image_codes)``.
         width: of the image in pixels; the last column may be partly padding.
         height: of the image in pixels.
+        pitch: pixels of the image on each side of the square that a token stands for; the
+            tokenizer sees the image enlarged or reduced to its own patches. One of `PITCHES`.
         distances: of all codes, where the grid comes fresh from a tokenizer that tells them.
     """
 
     codes: Codes
     width: int
     height: int
+    pitch: int = PITCH
     distances: Distances | None = None
 
     def check(self, space: TokenSpace) -> None:
@@ -75,10 +100,14 @@ class TokenGrid:
         if self.width < 1 or self.height < 1:
             raise InvalidInput("size", f"{self.width}×{self.height} pixels is empty",
                                "use an image of at least 1×1")
-        if self.codes.shape != space.grid_shape(self.width, self.height):
+        if self.pitch not in PITCHES:
+            raise InvalidInput("pitch", f"{self.pitch} pixels a token are out of range",
+                               f"use {PITCHES[0]} to {PITCHES[-1]}")
+        shape = grid_shape(self.width, self.height, self.pitch)
+        if self.codes.shape != shape:
             raise InvalidInput(
                 "codes", f"shape {self.codes.shape} is not that of {self.width}×{self.height} "
-                f"pixels, {space.grid_shape(self.width, self.height)}", "pass the whole grid")
+                f"pixels at {self.pitch} a token, {shape}", "pass the whole grid")
         check_codes("codes", self.codes, space.image_codes)
 
 

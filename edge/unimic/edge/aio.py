@@ -23,7 +23,6 @@ from unimic.codec.packets import (
     PackedImage,
     Sizes,
     pack_image,
-    pack_image_within,
     pack_mask,
     pack_text,
     unpack_image,
@@ -35,6 +34,7 @@ from unimic.codec.tokens import Codes, Mask, TokenGrid
 from unimic.edge.connection import Connection, Progress, Reply, Tls
 from unimic.edge.image_tokenizer import ImageTokenizer
 from unimic.edge.images import ImageSource, load_image
+from unimic.edge.rate import check_tokens, pack_photo_within
 from unimic.edge.regions import MaskSource, View, find_region, grow
 from unimic.edge.results import Answer, Canvas, Edit, Picture, Pixels, Stats
 from unimic.v1 import packet_pb2
@@ -133,18 +133,21 @@ class AsyncClient:
     # ── calls ─────────────────────────────────────────────────────────────────────────────────
 
     async def share(self, image: ImageSource, *, hole: MaskSource | None = None,
-                    budget: int | None = None, timeout: float | None = None) -> Picture:
+                    quality: int = 100, budget: int | None = None,
+                    timeout: float | None = None) -> Picture:
         """Send a photo up, once, as tokens.
 
         Args:
             image: a path, the bytes of a file, an open binary file, or a Pillow image.
             hole: what is not sent, named as the mask of `inpaint` and widened to whole tokens as
                 there: what will be made anew anyway, or what is nobody's business.
-            budget: the image's packet takes at most so many bytes; tokens that the other side's
-                model is surest of are left out and taken for granted on both sides. Needs the
-                entropy model on both sides.
+            quality: 25 to 200. At 100 a token stands for 16×16 pixels, at 200 for 8×8, which takes
+                some three and a half times the bytes and is more faithful, at 50 for 32×32.
+            budget: the image's packet takes at most so many bytes, whatever ``quality`` says: it is
+                as faithful as they and the server's tasks allow. Needs the entropy model on both
+                sides.
         """
-        return await self._within(timeout, self._share(image, hole, budget))
+        return await self._within(timeout, self._share(image, hole, quality, budget))
 
     async def ask(self, photo: Picture, question: str, *, timeout: float | None = None,
                   on_progress: Progress | None = None) -> Answer:
@@ -226,12 +229,12 @@ class AsyncClient:
 
     # ── how data flows: pixels, tokens, packets, the wire, and back ───────────────────────────
 
-    async def _share(self, image: ImageSource, hole: MaskSource | None, budget: int | None,
-                     ) -> Picture:
+    async def _share(self, image: ImageSource, hole: MaskSource | None, quality: int,
+                     budget: int | None) -> Picture:
         connection = self._session
         began = perf_counter()
         photo, packed, packed_hole = await asyncio.to_thread(
-            self._encode_photo, image, hole, budget)
+            self._encode_photo, image, hole, quality, budget)
         encode_seconds = perf_counter() - began
         share = pb.Share(packet=packed.packet)
         if packed_hole:
@@ -255,19 +258,20 @@ class AsyncClient:
     async def _inpaint(self, task: pb.Task, photo: Picture, mask: MaskSource, prompt: str,
                        on_progress: Progress | None) -> Picture:
         base = self._own(photo).grid
-        region = find_region(mask, photo.view, base, self._models.coder.space.patch)
-        packed = pack_mask(region.tokens, base.width, base.height)
+        region = find_region(mask, photo.view, base)
+        packed = pack_mask(region.tokens, base.width, base.height, base.pitch)
         return await self._image(task, photo, prompt, packed, base, region.tokens, photo.view,
                                  Edit(photo.canvas, 0, 0, region.pixels, soft=True), on_progress)
 
     async def _outpaint(self, task: pb.Task, photo: Picture, wanted: Margins, prompt: str,
                         on_progress: Progress | None) -> Picture:
-        margins, view = grow(self._own(photo).view, wanted, self._models.coder.space.patch)
+        margins, view = grow(self._own(photo).view, wanted, photo.grid.pitch)
         task.margins.CopyFrom(pb.Margins(**vars(margins)))
         height = margins.top + photo.grid.height + margins.bottom
         width = margins.left + photo.grid.width + margins.right
-        self._check_size(width, height, self._session.opened.limits.max_task_tokens)
-        base, mask = enlarge(photo.grid, margins, self._models.coder.space)
+        check_tokens(width, height, photo.grid.pitch,
+                     self._session.opened.limits.max_task_tokens)
+        base, mask = enlarge(photo.grid, margins)
         region = np.ones((height, width), bool)
         region[margins.top : margins.top + photo.grid.height,
                margins.left : margins.left + photo.grid.width] = False
@@ -276,7 +280,8 @@ class AsyncClient:
                                  on_progress)
 
     async def _generate(self, task: pb.Task, prompt: str, on_progress: Progress | None) -> Picture:
-        self._check_size(task.width, task.height, self._session.opened.limits.max_task_tokens)
+        check_tokens(task.width, task.height, self._models.coder.space.patch,
+                     self._session.opened.limits.max_task_tokens)
         view = View(0, 0, task.width, task.height)
         return await self._image(task, None, prompt, None, None, None, view, None, on_progress)
 
@@ -317,24 +322,32 @@ class AsyncClient:
         reply = await connection.request(pb.ClientMessage(task=task), on_progress)
         return _Sent(reply, prompt, packed, encode_seconds)
 
-    def _encode_photo(self, image: ImageSource, hole: MaskSource | None, budget: int | None,
-                      ) -> tuple[Image.Image, PackedImage, Packed | None]:
+    def _encode_photo(self, image: ImageSource, hole: MaskSource | None, quality: int,
+                      budget: int | None) -> tuple[Image.Image, PackedImage, Packed | None]:
         photo = load_image(image)
-        self._check_size(photo.width, photo.height, self._session.opened.limits.max_tokens)
-        coder = self._models.coder
-        grid = self._models.images.encode(photo)
-        area, packed_hole = None, None
-        if hole is not None:
-            area = find_region(hole, View(0, 0, photo.width, photo.height), grid,
-                               coder.space.patch).tokens
-            packed_hole = pack_mask(area, photo.width, photo.height)
+        coder, images = self._models.coder, self._models.images
+        raw, limits = self._raw(coder.image_model), self._session.opened.limits
+
+        def area(grid: TokenGrid) -> Mask | None:
+            view = View(0, 0, photo.width, photo.height)
+            return None if hole is None else find_region(hole, view, grid).tokens
+
         if budget is None:
-            raw = self._raw(coder.image_model)
-            return photo, pack_image(coder, grid, hole=area, raw=raw), packed_hole
-        if self._raw(coder.image_model):
+            pitch = coder.space.pitch(quality)
+            check_tokens(photo.width, photo.height, pitch, limits.max_tokens)
+            grid = images.encode(photo, pitch)
+            packed = pack_image(coder, grid, hole=area(grid), raw=raw)
+        elif raw:
             raise InvalidInput("budget", "needs an entropy model that both sides hold",
                                "install the server's models, or leave it out")
-        return photo, pack_image_within(coder, grid, budget, hole=area), packed_hole
+        else:
+            packed = pack_photo_within(coder, images, photo, budget, limits.max_task_tokens,
+                                       hole=area)
+        if hole is None:
+            return photo, packed, None
+        unsent = area(packed.grid)
+        assert unsent is not None
+        return photo, packed, pack_mask(unsent, photo.width, photo.height, packed.grid.pitch)
 
     def _encode_text(self, text: str) -> tuple[Codes, Packed]:
         ids = self._models.text.encode(text)
@@ -358,12 +371,6 @@ class AsyncClient:
     def _raw(self, model: bytes | None) -> bool:
         """Fixed-length tokens where the two sides share no model."""
         return model not in self._session.opened.models
-
-    def _check_size(self, width: int, height: int, most: int) -> None:
-        rows, columns = self._models.coder.space.grid_shape(width, height)
-        if rows * columns > most:
-            raise LimitExceeded("size", f"{width}×{height} pixels are {rows * columns} tokens, the "
-                                f"server takes {most}", "use a smaller picture")
 
     @property
     def _session(self) -> Connection:

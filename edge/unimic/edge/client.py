@@ -62,10 +62,11 @@ class Client:
         """End the session; calls that still run, in other threads, fail."""
         self._run(self._client.close())
 
-    def share(self, image: ImageSource, *, hole: MaskSource | None = None,
+    def share(self, image: ImageSource, *, hole: MaskSource | None = None, quality: int = 100,
               budget: int | None = None, timeout: float | None = None) -> Picture:
         """See `AsyncClient.share`."""
-        return self._run(self._client.share(image, hole=hole, budget=budget, timeout=timeout))
+        return self._run(self._client.share(image, hole=hole, quality=quality, budget=budget,
+                                            timeout=timeout))
 
     def ask(self, photo: Picture, question: str, *, timeout: float | None = None,
             on_progress: Progress | None = None) -> Answer:

@@ -10,6 +10,9 @@ are convolutional and normalise each position by itself, and neither sees farthe
   3×3 at 2 (2): 182 px, less than 12 tokens.
 
 So tiles give what the whole picture would have given, up to the rounding of float sums.
+
+A token may stand for more or fewer pixels than the networks' patch: the picture is resampled before
+the encoder and after the decoder.
 """
 
 from __future__ import annotations
@@ -25,7 +28,7 @@ from PIL import Image
 
 from unimic.codec.networks import session_options
 from unimic.codec.store import ModelStore
-from unimic.codec.tokens import Codes, Distances, TokenGrid
+from unimic.codec.tokens import Codes, Distances, TokenGrid, grid_shape
 from unimic.edge.images import load_image
 
 HALO = 12
@@ -47,20 +50,25 @@ class ImageTokenizer:
         self._threads = threads
         self.space = store.space()
 
-    def encode(self, image: Image.Image, progress: Progress | None = None) -> TokenGrid:
+    def encode(self, image: Image.Image, pitch: int | None = None,
+               progress: Progress | None = None) -> TokenGrid:
         """Tokens of a picture of any size; its right and lower edges are repeated to whole patches.
 
         Args:
             image: any Pillow image; `load_image` makes it RGB.
+            pitch: pixels a side that each token shall stand for, one of `PITCHES`; the tokenizer's
+                own patch unless given, for which the picture need not be resampled.
             progress: called as ``progress(done, all)`` after each tile.
         """
         image = load_image(image)
-        rows, columns = self.space.grid_shape(image.width, image.height)
         patch = self.space.patch
+        pitch = pitch or patch
+        rows, columns = grid_shape(image.width, image.height, pitch)
         pixels = np.pad(
             np.asarray(image),
-            ((0, rows * patch - image.height), (0, columns * patch - image.width), (0, 0)),
+            ((0, rows * pitch - image.height), (0, columns * pitch - image.width), (0, 0)),
             mode="edge")
+        pixels = _resampled(pixels, (rows * patch, columns * patch))
         codes = np.empty((rows, columns), dtype=np.int32)
         distances = [np.empty((rows, columns, output.shape[-1]), np.float32)
                      for output in self._encoder.get_outputs()[1:]]
@@ -73,8 +81,8 @@ class ImageTokenizer:
                 all_[tile.core] = of_tile[0][tile.kept]
             if progress:
                 progress(done, len(tiles))
-        grid = TokenGrid(codes, image.width, image.height, Distances(*distances) if distances
-                         else None)
+        grid = TokenGrid(codes, image.width, image.height, pitch,
+                         Distances(*distances) if distances else None)
         grid.check(self.space)
         return grid
 
@@ -97,6 +105,7 @@ class ImageTokenizer:
                 _scaled(tile.kept, patch)]
             if progress:
                 progress(done, len(tiles))
+        pixels = _resampled(pixels, (rows * grid.pitch, columns * grid.pitch))
         return Image.fromarray(pixels[: grid.height, : grid.width])
 
     @cached_property
@@ -140,6 +149,14 @@ class _Tile:
     def pixels(self, patch: int) -> Window:
         """`read` in pixels."""
         return _scaled(self.read, patch)
+
+
+def _resampled(pixels: NDArray[np.uint8], shape: tuple[int, int]) -> NDArray[np.uint8]:
+    """Pixels ``(height, width, 3)`` at another height and width."""
+    if pixels.shape[:2] == shape:
+        return pixels
+    picture = Image.fromarray(pixels).resize(shape[::-1], Image.Resampling.LANCZOS)
+    return np.asarray(picture)
 
 
 def _scaled(window: Window, patch: int) -> Window:

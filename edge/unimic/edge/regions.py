@@ -50,14 +50,13 @@ class Region:
     tokens: Mask
 
 
-def find_region(mask: MaskSource, view: View, grid: TokenGrid, patch: int) -> Region:
+def find_region(mask: MaskSource, view: View, grid: TokenGrid) -> Region:
     """The region that a mask means.
 
     Args:
         mask: see `MaskSource`.
         view: where the picture is in its canvas.
         grid: the canvas's tokens.
-        patch: pixels on each side of a token.
 
     Raises:
         InvalidInput: the mask has another type or size, or covers nothing of the picture.
@@ -75,7 +74,7 @@ def find_region(mask: MaskSource, view: View, grid: TokenGrid, patch: int) -> Re
         if mask.shape == picture:
             shown = mask
         elif mask.shape == grid.codes.shape:
-            full = mask.repeat(patch, 0).repeat(patch, 1)[: canvas[0], : canvas[1]]
+            full = mask.repeat(grid.pitch, 0).repeat(grid.pitch, 1)[: canvas[0], : canvas[1]]
             shown = full[view.window]
         else:
             raise InvalidInput("mask", f"shape {mask.shape}",
@@ -90,10 +89,10 @@ def find_region(mask: MaskSource, view: View, grid: TokenGrid, patch: int) -> Re
         raise InvalidInput("mask", "covers nothing", "set at least one pixel or token")
     pixels = np.zeros(canvas, bool)
     pixels[view.window] = shown
-    return Region(pixels, widen(pixels, grid.codes.shape, patch))
+    return Region(pixels, widen(pixels, grid.codes.shape, grid.pitch))
 
 
-def grow(view: View, wanted: Margins, patch: int) -> tuple[Margins, View]:
+def grow(view: View, wanted: Margins, pitch: int) -> tuple[Margins, View]:
     """How a canvas grows so that its picture gains ``wanted``, and where the picture then is.
 
     Raises:
@@ -102,19 +101,19 @@ def grow(view: View, wanted: Margins, patch: int) -> tuple[Margins, View]:
     if min(vars(wanted).values()) < 0 or not any(vars(wanted).values()):
         raise InvalidInput("margins", f"{vars(wanted)}", "extend at least one side, shrink none")
     left, top = (
-        -(-max(1, more - hidden) // patch) * patch if more else 0
+        -(-max(1, more - hidden) // pitch) * pitch if more else 0
         for more, hidden in ((wanted.left, view.left), (wanted.top, view.top)))
     return Margins(left, top, wanted.right, wanted.bottom), View(
         left + view.left - wanted.left, top + view.top - wanted.top,
         wanted.left + view.width + wanted.right, wanted.top + view.height + wanted.bottom)
 
 
-def widen(pixels: Mask, grid: tuple[int, ...], patch: int) -> Mask:
+def widen(pixels: Mask, grid: tuple[int, ...], pitch: int) -> Mask:
     """The tokens ``(rows, columns)`` that a pixel mask ``(height, width)`` touches."""
     rows, columns = grid
-    whole = np.zeros((rows * patch, columns * patch), bool)
+    whole = np.zeros((rows * pitch, columns * pitch), bool)
     whole[: pixels.shape[0], : pixels.shape[1]] = pixels
-    touched: Mask = np.any(whole.reshape(rows, patch, columns, patch), axis=(1, 3))
+    touched: Mask = np.any(whole.reshape(rows, pitch, columns, pitch), axis=(1, 3))
     return touched
 
 

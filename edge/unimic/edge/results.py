@@ -154,18 +154,18 @@ class Canvas:
         The decoder is shown as many tokens around as it sees, so the pixels are those that the
         whole grid would give.
         """
-        patch = self._tokenizer.space.patch
-        touched = widen(region, self.grid.codes.shape, patch)
+        pitch = self.grid.pitch
+        touched = widen(region, self.grid.codes.shape, pitch)
         (top, bottom), (left, right) = (
             (int(at.min()), int(at.max()) + 1) for at in np.nonzero(touched))
         y, x = max(0, top - HALO), max(0, left - HALO)
         codes = self.grid.codes[y : bottom + HALO, x : right + HALO]
-        part = TokenGrid(codes, min(codes.shape[1] * patch, self.grid.width - x * patch),
-                         min(codes.shape[0] * patch, self.grid.height - y * patch))
+        part = TokenGrid(codes, min(codes.shape[1] * pitch, self.grid.width - x * pitch),
+                         min(codes.shape[0] * pitch, self.grid.height - y * pitch), pitch)
         shown = np.asarray(self._tokenizer.decode(part))
-        window = (slice(top * patch, min(bottom * patch, self.grid.height)),
-                  slice(left * patch, min(right * patch, self.grid.width)))
-        rows, columns = (slice(cut.start - start * patch, cut.stop - start * patch)
+        window = (slice(top * pitch, min(bottom * pitch, self.grid.height)),
+                  slice(left * pitch, min(right * pitch, self.grid.width)))
+        rows, columns = (slice(cut.start - start * pitch, cut.stop - start * pitch)
                          for cut, start in zip(window, (y, x), strict=True))
         return window, shown[rows, columns]
 

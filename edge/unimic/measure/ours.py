@@ -13,24 +13,23 @@ from unimic.codec import umc
 from unimic.codec.coder import Coder, load_coder
 from unimic.codec.limits import Limits
 from unimic.codec.order import REVEALED, reveal_groups, waves
-from unimic.codec.packets import for_file, pack_image, skip_of_quality
+from unimic.codec.packets import for_file, pack_image
 from unimic.codec.store import ModelStore
 from unimic.codec.tokens import Codes, TokenGrid
 from unimic.edge.image_tokenizer import ImageTokenizer
 from unimic.edge.images import MAX_PIXELS
 from unimic.measure.codecs import Codec, Encoded, Setting
 
-RAW = "raw"
 LIMITS = Limits(max_tokens=MAX_PIXELS // 256)
 
 
 def codec() -> Codec:
-    """UniMIC with the shipped models: a quality of 0 … 100, or ``raw``, fixed-length tokens."""
+    """UniMIC with the shipped models: a quality of 25 … 200."""
     store = ModelStore.default()
     coder, images = load_coder(store, threads=1), ImageTokenizer(store, threads=1)
 
     def encode(image: Image.Image, setting: Setting) -> Encoded:
-        return _encode(coder, images.encode(image), setting)
+        return _encode(coder, images.encode(image, images.space.pitch(int(setting))))
 
     def decode(data: bytes, size: tuple[int, int]) -> Image.Image:
         (grid,) = umc.decode(coder, umc.read(io.BytesIO(data), LIMITS), limits=LIMITS)
@@ -38,25 +37,20 @@ def codec() -> Codec:
         return images.decode(grid)
 
     versions = {entry.name: entry.id.hex() for entry in store.entries.values()}
-    return Codec("unimic", [*range(101), RAW], (50, 60, 70, 80, 90, 99, 100, RAW), encode, decode,
+    return Codec("unimic", images.space.qualities, (50, 70, 100, 140, 200), encode, decode,
                  versions)
 
 
-def _encode(coder: Coder, grid: TokenGrid, setting: Setting) -> Encoded:
-    skip = 0 if setting == RAW else skip_of_quality(int(setting))
-    packed = pack_image(coder, grid, skip=skip, raw=setting == RAW)
+def _encode(coder: Coder, grid: TokenGrid) -> Encoded:
+    packed = pack_image(coder, grid)
     packet = for_file(packed.packet, coder)
     file = io.BytesIO()
     size, header = umc.write(file, [packet]), packet.ByteSize() - len(packet.payload)
     parts = {"container": 8.0 * (size - packet.ByteSize()), "header": 8.0 * header}
-    payload = 8.0 * len(packet.payload)
-    if setting == RAW:
-        return Encoded(file.getvalue(), packed.sizes.ideal_bits, len(packet.payload),
-                       parts | {"tokens": payload})
     bits = packed.token_bits
     parts |= {f"group {number}": value for number, value in
               enumerate(group_bits(bits, grid.codes), start=1)}
-    parts["range coder"] = payload - float(bits.sum())
+    parts["range coder"] = 8.0 * len(packet.payload) - float(bits.sum())
     return Encoded(file.getvalue(), packed.sizes.ideal_bits, len(packet.payload), parts, bits)
 
 

@@ -24,19 +24,19 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16unimic/v1/packet.proto\x12\tunimic.v1\"\xfd\x01\n\x06Packet\x12\x1d\n\x04kind\x18\x01 \x01(\x0e\x32\x0f.unimic.v1.Kind\x12%\n\x08scenario\x18\x02 \x01(\x0e\x32\x13.unimic.v1.Scenario\x12!\n\x06\x63oding\x18\x03 \x01(\x0e\x32\x11.unimic.v1.Coding\x12\r\n\x05width\x18\x04 \x01(\r\x12\x0e\n\x06height\x18\x05 \x01(\r\x12\r\n\x05\x63ount\x18\x06 \x01(\r\x12\x12\n\nreferences\x18\x07 \x03(\r\x12\x0b\n\x03\x63rc\x18\x08 \x01(\x07\x12\x0c\n\x04skip\x18\x0b \x01(\r\x12\r\n\x05space\x18\t \x01(\x0c\x12\r\n\x05model\x18\n \x01(\x0c\x12\x0f\n\x07payload\x18\x0f \x01(\x0c*J\n\x04Kind\x12\x14\n\x10KIND_UNSPECIFIED\x10\x00\x12\x0e\n\nKIND_IMAGE\x10\x01\x12\r\n\tKIND_TEXT\x10\x02\x12\r\n\tKIND_MASK\x10\x03*j\n\x08Scenario\x12\x14\n\x10SCENARIO_GENERIC\x10\x00\x12\x13\n\x0fSCENARIO_MASKED\x10\x01\x12\x1d\n\x19SCENARIO_TEXT_CONDITIONED\x10\x02\x12\x14\n\x10SCENARIO_PARTIAL\x10\x03*,\n\x06\x43oding\x12\x12\n\x0e\x43ODING_ENTROPY\x10\x00\x12\x0e\n\nCODING_RAW\x10\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16unimic/v1/packet.proto\x12\tunimic.v1\"\x8c\x02\n\x06Packet\x12\x1d\n\x04kind\x18\x01 \x01(\x0e\x32\x0f.unimic.v1.Kind\x12%\n\x08scenario\x18\x02 \x01(\x0e\x32\x13.unimic.v1.Scenario\x12!\n\x06\x63oding\x18\x03 \x01(\x0e\x32\x11.unimic.v1.Coding\x12\r\n\x05width\x18\x04 \x01(\r\x12\x0e\n\x06height\x18\x05 \x01(\r\x12\r\n\x05\x63ount\x18\x06 \x01(\r\x12\x12\n\nreferences\x18\x07 \x03(\r\x12\r\n\x05pitch\x18\x0c \x01(\r\x12\x0b\n\x03\x63rc\x18\x08 \x01(\x07\x12\x0c\n\x04skip\x18\x0b \x01(\r\x12\r\n\x05space\x18\t \x01(\x0c\x12\r\n\x05model\x18\n \x01(\x0c\x12\x0f\n\x07payload\x18\x0f \x01(\x0c*J\n\x04Kind\x12\x14\n\x10KIND_UNSPECIFIED\x10\x00\x12\x0e\n\nKIND_IMAGE\x10\x01\x12\r\n\tKIND_TEXT\x10\x02\x12\r\n\tKIND_MASK\x10\x03*j\n\x08Scenario\x12\x14\n\x10SCENARIO_GENERIC\x10\x00\x12\x13\n\x0fSCENARIO_MASKED\x10\x01\x12\x1d\n\x19SCENARIO_TEXT_CONDITIONED\x10\x02\x12\x14\n\x10SCENARIO_PARTIAL\x10\x03*,\n\x06\x43oding\x12\x12\n\x0e\x43ODING_ENTROPY\x10\x00\x12\x0e\n\nCODING_RAW\x10\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'unimic.v1.packet_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_KIND']._serialized_start=293
-  _globals['_KIND']._serialized_end=367
-  _globals['_SCENARIO']._serialized_start=369
-  _globals['_SCENARIO']._serialized_end=475
-  _globals['_CODING']._serialized_start=477
-  _globals['_CODING']._serialized_end=521
+  _globals['_KIND']._serialized_start=308
+  _globals['_KIND']._serialized_end=382
+  _globals['_SCENARIO']._serialized_start=384
+  _globals['_SCENARIO']._serialized_end=490
+  _globals['_CODING']._serialized_start=492
+  _globals['_CODING']._serialized_end=536
   _globals['_PACKET']._serialized_start=38
-  _globals['_PACKET']._serialized_end=291
+  _globals['_PACKET']._serialized_end=306
 # @@protoc_insertion_point(module_scope)

@@ -37,7 +37,7 @@ CODING_ENTROPY: Coding
 CODING_RAW: Coding
 
 class Packet(_message.Message):
-    __slots__ = ("kind", "scenario", "coding", "width", "height", "count", "references", "crc", "skip", "space", "model", "payload")
+    __slots__ = ("kind", "scenario", "coding", "width", "height", "count", "references", "pitch", "crc", "skip", "space", "model", "payload")
     KIND_FIELD_NUMBER: _ClassVar[int]
     SCENARIO_FIELD_NUMBER: _ClassVar[int]
     CODING_FIELD_NUMBER: _ClassVar[int]
@@ -45,6 +45,7 @@ class Packet(_message.Message):
     HEIGHT_FIELD_NUMBER: _ClassVar[int]
     COUNT_FIELD_NUMBER: _ClassVar[int]
     REFERENCES_FIELD_NUMBER: _ClassVar[int]
+    PITCH_FIELD_NUMBER: _ClassVar[int]
     CRC_FIELD_NUMBER: _ClassVar[int]
     SKIP_FIELD_NUMBER: _ClassVar[int]
     SPACE_FIELD_NUMBER: _ClassVar[int]
@@ -57,9 +58,10 @@ class Packet(_message.Message):
     height: int
     count: int
     references: _containers.RepeatedScalarFieldContainer[int]
+    pitch: int
     crc: int
     skip: int
     space: bytes
     model: bytes
     payload: bytes
-    def __init__(self, kind: _Optional[_Union[Kind, str]] = ..., scenario: _Optional[_Union[Scenario, str]] = ..., coding: _Optional[_Union[Coding, str]] = ..., width: _Optional[int] = ..., height: _Optional[int] = ..., count: _Optional[int] = ..., references: _Optional[_Iterable[int]] = ..., crc: _Optional[int] = ..., skip: _Optional[int] = ..., space: _Optional[bytes] = ..., model: _Optional[bytes] = ..., payload: _Optional[bytes] = ...) -> None: ...
+    def __init__(self, kind: _Optional[_Union[Kind, str]] = ..., scenario: _Optional[_Union[Scenario, str]] = ..., coding: _Optional[_Union[Coding, str]] = ..., width: _Optional[int] = ..., height: _Optional[int] = ..., count: _Optional[int] = ..., references: _Optional[_Iterable[int]] = ..., pitch: _Optional[int] = ..., crc: _Optional[int] = ..., skip: _Optional[int] = ..., space: _Optional[bytes] = ..., model: _Optional[bytes] = ..., payload: _Optional[bytes] = ...) -> None: ...

@@ -60,7 +60,7 @@ class MultimodalServicer(object):
 
     def Session(self, request_iterator, context):
         """One stream per session. The first message each way is open / opened; a session holds the
-        objects (images and texts) that both sides know, each under the id of the request that made it.
+        images that both sides know, each under the id of the request that made it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

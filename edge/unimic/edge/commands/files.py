@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 import copy
 import io
+import math
 import time
 from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
-import numpy as np
 from PIL import Image
 
 from unimic.codec import umc
@@ -21,13 +21,12 @@ from unimic.codec.packets import (
     Packed,
     for_file,
     pack_image,
-    pack_image_within,
     pack_text,
-    skip_of_quality,
+    packet_size,
 )
 from unimic.codec.store import TEXT_TOKENIZER, ModelStore
 from unimic.codec.text import TextTokenizer
-from unimic.codec.tokens import Codes, TokenGrid
+from unimic.codec.tokens import PITCHES, Codes, TokenGrid, grid_shape
 from unimic.edge.console import (
     PIPE,
     Progress,
@@ -45,6 +44,7 @@ from unimic.v1 import packet_pb2 as pb
 
 if TYPE_CHECKING:
     from unimic.codec.coder import Coder
+    from unimic.edge.image_tokenizer import ImageTokenizer
 
 # A file on one's own disk may be larger than what a service takes from strangers.
 LIMITS = Limits(max_tokens=MAX_PIXELS // 256)
@@ -81,11 +81,11 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     rate = parser.add_mutually_exclusive_group()
     rate.add_argument("--raw", action="store_true",
                       help="write fixed-length tokens instead of entropy coding")
-    rate.add_argument("--quality", type=int, default=100, metavar="0-100",
-                      help="of a picture; below 100, tokens that the model predicts with more and "
-                      "more doubt are left out (default: %(default)s, all are kept)")
+    rate.add_argument("--quality", type=int, default=100, metavar="25-200",
+                      help="of a picture: a token stands for 16×16 pixels at 100, 8×8 at 200, "
+                      "64×64 at 25 (default: %(default)s)")
     rate.add_argument("--budget", type=int, metavar="BYTES",
-                      help="OUT has at most so many bytes; a picture's quality follows from it")
+                      help="OUT has at most so many bytes, and is as faithful as they allow")
     parser.set_defaults(run=encode)
 
     parser = subparsers.add_parser(
@@ -162,32 +162,33 @@ def _pack_picture(
     coder: Coder, store: ModelStore, image: Image.Image, args: argparse.Namespace
 ) -> list[Packed]:
     from unimic.edge.image_tokenizer import ImageTokenizer
+    from unimic.edge.rate import check_tokens
 
-    if not 0 <= args.quality <= 100:
-        raise InvalidInput("--quality", f"{args.quality} is out of range", "use 0 to 100")
-    rows, columns = coder.space.grid_shape(image.width, image.height)
-    if rows * columns > LIMITS.max_tokens:
-        raise LimitExceeded("picture", f"{image.width}×{image.height} pixels are "
-                            f"{rows * columns:,} tokens, more than {LIMITS.max_tokens:,}",
-                            "scale it down")
     parts, ids = [], None
     if args.prompt is not None:
         ids = _encode_text(store, args.prompt)
         parts.append(_pack_text(coder, ids, args.raw))
-    with progress("look") as show:
-        grid = ImageTokenizer(store).encode(image, show)
-    with progress("code") as show:
-        if args.budget is None:
-            packed: Packed = pack_image(_watched(coder, show), grid, prompt=ids, raw=args.raw,
-                                        skip=skip_of_quality(args.quality))
-        else:
-            packed = _pack_within(_watched(coder, show), grid, ids, parts, args.budget)
+    images = ImageTokenizer(store)
+    if args.budget is None:
+        pitch = coder.space.pitch(args.quality)
+        check_tokens(image.width, image.height, pitch, LIMITS.max_tokens)
+        with progress("look") as show:
+            grid = images.encode(image, pitch, show)
+        with progress("code") as show:
+            packed: Packed = pack_image(_watched(coder, show), grid, prompt=ids, raw=args.raw)
+    else:
+        with progress("code") as show:
+            packed = _pack_within(_watched(coder, show), images, image, ids, parts, args.budget)
     return [*parts, _picture_for_file(packed, coder)]
 
 
-def _pack_within(coder: Coder, grid: TokenGrid, ids: Codes | None, parts: list[Packed],
-                 budget: int) -> Packed:
+def _pack_within(coder: Coder, images: ImageTokenizer, image: Image.Image, ids: Codes | None,
+                 parts: list[Packed], budget: int) -> Packed:
     """The picture, such that a file of ``parts`` and it has at most ``budget`` bytes."""
+    from unimic.edge.rate import check_tokens, pack_photo_within
+
+    check_tokens(image.width, image.height, PITCHES[-1], LIMITS.max_tokens)
+    grid = images.encode(image, PITCHES[-1])
     least: Packed = pack_image(coder, grid, prompt=ids, skip=SKIP_ALL)
     file = [part.packet for part in (*parts, _picture_for_file(least, coder))]
     smallest = umc.write(io.BytesIO(), file)
@@ -197,7 +198,8 @@ def _pack_within(coder: Coder, grid: TokenGrid, ids: Codes | None, parts: list[P
     room = budget - smallest - 2  # a longer packet may need two more bytes for its length
     if room <= 0:
         return least
-    return pack_image_within(coder, grid, least.sizes.wire_bytes + room, prompt=ids)
+    return pack_photo_within(coder, images, image, least.sizes.wire_bytes + room,
+                             LIMITS.max_tokens, prompt=ids)
 
 
 def _picture_for_file(packed: Packed, coder: Coder) -> Packed:
@@ -289,7 +291,8 @@ def info(args: argparse.Namespace) -> None:
     lines = [f"{args.input}: {len(data):,} bytes, {len(rows)} "
              f"{'packet' if len(rows) == 1 else 'packets'}, token space {', '.join(spaces)}"]
     for position, row in enumerate(rows):
-        size = f"{row['width']}×{row['height']}, " if "width" in row else ""
+        size = ("{width}×{height} at {pitch} pixels a token, ".format(**row)
+                if "width" in row else "")
         bits = f" ({row['bits_per_token']:.2f} bits/token)" if row["bits_per_token"] else ""
         after = f", needs {', '.join(map(str, row['references']))}" if row["references"] else ""
         tokens = f"{row['tokens']:,} tokens" if row["tokens"] is not None else "tokens of a mask"
@@ -317,14 +320,10 @@ def _describe(
     }
     tokens: int | None = packet.count
     if packet.kind != pb.KIND_TEXT:
-        row |= {"width": sized.width, "height": sized.height}
-        tokens = None if packet is not sized else int(np.prod(_shape(packet, store)))
+        width, height, pitch = packet_size(sized)
+        row |= {"width": width, "height": height, "pitch": pitch}
+        tokens = math.prod(grid_shape(width, height, pitch)) if packet is sized else None
     return row | {"tokens": tokens, "bits_per_token": payload * 8 / tokens if tokens else None}
-
-
-def _shape(packet: pb.Packet, store: ModelStore | None) -> tuple[int, int]:
-    patch = store.space().patch if store and store.space().id == packet.space else 16
-    return -(-packet.height // patch), -(-packet.width // patch)
 
 
 def _model_name(packet: pb.Packet, store: ModelStore | None) -> str | None:

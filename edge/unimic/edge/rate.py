@@ -1,0 +1,67 @@
+"""The most faithful tokens of a picture that keep a budget of bytes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+from PIL import Image
+
+from unimic.codec.errors import LimitExceeded
+from unimic.codec.frequencies import SKIP_ALL
+from unimic.codec.packets import Coder, PackedImage, pack_image, pack_image_within
+from unimic.codec.tokens import PITCHES, Codes, Mask, TokenGrid, grid_shape
+from unimic.edge.image_tokenizer import ImageTokenizer
+
+WORTH_LEAVING = SKIP_ALL // 4
+"""Up to here, leaving tokens out costs hardly more fidelity than coarser tokens of as many bytes;
+docs/results.md has the measurement."""
+
+
+def check_tokens(width: int, height: int, pitch: int, most: int) -> None:
+    """Raise `LimitExceeded` if an image has more than ``most`` tokens."""
+    tokens = math.prod(grid_shape(width, height, pitch))
+    if tokens > most:
+        raise LimitExceeded("size", f"{width}×{height} pixels at {pitch} a token are {tokens:,} "
+                            f"tokens, at most {most:,} are taken",
+                            "use a smaller picture or a lower quality")
+
+
+def pack_photo_within(
+    coder: Coder, images: ImageTokenizer, photo: Image.Image, budget: int, most_tokens: int, *,
+    hole: Callable[[TokenGrid], Mask | None] = lambda grid: None, prompt: Codes | None = None,
+) -> PackedImage:
+    """Tokenize and code a photo into a packet of at most ``budget`` bytes, as faithfully as it can.
+
+    First the finest tokens are sought that keep the budget with `WORTH_LEAVING` left out, by a
+    bracketed search over the pitch that takes some four codings; then how little must be left out.
+
+    Args:
+        coder: of the tokenizer's space.
+        images: the tokenizer.
+        photo: RGB.
+        budget: bytes of the whole packet.
+        most_tokens: that the grid may have.
+        hole: what of a grid is not sent, see `pack_image`.
+        prompt: see `pack_image`.
+
+    Raises:
+        LimitExceeded: not even the header keeps the budget, or there are too many tokens at the
+            coarsest pitch.
+    """
+    size, coarsest = (photo.width, photo.height), PITCHES[-1]
+    check_tokens(*size, coarsest, most_tokens)
+    # What is finer than the finest that is allowed counts as over the budget, as does `low`.
+    low = next(p for p in PITCHES if math.prod(grid_shape(*size, p)) <= most_tokens) - 1
+    high, guess, grid = coarsest, max(low + 1, images.space.patch), None
+    while high - low > 1 or grid is None:
+        guess = min(max(guess, low + 1), max(low + 1, high - 1))
+        tried = images.encode(photo, guess)
+        bytes_ = pack_image(coder, tried, hole=hole(tried), prompt=prompt,
+                            skip=WORTH_LEAVING).sizes.wire_bytes
+        if bytes_ <= budget or guess == coarsest:
+            high, grid = guess, tried
+        else:
+            low = guess
+        guess = round(guess * math.sqrt(bytes_ / max(1, budget)))
+    return pack_image_within(coder, grid, budget, hole=hole(grid), prompt=prompt)
