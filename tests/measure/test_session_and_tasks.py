@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from unimic.codec.errors import InvalidInput
-from unimic.codec.tokens import TokenGrid
+from unimic.codec.tokens import TokenGrid, TokenSpace
 from unimic.measure import choose, codecs, entropy, session
 from unimic.measure.proxy import CountingProxy
 from unimic.measure.session import Turn
@@ -80,7 +80,7 @@ class Cloud:
     def __exit__(self, *_: object) -> None:
         pass
 
-    def share(self, image: Image.Image, budget: int | None = None) -> Any:
+    def share(self, image: Image.Image, quality: int = 100, budget: int | None = None) -> Any:
         self.shares.append(budget)
         wire = 40 if budget is None else budget
         stats = SimpleNamespace(up=SimpleNamespace(wire_bytes=wire))
@@ -110,8 +110,8 @@ def test_drift(photo: Image.Image, monkeypatch: pytest.MonkeyPatch) -> None:
     (variant,), _ = codecs.find(["jpeg/2"])
     choice, = choose.within([variant], photo, [1500])
     models: Any = SimpleNamespace(images=SimpleNamespace(decode=draw),
-                                  coder=SimpleNamespace(space=SimpleNamespace(patch=PATCH)))
-    rows = session.drift("nowhere", models, photo, [choice], 6, 1, lambda done, all_: None)
+                                  coder=SimpleNamespace(space=TokenSpace("test", b"testtest")))
+    rows = session.drift("nowhere", models, photo, 100, [choice], 6, 1, lambda done, all_: None)
     assert [(row["codec"], row["turns"]) for row in rows] == [
         (name, turns) for turns in (1, 5, 6) for name in ("unimic", choice.name)]
     ours, theirs = rows[::2], rows[1::2]
@@ -119,7 +119,7 @@ def test_drift(photo: Image.Image, monkeypatch: pytest.MonkeyPatch) -> None:
     assert len({row["psnr"] for row in ours}) == 1
     assert theirs[0]["psnr"] > theirs[1]["psnr"]  # it is scaled and coded anew each time
     with pytest.raises(InvalidInput, match="too narrow"):
-        session.drift("nowhere", models, photo.crop((0, 0, 20, 90)), [choice], 1, 1,
+        session.drift("nowhere", models, photo.crop((0, 0, 20, 90)), 100, [choice], 1, 1,
                       lambda done, all_: None)
 
 

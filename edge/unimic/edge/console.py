@@ -23,6 +23,13 @@ PIPE = "-"
 Progress = Callable[[int, int], None]
 
 
+def quality_option(parser: argparse._ActionsContainer) -> None:
+    """Add ``--quality``."""
+    parser.add_argument("--quality", type=int, default=100, metavar="25-200",
+                        help="of the picture: a token stands for 16×16 pixels at 100, 8×8 at 200, "
+                        "64×64 at 25 (default: %(default)s)")
+
+
 def common_options(*, overwrite: bool = False) -> argparse.ArgumentParser:
     """A parent parser with ``-v`` and ``--json``, and ``-f`` for commands that write a file."""
     parent = argparse.ArgumentParser(add_help=False)

@@ -13,7 +13,7 @@ from unimic.codec.packets import Coder, PackedImage, pack_image, pack_image_with
 from unimic.codec.tokens import PITCHES, Codes, Mask, TokenGrid, grid_shape
 from unimic.edge.image_tokenizer import ImageTokenizer
 
-WORTH_LEAVING = SKIP_ALL // 4
+WORTH_LEAVING = SKIP_ALL // 8
 """Up to here, leaving tokens out costs hardly more fidelity than coarser tokens of as many bytes;
 docs/results.md has the measurement."""
 

@@ -20,6 +20,7 @@ from unimic.edge.console import (
     common_options,
     picture_bytes,
     progress,
+    quality_option,
     write_output,
 )
 from unimic.edge.console import report as tell
@@ -136,6 +137,7 @@ def _add_session(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -
         "connection, beside what its pictures would take with other codecs at equal LPIPS-VGG; "
         "then edit one half of the photo again and again, and see what becomes of the other half.")
     session.add_argument("image", metavar="IMAGE", help="a photo")
+    quality_option(session)
     session.add_argument("--codecs", type=_names, default=["jpeg", "webp", "avif", "vvc"],
                          metavar="NAMES", help="separated by commas; each also behind scaling "
                          "(default: jpeg,webp,avif,vvc)")
@@ -304,7 +306,8 @@ def measure_session(args: argparse.Namespace) -> None:
     photo = load_image(args.image)
     models = Models.load()
     with service(args.server) as address:
-        facts = session.measure(address, models, photo, families, args.edits, args.seed, progress)
+        facts = session.measure(address, models, photo, args.quality, families, args.edits,
+                                args.seed, progress)
     versions = machine.versions(versions, metrics.versions(judges))
     command, described = machine.command(), machine.describe()
     facts |= {"command": command, "machine": described, "versions": versions}

@@ -68,8 +68,8 @@ class Turn:
     made: Image.Image | None
 
 
-def converse(address: str, models: Models, photo: Image.Image, seed: int, progress: Progress
-             ) -> list[Turn]:
+def converse(address: str, models: Models, photo: Image.Image, quality: int, seed: int,
+             progress: Progress) -> list[Turn]:
     """The ten turns; boxes are in the right half of the photo."""
     turns: list[Turn] = []
     with CountingProxy(address) as proxy, Client(proxy.address, models=models) as cloud:
@@ -90,7 +90,7 @@ def converse(address: str, models: Models, photo: Image.Image, seed: int, progre
         width, height = photo.size
         upper = (width * 5 // 8, height // 8, width * 7 // 8, height * 3 // 8)
         lower = (width * 5 // 8, height * 5 // 8, width * 7 // 8, height * 7 // 8)
-        shared = take("share", lambda: cloud.share(photo), photo)
+        shared = take("share", lambda: cloud.share(photo, quality=quality), photo)
         take("ask", lambda: cloud.ask(shared, "what is in the picture?"), photo)
         first = take("inpaint", lambda: cloud.inpaint(shared, upper, "a red ball", seed=seed),
                      photo)
@@ -165,28 +165,28 @@ def picture_bytes(turns: Sequence[Turn], choice: Choice) -> Row:
 # ── drift ─────────────────────────────────────────────────────────────────────────────────────
 
 
-def drift(address: str, models: Models, photo: Image.Image, choices: Sequence[Choice], edits: int,
-          seed: int, progress: Progress) -> list[Row]:
+def drift(address: str, models: Models, photo: Image.Image, quality: int,
+          choices: Sequence[Choice], edits: int, seed: int, progress: Progress) -> list[Row]:
     """Quality of the left half after 1, 5, 20, 50 turns of editing the right half.
 
     Returns:
         Rows with ``codec``, ``turns``, ``psnr``, the LPIPS, and of ours ``changed_tokens`` (in the
         left half, since the first turn; anything but 0 is an error of ours).
     """
-    patch = models.coder.space.patch
-    half = photo.width // 2 // patch  # columns of tokens that nobody edits
+    pitch = models.coder.space.pitch(quality)
+    half = photo.width // 2 // pitch  # columns of tokens that nobody edits
     if not half:
         raise InvalidInput("photo", f"{photo.width} pixels are too narrow", "use a larger one")
-    kept = (0, 0, half * patch, photo.height)
+    kept = (0, 0, half * pitch, photo.height)
     judge = Judge(photo.crop(kept), ("psnr", JUDGE))
     pixels = dict.fromkeys(choices, photo)
     rows: list[Row] = []
 
     with Client(address, models=models) as cloud:
-        picture = cloud.share(photo)
+        picture = cloud.share(photo, quality=quality)
         first = picture.grid.codes[:, :half]
         for turn in range(1, edits + 1):
-            box = _box(photo.size, half * patch, turn)
+            box = _box(photo.size, half * pitch, turn)
             picture = cloud.inpaint(picture, box, "", seed=seed + turn)
             new = picture.image.crop(box)
             for choice, before in pixels.items():
@@ -196,7 +196,7 @@ def drift(address: str, models: Models, photo: Image.Image, choices: Sequence[Ch
                 pixels[choice] = choice.variant.decode(data, photo.size)
             if turn in (*CHECKPOINTS, edits):
                 codes = picture.grid.codes[:, :half]
-                shown = models.images.decode(TokenGrid(codes, kept[2], kept[3]))
+                shown = models.images.decode(TokenGrid(codes, kept[2], kept[3], pitch))
                 rows.append({"codec": "unimic", "turns": turn, **judge(shown),
                              "changed_tokens": int(np.count_nonzero(codes != first))})
                 rows += [{"codec": choice.name, "turns": turn, **judge(held.crop(kept))}
@@ -216,22 +216,25 @@ def _box(size: tuple[int, int], left: int, turn: int) -> tuple[int, int, int, in
 # ── the whole measurement ─────────────────────────────────────────────────────────────────────
 
 
-def measure(address: str, models: Models, photo: Image.Image, families: Sequence[Sequence[Variant]],
-            edits: int, seed: int, progress: Callable[[str], AbstractContextManager[Progress]]
-            ) -> Row:
+def measure(address: str, models: Models, photo: Image.Image, quality: int,
+            families: Sequence[Sequence[Variant]], edits: int, seed: int,
+            progress: Callable[[str], AbstractContextManager[Progress]]) -> Row:
     """Session and drift.
+
+    ``quality`` is that of the shared photo, see `AsyncClient.share`.
 
     Returns:
         ``turns`` (ours), ``bytes`` (of both ways together), ``lpips`` (of ours), ``others`` (see
         `picture_bytes`) and ``drift`` (see `drift`).
     """
     with progress("session") as show:
-        turns = converse(address, models, photo, seed, show)
+        turns = converse(address, models, photo, quality, seed, show)
     with progress("other codecs") as show:
-        decoded = models.images.decode(models.images.encode(photo))
+        decoded = models.images.decode(
+            models.images.encode(photo, models.coder.space.pitch(quality)))
         lpips, choices = match(families, photo, decoded, show)
     with progress("drift") as show:
-        drifted = drift(address, models, photo, choices, edits, seed, show)
+        drifted = drift(address, models, photo, quality, choices, edits, seed, show)
     return {
         "turns": [turn.row for turn in turns],
         "bytes": sum(turn.row["up_bytes"] + turn.row["down_bytes"] for turn in turns),

@@ -35,6 +35,7 @@ from unimic.edge.console import (
     picture_bytes,
     picture_format,
     progress,
+    quality_option,
     read_input,
     report,
     write_output,
@@ -81,9 +82,7 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     rate = parser.add_mutually_exclusive_group()
     rate.add_argument("--raw", action="store_true",
                       help="write fixed-length tokens instead of entropy coding")
-    rate.add_argument("--quality", type=int, default=100, metavar="25-200",
-                      help="of a picture: a token stands for 16×16 pixels at 100, 8×8 at 200, "
-                      "64×64 at 25 (default: %(default)s)")
+    quality_option(rate)
     rate.add_argument("--budget", type=int, metavar="BYTES",
                       help="OUT has at most so many bytes, and is as faithful as they allow")
     parser.set_defaults(run=encode)

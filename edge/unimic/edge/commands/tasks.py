@@ -13,6 +13,7 @@ from unimic.edge.console import (
     picture_bytes,
     picture_format,
     progress,
+    quality_option,
     read_input,
     report,
     write_output,
@@ -60,6 +61,7 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     parser.add_argument("input", metavar="IN", help="picture; - is standard input")
     parser.add_argument("question", metavar="QUESTION", nargs="?", default="",
                         help="without one, the answer is a caption")
+    quality_option(parser)
     parser.set_defaults(run=ask)
 
     parser = command("inpaint", "make a region of a picture anew", writing, service, sampling)
@@ -70,6 +72,7 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     where.add_argument("--mask", metavar="FILE",
                        help="a picture of the same size, bright where the region is")
     parser.add_argument("--prompt", default="", metavar="TEXT", help="what shall be there")
+    quality_option(parser)
     parser.set_defaults(run=inpaint)
 
     parser = command("outpaint", "extend a picture beyond its borders", writing, service, sampling)
@@ -78,6 +81,7 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
         parser.add_argument(f"--{side}", type=int, default=0, metavar="PIXELS",
                             help=f"to add at the {side}")
     parser.add_argument("--prompt", default="", metavar="TEXT", help="what shall be there")
+    quality_option(parser)
     parser.set_defaults(run=outpaint)
 
     parser = command("generate", "make a picture from a description", writing, service, sampling)
@@ -149,7 +153,7 @@ def ask(args: argparse.Namespace) -> None:
     """Answer a question, or caption."""
     image = load_image(read_input(args.input))
     with connect(args) as cloud:
-        photo = cloud.share(image)
+        photo = cloud.share(image, quality=args.quality)
         answer = cloud.ask(photo, args.question) if args.question else cloud.caption(photo)
         facts = {"answer": answer.text, "confidence": round(answer.confidence, 4)}
         _report(args, facts, {"share": photo.stats, "task": answer.stats}, answer=answer.text)
@@ -161,7 +165,7 @@ def inpaint(args: argparse.Namespace) -> None:
     image = load_image(read_input(args.input))
     region = args.box or load_image(args.mask)
     with connect(args) as cloud, progress("inpaint") as show:
-        photo = cloud.share(image)
+        photo = cloud.share(image, quality=args.quality)
         result = cloud.inpaint(photo, region, args.prompt, on_progress=show, **_sampling(args))
         _write(args, kind, result, {"share": photo.stats, "task": result.stats})
 
@@ -172,7 +176,7 @@ def outpaint(args: argparse.Namespace) -> None:
     image = load_image(read_input(args.input))
     margins = {side: getattr(args, side) for side in ("left", "top", "right", "bottom")}
     with connect(args) as cloud, progress("outpaint") as show:
-        photo = cloud.share(image)
+        photo = cloud.share(image, quality=args.quality)
         result = cloud.outpaint(photo, **margins, prompt=args.prompt, on_progress=show,
                                 **_sampling(args))
         _write(args, kind, result, {"share": photo.stats, "task": result.stats})
