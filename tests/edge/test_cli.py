@@ -54,6 +54,16 @@ def test_picture_there_and_back(here: Path) -> None:
     assert not [path for path in here.iterdir() if "part" in path.name]
 
 
+@pytest.mark.parametrize(("quality", "tokens"), [("25", 1), ("50", 4), ("200", 35)])
+def test_qualities(quality: str, tokens: int, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("encode", "photo.png", "p.umc", "--raw", "--quality", quality) == 0
+    assert run("info", "p.umc", "--json") == 0
+    (packet,) = json.loads(capsys.readouterr().out)["packets"]
+    assert (packet["tokens"], packet["pitch"]) == (tokens, 1600 // int(quality))
+    assert run("decode", "p.umc", "back.png") == 0
+    assert Image.open("back.png").size == (50, 37)
+
+
 @pytest.mark.parametrize("text", TEXTS)
 def test_text_there_and_back(text: str) -> None:
     Path("notes.txt").write_bytes(text.encode())
@@ -125,6 +135,8 @@ def test_reports(capsys: pytest.CaptureFixture[str]) -> None:
      (["encode", "cut.png", "x.umc"], "cut.png: the picture is damaged"),
      (["encode", "broken", "x.umc", "--text"], "is not UTF-8 text"),
      (["encode", "photo.png", "x.umc"], "no image entropy model"),
+     (["encode", "photo.png", "x.umc", "--raw", "--budget", "99"], "--budget: needs entropy"),
+     (["encode", "photo.png", "x.umc", "--raw", "--quality", "24"], "quality: 24 is out of range"),
      (["encode", "notes.txt", "x.umc", "--prompt", "words"], "--prompt: belongs to a picture"),
      (["decode", "photo.png", "x.png"], "magic: this is no .umc file"),
      (["decode", "p.umc", "x.txt"], "holds no text"),

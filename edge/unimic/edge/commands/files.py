@@ -79,9 +79,9 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
                         help="a description of the picture, coded first and used to code it")
     parser.add_argument("--text", action="store_true",
                         help="IN is text even if it looks like a picture")
+    parser.add_argument("--raw", action="store_true",
+                        help="write fixed-length tokens instead of entropy coding")
     rate = parser.add_mutually_exclusive_group()
-    rate.add_argument("--raw", action="store_true",
-                      help="write fixed-length tokens instead of entropy coding")
     quality_option(rate)
     rate.add_argument("--budget", type=int, metavar="BYTES",
                       help="OUT has at most so many bytes, and is as faithful as they allow")
@@ -109,6 +109,8 @@ def encode(args: argparse.Namespace) -> None:
     from unimic.codec.coder import load_coder
 
     check_output(args.output, args.force)
+    if args.raw and args.budget is not None:
+        raise InvalidInput("--budget", "needs entropy coding", "leave out --raw")
     began = time.perf_counter()
     content = _load(args)
     store = ModelStore.default()

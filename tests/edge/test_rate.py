@@ -1,0 +1,88 @@
+"""Byte budgets of photos, with the shipped models."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from unimic.codec.errors import LimitExceeded
+from unimic.codec.limits import Limits
+from unimic.codec.packets import pack_image, unpack_image
+from unimic.codec.tokens import PITCHES, Mask, TokenGrid
+from unimic.edge.aio import Models
+from unimic.edge.cli import main
+from unimic.edge.rate import WORTH_LEAVING, pack_photo_within
+
+MOST = 1 << 16
+
+
+@pytest.fixture(scope="module")
+def models() -> Models:
+    return Models.load(threads=1)
+
+
+@pytest.fixture(scope="module")
+def photo() -> Image.Image:
+    y, x = np.mgrid[:80, :112]
+    waves = np.stack([np.sin(x / 9 + y / 23), np.cos(y / 7), np.sin((x + y) / 13)], -1)
+    noise = np.random.default_rng(0).normal(0, 12, waves.shape)
+    return Image.fromarray(np.clip(128 + 90 * waves + noise, 0, 255).astype(np.uint8))
+
+
+def upper_half(grid: TokenGrid) -> Mask:
+    hole = np.zeros(grid.codes.shape, bool)
+    hole[: len(hole) // 2] = True
+    return hole
+
+
+@pytest.mark.parametrize("holed", [False, True])
+def test_a_budget_is_kept_and_used(models: Models, photo: Image.Image, holed: bool) -> None:
+    pitches = []
+    for budget in (25, 40, 90, 200, 5000):
+        packed = pack_photo_within(models.coder, models.images, photo, budget, MOST,
+                                   hole=upper_half if holed else lambda grid: None)
+        assert packed.packet.ByteSize() <= budget
+        hole = upper_half(packed.grid) if holed else None
+        back = unpack_image(models.coder, packed.packet, limits=Limits(), hole=hole)
+        assert np.array_equal(back.codes, packed.grid.codes)
+        pitch = packed.grid.pitch
+        pitches.append(pitch)
+        if pitch > PITCHES[0]:  # a finer one would not have fitted
+            finer = models.images.encode(photo, pitch - 1)
+            hole = upper_half(finer) if holed else None
+            over = pack_image(models.coder, finer, hole=hole, skip=WORTH_LEAVING)
+            assert over.packet.ByteSize() > budget
+    assert pitches == sorted(pitches, reverse=True)
+    assert pitches[-1] == PITCHES[0]
+    assert packed.packet.skip == 0
+
+
+def test_no_more_tokens_than_allowed(models: Models, photo: Image.Image) -> None:
+    packed = pack_photo_within(models.coder, models.images, photo, 5000, 35)
+    assert packed.grid.codes.shape == (5, 7)
+    with pytest.raises(LimitExceeded, match="size"):
+        pack_photo_within(models.coder, models.images, photo, 5000, 3)
+
+
+@pytest.mark.parametrize("budget", [-1, 0, 5])
+def test_less_than_a_header(models: Models, photo: Image.Image, budget: int) -> None:
+    with pytest.raises(LimitExceeded, match="allow at least"):
+        pack_photo_within(models.coder, models.images, photo, budget, MOST)
+
+
+def test_the_budget_of_a_file(photo: Image.Image, tmp_path: Path,
+                              capsys: pytest.CaptureFixture[str]) -> None:
+    photo.save(tmp_path / "photo.png")
+    names = [str(tmp_path / name) for name in ("photo.png", "photo.umc", "back.png")]
+    for budget in (60, 95, 150, 700):
+        assert main(["encode", *names[:2], "-f", "--prompt", "waves", "--budget", str(budget)]) == (
+            budget == 60)
+        if budget == 60:
+            assert "takes at least" in capsys.readouterr().err
+            continue
+        assert budget // 2 < (tmp_path / "photo.umc").stat().st_size <= budget
+        assert main(["decode", *names[1:], "-f"]) == 0
+        assert Image.open(tmp_path / "back.png").size == photo.size
