@@ -77,7 +77,7 @@ def test_the_budget_of_a_file(photo: Image.Image, tmp_path: Path,
                               capsys: pytest.CaptureFixture[str]) -> None:
     photo.save(tmp_path / "photo.png")
     names = [str(tmp_path / name) for name in ("photo.png", "photo.umc", "back.png")]
-    for budget in (60, 95, 150, 700):
+    for budget in (60, 95, 150, 240):
         assert main(["encode", *names[:2], "-f", "--prompt", "waves", "--budget", str(budget)]) == (
             budget == 60)
         if budget == 60:
