@@ -61,9 +61,9 @@ def test_a_budget_is_kept_and_used(models: Models, photo: Image.Image, holed: bo
 
 
 def test_no_more_tokens_than_allowed(models: Models, photo: Image.Image) -> None:
-    packed = pack_photo_within(models.coder, models.images, photo, 5000, 35)
-    assert packed.grid.codes.shape == (5, 7)
-    with pytest.raises(LimitExceeded, match="size"):
+    packed = pack_photo_within(models.coder, models.images, photo, 5000, 70)
+    assert packed.grid.codes.shape == (7, 10)
+    with pytest.raises(LimitExceeded, match="width"):
         pack_photo_within(models.coder, models.images, photo, 5000, 3)
 
 

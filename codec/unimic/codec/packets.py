@@ -35,8 +35,8 @@ from unimic.codec.tokens import (
     TokenGrid,
     TokenSpace,
     check_codes,
+    check_size,
     checksum,
-    grid_shape,
 )
 from unimic.v1 import packet_pb2 as pb
 
@@ -452,12 +452,7 @@ def _grid_shape(packet: pb.Packet, limits: Limits) -> tuple[int, int]:
             raise CorruptData(field, "is 0", "send it again")
     if pitch not in PITCHES:
         raise CorruptData("pitch", f"{pitch} is out of range", "send it again")
-    rows, columns = grid_shape(width, height, pitch)
-    # Of few tokens as of many: a picture takes memory by its pixels.
-    if rows * columns * max(1, pitch / PITCH) ** 2 > limits.max_tokens:
-        raise LimitExceeded("width", f"{width}×{height} pixels at {pitch} a token",
-                            f"at most {limits.max_tokens} tokens of {PITCH} pixels are allowed")
-    return rows, columns
+    return check_size(width, height, pitch, limits.max_tokens)
 
 
 def _check_crc(packet: pb.Packet, actual: int) -> None:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from unimic.codec.errors import InvalidInput
+from unimic.codec.errors import InvalidInput, LimitExceeded
 
 Codes = NDArray[np.int32]
 Mask = NDArray[np.bool_]
@@ -72,8 +72,32 @@ class TokenSpace:
 
 
 def grid_shape(width: int, height: int, pitch: int) -> tuple[int, int]:
-    """Rows and columns of the grid of an image of ``width`` × ``height`` pixels."""
+    """Rows and columns of the grid of an image of ``width`` × ``height`` pixels.
+
+    Raises:
+        InvalidInput: ``pitch`` is not one of `PITCHES`.
+    """
+    if pitch not in PITCHES:
+        raise InvalidInput("pitch", f"{pitch} pixels a token are out of range",
+                           f"use {PITCHES[0]} to {PITCHES[-1]}")
     return -(-height // pitch), -(-width // pitch)
+
+
+def check_size(width: int, height: int, pitch: int, most: int) -> tuple[int, int]:
+    """`grid_shape`, if an image has at most ``most`` tokens.
+
+    Coarse tokens count as the tokens of `PITCH` pixels that they replace: a picture takes memory by
+    its pixels.
+
+    Raises:
+        InvalidInput: ``pitch`` is not one of `PITCHES`.
+        LimitExceeded: there are more.
+    """
+    rows, columns = grid_shape(width, height, pitch)
+    if rows * columns * max(1, pitch / PITCH) ** 2 > most:
+        raise LimitExceeded("width", f"{width}×{height} pixels at {pitch} a token are too large",
+                            f"at most {most:,} tokens, each of {PITCH} pixels or less, are taken")
+    return rows, columns
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,9 +124,6 @@ class TokenGrid:
         if self.width < 1 or self.height < 1:
             raise InvalidInput("size", f"{self.width}×{self.height} pixels is empty",
                                "use an image of at least 1×1")
-        if self.pitch not in PITCHES:
-            raise InvalidInput("pitch", f"{self.pitch} pixels a token are out of range",
-                               f"use {PITCHES[0]} to {PITCHES[-1]}")
         shape = grid_shape(self.width, self.height, self.pitch)
         if self.codes.shape != shape:
             raise InvalidInput(

@@ -30,11 +30,11 @@ from unimic.codec.packets import (
 )
 from unimic.codec.store import ModelStore
 from unimic.codec.text import TextTokenizer
-from unimic.codec.tokens import Codes, Mask, TokenGrid
+from unimic.codec.tokens import Codes, Mask, TokenGrid, check_size
 from unimic.edge.connection import Connection, Progress, Reply, Tls
 from unimic.edge.image_tokenizer import ImageTokenizer
 from unimic.edge.images import ImageSource, load_image
-from unimic.edge.rate import check_tokens, pack_photo_within
+from unimic.edge.rate import pack_photo_within
 from unimic.edge.regions import MaskSource, View, find_region, grow
 from unimic.edge.results import Answer, Canvas, Edit, Picture, Pixels, Stats
 from unimic.v1 import packet_pb2
@@ -269,7 +269,7 @@ class AsyncClient:
         task.margins.CopyFrom(pb.Margins(**vars(margins)))
         height = margins.top + photo.grid.height + margins.bottom
         width = margins.left + photo.grid.width + margins.right
-        check_tokens(width, height, photo.grid.pitch,
+        check_size(width, height, photo.grid.pitch,
                      self._session.opened.limits.max_task_tokens)
         base, mask = enlarge(photo.grid, margins)
         region = np.ones((height, width), bool)
@@ -280,7 +280,7 @@ class AsyncClient:
                                  on_progress)
 
     async def _generate(self, task: pb.Task, prompt: str, on_progress: Progress | None) -> Picture:
-        check_tokens(task.width, task.height, self._models.coder.space.patch,
+        check_size(task.width, task.height, self._models.coder.space.patch,
                      self._session.opened.limits.max_task_tokens)
         view = View(0, 0, task.width, task.height)
         return await self._image(task, None, prompt, None, None, None, view, None, on_progress)
@@ -334,15 +334,15 @@ class AsyncClient:
 
         if budget is None:
             pitch = coder.space.pitch(quality)
-            check_tokens(photo.width, photo.height, pitch, limits.max_tokens)
+            check_size(photo.width, photo.height, pitch, limits.max_tokens)
             grid = images.encode(photo, pitch)
             packed = pack_image(coder, grid, hole=area(grid), raw=raw)
         elif raw:
             raise InvalidInput("budget", "needs an entropy model that both sides hold",
                                "install the server's models, or leave it out")
         else:
-            packed = pack_photo_within(coder, images, photo, budget, limits.max_task_tokens,
-                                       hole=area)
+            most = min(limits.max_tokens, limits.max_task_tokens)
+            packed = pack_photo_within(coder, images, photo, budget, most, hole=area)
         if hole is None:
             return photo, packed, None
         unsent = area(packed.grid)

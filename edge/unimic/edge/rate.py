@@ -7,24 +7,14 @@ from collections.abc import Callable
 
 from PIL import Image
 
-from unimic.codec.errors import LimitExceeded
 from unimic.codec.frequencies import SKIP_ALL
 from unimic.codec.packets import Coder, PackedImage, pack_image, pack_image_within
-from unimic.codec.tokens import PITCHES, Codes, Mask, TokenGrid, grid_shape
+from unimic.codec.tokens import PITCHES, Codes, Mask, TokenGrid, check_size, grid_shape
 from unimic.edge.image_tokenizer import ImageTokenizer
 
 WORTH_LEAVING = SKIP_ALL // 8
 """Up to here, leaving tokens out costs hardly more fidelity than coarser tokens of as many bytes;
 docs/results.md has the measurement."""
-
-
-def check_tokens(width: int, height: int, pitch: int, most: int) -> None:
-    """Raise `LimitExceeded` if an image has more than ``most`` tokens."""
-    tokens = math.prod(grid_shape(width, height, pitch))
-    if tokens > most:
-        raise LimitExceeded("size", f"{width}×{height} pixels at {pitch} a token are {tokens:,} "
-                            f"tokens, at most {most:,} are taken",
-                            "use a smaller picture or a lower quality")
 
 
 def pack_photo_within(
@@ -46,11 +36,10 @@ def pack_photo_within(
         prompt: see `pack_image`.
 
     Raises:
-        LimitExceeded: not even the header keeps the budget, or there are too many tokens at the
-            coarsest pitch.
+        LimitExceeded: not even the header keeps the budget, or the photo is too large at any pitch.
     """
     size, coarsest = (photo.width, photo.height), PITCHES[-1]
-    check_tokens(*size, coarsest, most_tokens)
+    check_size(*size, coarsest, most_tokens)
     # What is finer than the finest that is allowed counts as over the budget, as does `low`.
     low = next(p for p in PITCHES if math.prod(grid_shape(*size, p)) <= most_tokens) - 1
     high, guess, grid = coarsest, max(low + 1, images.space.patch), None

@@ -26,7 +26,7 @@ from unimic.codec.packets import (
 )
 from unimic.codec.store import TEXT_TOKENIZER, ModelStore
 from unimic.codec.text import TextTokenizer
-from unimic.codec.tokens import PITCHES, Codes, TokenGrid, grid_shape
+from unimic.codec.tokens import PITCHES, Codes, TokenGrid, check_size, grid_shape
 from unimic.edge.console import (
     PIPE,
     Progress,
@@ -163,7 +163,6 @@ def _pack_picture(
     coder: Coder, store: ModelStore, image: Image.Image, args: argparse.Namespace
 ) -> list[Packed]:
     from unimic.edge.image_tokenizer import ImageTokenizer
-    from unimic.edge.rate import check_tokens
 
     parts, ids = [], None
     if args.prompt is not None:
@@ -172,7 +171,7 @@ def _pack_picture(
     images = ImageTokenizer(store)
     if args.budget is None:
         pitch = coder.space.pitch(args.quality)
-        check_tokens(image.width, image.height, pitch, LIMITS.max_tokens)
+        check_size(image.width, image.height, pitch, LIMITS.max_tokens)
         with progress("look") as show:
             grid = images.encode(image, pitch, show)
         with progress("code") as show:
@@ -186,9 +185,9 @@ def _pack_picture(
 def _pack_within(coder: Coder, images: ImageTokenizer, image: Image.Image, ids: Codes | None,
                  parts: list[Packed], budget: int) -> Packed:
     """The picture, such that a file of ``parts`` and it has at most ``budget`` bytes."""
-    from unimic.edge.rate import check_tokens, pack_photo_within
+    from unimic.edge.rate import pack_photo_within
 
-    check_tokens(image.width, image.height, PITCHES[-1], LIMITS.max_tokens)
+    check_size(image.width, image.height, PITCHES[-1], LIMITS.max_tokens)
     grid = images.encode(image, PITCHES[-1])
     least: Packed = pack_image(coder, grid, prompt=ids, skip=SKIP_ALL)
     file = [part.packet for part in (*parts, _picture_for_file(least, coder))]
