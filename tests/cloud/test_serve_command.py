@@ -70,7 +70,7 @@ async def test_a_client_keeps_to_the_servers_limits(serve):
             await cloud.ask(photo, "?" * 51)
         with pytest.raises(LimitExceeded, match="size"):
             await cloud.generate("", 16 * 32, 16 * 33)
-        with pytest.raises(LimitExceeded, match="size"):
+        with pytest.raises(LimitExceeded, match="width"):
             await cloud.outpaint(photo, right=16 * 1024)
         assert await cloud.ask(photo, "?" * 50)
 

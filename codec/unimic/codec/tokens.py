@@ -94,9 +94,11 @@ def check_size(width: int, height: int, pitch: int, most: int) -> tuple[int, int
         LimitExceeded: there are more.
     """
     rows, columns = grid_shape(width, height, pitch)
-    if rows * columns * max(1, pitch / PITCH) ** 2 > most:
-        raise LimitExceeded("width", f"{width}×{height} pixels at {pitch} a token are too large",
-                            f"at most {most:,} tokens, each of {PITCH} pixels or less, are taken")
+    tokens = rows * columns * max(1, pitch / PITCH) ** 2
+    if tokens > most:
+        raise LimitExceeded("width", f"{width}×{height} pixels are {tokens:,.0f} tokens of "
+                            f"{min(pitch, PITCH)} pixels", f"at most {most:,} are taken; use a "
+                            "smaller picture or a lower quality")
     return rows, columns
 
 
