@@ -68,7 +68,7 @@ async def test_a_client_keeps_to_the_servers_limits(serve):
         photo = await cloud.share(Image.new("RGB", (160, 160)))
         with pytest.raises(LimitExceeded, match="text"):
             await cloud.ask(photo, "?" * 51)
-        with pytest.raises(LimitExceeded, match="size"):
+        with pytest.raises(LimitExceeded, match="width"):
             await cloud.generate("", 16 * 32, 16 * 33)
         with pytest.raises(LimitExceeded, match="width"):
             await cloud.outpaint(photo, right=16 * 1024)
