@@ -68,7 +68,7 @@ class ImageTokenizer:
             np.asarray(image),
             ((0, rows * pitch - image.height), (0, columns * pitch - image.width), (0, 0)),
             mode="edge")
-        pixels = _resampled(pixels, (rows * patch, columns * patch), Image.Resampling.LANCZOS)
+        pixels = _resampled(pixels, (rows * patch, columns * patch))
         codes = np.empty((rows, columns), dtype=np.int32)
         distances = [np.empty((rows, columns, output.shape[-1]), np.float32)
                      for output in self._encoder.get_outputs()[1:]]
@@ -105,9 +105,7 @@ class ImageTokenizer:
                 _scaled(tile.kept, patch)]
             if progress:
                 progress(done, len(tiles))
-        # Each was the best of four filters for its way, by LPIPS-VGG and DISTS.
-        method = Image.Resampling.HAMMING if grid.pitch > patch else Image.Resampling.LANCZOS
-        pixels = _resampled(pixels, (rows * grid.pitch, columns * grid.pitch), method)
+        pixels = _resampled(pixels, (rows * grid.pitch, columns * grid.pitch))
         return Image.fromarray(pixels[: grid.height, : grid.width])
 
     @cached_property
@@ -153,12 +151,12 @@ class _Tile:
         return _scaled(self.read, patch)
 
 
-def _resampled(pixels: NDArray[np.uint8], shape: tuple[int, int],
-               method: Image.Resampling) -> NDArray[np.uint8]:
+def _resampled(pixels: NDArray[np.uint8], shape: tuple[int, int]) -> NDArray[np.uint8]:
     """Pixels ``(height, width, 3)`` at another height and width."""
     if pixels.shape[:2] == shape:
         return pixels
-    return np.asarray(Image.fromarray(pixels).resize(shape[::-1], method))
+    picture = Image.fromarray(pixels).resize(shape[::-1], Image.Resampling.LANCZOS)
+    return np.asarray(picture)
 
 
 def _scaled(window: Window, patch: int) -> Window:
