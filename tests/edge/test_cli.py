@@ -138,6 +138,7 @@ def test_reports(capsys: pytest.CaptureFixture[str]) -> None:
      (["encode", "photo.png", "x.umc", "--raw", "--budget", "99"], "--budget: needs entropy"),
      (["encode", "photo.png", "x.umc", "--raw", "--quality", "24"], "quality: 24 is out of range"),
      (["encode", "notes.txt", "x.umc", "--prompt", "words"], "--prompt: belongs to a picture"),
+     (["encode", "notes.txt", "x.umc", "--quality", "50"], "--quality: belongs to a picture"),
      (["decode", "photo.png", "x.png"], "magic: this is no .umc file"),
      (["decode", "p.umc", "x.txt"], "holds no text"),
      (["decode", "t.umc", "x.png"], "holds no picture"),

@@ -19,13 +19,14 @@ from unimic.codec.errors import InvalidInput
 from unimic.edge.images import read_bytes
 
 PIPE = "-"
+USUAL_QUALITY = 100  # at which nothing is resampled
 
 Progress = Callable[[int, int], None]
 
 
 def quality_option(parser: argparse._ActionsContainer) -> None:
     """Add ``--quality``."""
-    parser.add_argument("--quality", type=int, default=100, metavar="25-200",
+    parser.add_argument("--quality", type=int, default=USUAL_QUALITY, metavar="25-200",
                         help="of the picture: a token stands for 16×16 pixels at 100, 8×8 at 200, "
                         "64×64 at 25 (default: %(default)s)")
 

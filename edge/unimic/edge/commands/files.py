@@ -29,6 +29,7 @@ from unimic.codec.text import TextTokenizer
 from unimic.codec.tokens import PITCHES, Codes, TokenGrid, check_size, grid_shape
 from unimic.edge.console import (
     PIPE,
+    USUAL_QUALITY,
     Progress,
     check_output,
     common_options,
@@ -116,8 +117,8 @@ def encode(args: argparse.Namespace) -> None:
     store = ModelStore.default()
     coder = load_coder(store)
     if isinstance(content, str):
-        for option in "prompt", "budget":
-            if getattr(args, option) is not None:
+        for option, default in ("prompt", None), ("budget", None), ("quality", USUAL_QUALITY):
+            if getattr(args, option) != default:
                 raise InvalidInput(f"--{option}", "belongs to a picture, but IN is a text",
                                    "leave it out")
         parts = [_pack_text(coder, _encode_text(store, content), args.raw)]
