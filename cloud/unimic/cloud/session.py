@@ -294,8 +294,8 @@ class Session:
             return None, pb.Result(packet=packet, confidence=answer.confidence)
 
         if task.kind == pb.TASK_KIND_INPAINT:
-            mask = await self._code(partial(self._unpack_mask, "task.mask", task.mask,
-                                            (base.width, base.height, base.pitch)))
+            mask = await self._code(
+                partial(self._unpack_mask, "task.mask", task.mask, base.size))
             if not mask.any():
                 raise InvalidInput("task.mask", "covers nothing", "set at least one token")
         elif task.kind == pb.TASK_KIND_OUTPAINT:
@@ -342,8 +342,7 @@ class Session:
                             "share it first, and do not release it")
 
     def _unpack_mask(self, field: str, packet: packet_pb2.Packet,
-                     size: tuple[int, int, int],
-                     coder: StoppableCoder) -> Mask:
+                     size: tuple[int, int, int], coder: StoppableCoder) -> Mask:
         if packet_size(packet) != size:
             named, of_image = ("{}×{} pixels at {} a token".format(*each)
                                for each in (packet_size(packet), size))

@@ -159,24 +159,24 @@ def pack_image(
     if not 0 <= skip <= SKIP_ALL:
         raise InvalidInput("skip", f"{skip} is out of range", f"use 0 to {SKIP_ALL}")
     if raw:
-        skip, received = 0, TokenGrid(codes, grid.width, grid.height, grid.pitch)
+        skip, received = 0, TokenGrid(codes, *grid.size)
         payload, bits = _raw(codes[sent], coder.space.image_codes)
         token_bits = np.where(sent, float(bits_per_token(coder.space.image_codes)), 0.0)
     else:
         coded = coder.encode_image(codes, mask=sent, hole=hole, prompt=prompt, skip=skip,
                                    distances=grid.distances, price=PRICE if skip else 0.0)
         payload, bits, token_bits = coded.payload, coded.ideal_bits, coded.token_bits
-        received = TokenGrid(coded.codes, grid.width, grid.height, grid.pitch)
+        received = TokenGrid(coded.codes, *grid.size)
     packet = pb.Packet(
         kind=pb.KIND_IMAGE,
         scenario=_scenario(mask, hole, prompt, raw),
         coding=_coding(raw),
-        crc=_checksum(_size(grid), received.codes),
+        crc=_checksum(grid.size, received.codes),
         skip=skip,
         payload=payload,
     )
     if mask is None:
-        _set_size(packet, *_size(grid))
+        _set_size(packet, *grid.size)
     return PackedImage(packet, _sizes(packet, bits), received, token_bits)
 
 
@@ -260,7 +260,7 @@ def unpack_image(
         base.check(coder.space)
         if packet.width or packet.height or packet.pitch:
             raise CorruptData("width", "a masked packet has no size", "send it again")
-        size, codes = _size(base), base.codes
+        size, codes = base.size, base.codes
     sent, codes = _sent(mask, hole, codes)
     codes = np.where(sent, 0, codes)
     if is_raw:
@@ -395,10 +395,6 @@ def _packed(packet: pb.Packet, bits: float) -> Packed:
 
 def _sizes(packet: pb.Packet, bits: float) -> Sizes:
     return Sizes(bits, len(packet.payload), packet.ByteSize())
-
-
-def _size(grid: TokenGrid) -> tuple[int, int, int]:
-    return grid.width, grid.height, grid.pitch
 
 
 def _set_size(packet: pb.Packet, width: int, height: int, pitch: int) -> None:

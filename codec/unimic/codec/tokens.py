@@ -121,12 +121,17 @@ class TokenGrid:
     pitch: int = PITCH
     distances: Distances | None = None
 
+    @property
+    def size(self) -> tuple[int, int, int]:
+        """Width, height and pitch."""
+        return self.width, self.height, self.pitch
+
     def check(self, space: TokenSpace) -> None:
         """Raise `InvalidInput` unless the grid fits ``space``."""
         if self.width < 1 or self.height < 1:
             raise InvalidInput("size", f"{self.width}×{self.height} pixels is empty",
                                "use an image of at least 1×1")
-        shape = grid_shape(self.width, self.height, self.pitch)
+        shape = grid_shape(*self.size)
         if self.codes.shape != shape:
             raise InvalidInput(
                 "codes", f"shape {self.codes.shape} is not that of {self.width}×{self.height} "

@@ -259,7 +259,7 @@ class AsyncClient:
                        on_progress: Progress | None) -> Picture:
         base = self._own(photo).grid
         region = find_region(mask, photo.view, base)
-        packed = pack_mask(region.tokens, base.width, base.height, base.pitch)
+        packed = pack_mask(region.tokens, *base.size)
         return await self._image(task, photo, prompt, packed, base, region.tokens, photo.view,
                                  Edit(photo.canvas, 0, 0, region.pixels, soft=True), on_progress)
 
@@ -270,7 +270,7 @@ class AsyncClient:
         height = margins.top + photo.grid.height + margins.bottom
         width = margins.left + photo.grid.width + margins.right
         check_size(width, height, photo.grid.pitch,
-                     self._session.opened.limits.max_task_tokens)
+                   self._session.opened.limits.max_task_tokens)
         base, mask = enlarge(photo.grid, margins)
         region = np.ones((height, width), bool)
         region[margins.top : margins.top + photo.grid.height,
@@ -281,7 +281,7 @@ class AsyncClient:
 
     async def _generate(self, task: pb.Task, prompt: str, on_progress: Progress | None) -> Picture:
         check_size(task.width, task.height, self._models.coder.space.patch,
-                     self._session.opened.limits.max_task_tokens)
+                   self._session.opened.limits.max_task_tokens)
         view = View(0, 0, task.width, task.height)
         return await self._image(task, None, prompt, None, None, None, view, None, on_progress)
 
@@ -343,11 +343,8 @@ class AsyncClient:
         else:
             most = min(limits.max_tokens, limits.max_task_tokens)
             packed = pack_photo_within(coder, images, photo, budget, most, hole=area)
-        if hole is None:
-            return photo, packed, None
         unsent = area(packed.grid)
-        assert unsent is not None
-        return photo, packed, pack_mask(unsent, photo.width, photo.height, packed.grid.pitch)
+        return photo, packed, None if unsent is None else pack_mask(unsent, *packed.grid.size)
 
     def _encode_text(self, text: str) -> tuple[Codes, Packed]:
         ids = self._models.text.encode(text)
