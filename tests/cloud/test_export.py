@@ -26,6 +26,7 @@ from unimic.cloud.models.image_entropy import ImageEntropyConfig, ImageEntropyNe
 from unimic.cloud.models.image_tokenizer import ImageTokenizer, TokenizerConfig
 from unimic.cloud.models.text_entropy import TextEntropyConfig, TextEntropyNet
 from unimic.cloud.networks import load_image_network, load_text_network
+from unimic.cloud.training.cost import Rows, row_bits
 from unimic.cloud.training.export import (
     export_graph,
     export_image_entropy,
@@ -34,7 +35,6 @@ from unimic.cloud.training.export import (
     product,
     with_unsigned_weights,
 )
-from unimic.cloud.training.train_image_entropy import batch_bits
 from unimic.codec.image_rows import plan_window
 from unimic.codec.networks import (
     GOLDEN,
@@ -106,9 +106,9 @@ def test_quantised_training_sees_what_is_exported() -> None:
     exact = copy.deepcopy(trained)
     to_exact(exact)
     set_mode(trained, Mode.QUANTISED)
+    rows = Rows.of(layout, [plan], [codes])
     with torch.no_grad():
-        a = batch_bits(trained, layout, [plan], [codes])
-        b = batch_bits(exact, layout, [plan], [codes])
+        a, b = row_bits(trained, rows), row_bits(exact, rows)
     assert float((a - b).abs().mean()) < 0.02 * float(b.mean())
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -32,44 +33,50 @@ took more than half of a training's time, and `torch.compile` a new program, whi
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What the model says of the coded tokens of several windows.
+class Rows:
+    """What the model reads of several windows, each row in the order of its plan; int64.
 
     Attributes:
-        upper_logits: ``(B, R, upper)``.
-        hidden: ``(B, R, W)``, for the model's `tail`.
-        upper, lower: the tokens' parts, int64 ``(B, R)``.
-        kept: bool ``(B, R)``: rows that are tokens and do not only fill up the batch.
+        content, query: ``(4, B, R)``, as `unimic.codec.image_rows.FIELDS`.
+        upper, lower: ``(B, R)``, parts of the coded tokens; 0 for rows that only fill up.
     """
 
-    upper_logits: Tensor
-    hidden: Tensor
+    content: Tensor
+    query: Tensor
     upper: Tensor
     lower: Tensor
-    kept: Tensor
+
+    @classmethod
+    def of(cls, layout: Layout, plans: Sequence[WindowPlan], grids: Sequence[Codes],
+           multiple: int = 1) -> Rows:
+        """Rows of the grids' windows, filled up to a ``multiple`` of rows."""
+        content = stack([content_rows(layout, p, g) for p, g in zip(plans, grids, strict=True)],
+                        layout, multiple)
+        query = stack([p.queries for p in plans], layout, multiple)
+        parts = np.zeros((2, *query.shape[1:]), np.int64)
+        for i, (plan, grid) in enumerate(zip(plans, grids, strict=True)):
+            parts[:, i, :len(plan.rows)] = layout.split(grid[plan.rows, plan.columns])
+        return cls(*(torch.from_numpy(array) for array in (content, query, *parts)))
+
+    def to(self, device: torch.device) -> Rows:
+        """The same on another device."""
+        return Rows(*(part.to(device, non_blocking=True)
+                      for part in (self.content, self.query, self.upper, self.lower)))
+
+    @property
+    def kept(self) -> Tensor:
+        """Bool ``(B, R)``: query rows that are tokens and do not only fill up the batch."""
+        return self.query[FIELDS.index("group")] != NEVER
 
 
-def ask(network: ImageEntropyNet, layout: Layout, plans: list[WindowPlan],
-        grids: list[Codes], multiple: int = 1) -> Asked:
-    """The model's look at every coded token, each row in the order of its plan.
+def ask(network: ImageEntropyNet, rows: Rows) -> tuple[Tensor, Tensor]:
+    """Upper logits ``(B, R, upper)`` of every coded token, and hidden rows for the model's `tail`.
 
-    The batch is filled up to a ``multiple`` of rows.
+    ``rows`` are on the network's device.
     """
-    device = network.rotations.device
-    content, query = (
-        torch.from_numpy(stack(rows, layout, multiple)).to(device)
-        for rows in ([content_rows(layout, p, g) for p, g in zip(plans, grids, strict=True)],
-                     [p.queries for p in plans]))
-    group = query[FIELDS.index("group")]
-    upper = torch.zeros_like(group)
-    lower = torch.zeros_like(upper)
-    for i, (plan, grid) in enumerate(zip(plans, grids, strict=True)):
-        for part, values in zip((upper, lower), layout.split(grid[plan.rows, plan.columns]),
-                                strict=True):
-            part[i, :len(values)] = torch.from_numpy(values)
-    memory = network.content(*content, *network.empty_memory(len(plans)))
-    upper_logits, hidden = network.query(*query, *network.asked(memory))
-    return Asked(upper_logits, hidden, upper, lower, group != NEVER)
+    memory = network.content(*rows.content, *network.empty_memory(len(rows.upper)))
+    logits, hidden = network.query(*rows.query, *network.asked(memory))
+    return logits, hidden
 
 
 def bits_of(values: Tensor, logits: Tensor) -> Tensor:
@@ -78,14 +85,11 @@ def bits_of(values: Tensor, logits: Tensor) -> Tensor:
     return costs.gather(-1, values.unsqueeze(-1)).squeeze(-1)
 
 
-def batch_bits(network: ImageEntropyNet, layout: Layout, plans: list[WindowPlan],
-               grids: list[Codes]) -> Tensor:
-    """Bits of every coded token, ``(tokens,)``, in the order of the plans."""
-    asked = ask(network, layout, plans, grids, FEW_SHAPES)
-    lower_logits = network.tail(asked.hidden, asked.upper)
-    kept = asked.kept
-    return (bits_of(asked.upper[kept], asked.upper_logits[kept])
-            + bits_of(asked.lower[kept], lower_logits[kept]))
+def row_bits(network: ImageEntropyNet, rows: Rows) -> Tensor:
+    """Bits of every coded token, ``(B, R)``; 0 for rows that only fill up."""
+    upper_logits, hidden = ask(network, rows)
+    lower_logits = network.tail(hidden, rows.upper)
+    return rows.kept * (bits_of(rows.upper, upper_logits) + bits_of(rows.lower, lower_logits))
 
 
 class TokenCost:
@@ -122,18 +126,19 @@ class TokenCost:
         grids = list(codes.to(torch.int32).cpu().numpy())
         everything = np.ones((rows, columns), np.bool_)
         window = Window(0, 0, rows, columns)
-        plans = [plan_window(self.layout, g, everything, window, None) for g in grids]
-        asked = ask(self.network, self.layout, plans, grids)
-        place = torch.from_numpy(plans[0].rows * columns + plans[0].columns).to(codes.device)
+        plan = plan_window(self.layout, grids[0], everything, window, None)  # nothing is known
+        asked = Rows.of(self.layout, [plan] * len(grids), grids).to(codes.device)
+        upper_logits, hidden = ask(self.network, asked)
+        place = torch.from_numpy(plan.rows * columns + plan.columns).to(codes.device)
 
-        same_upper = self.network.tail(asked.hidden, asked.upper)
+        same_upper = self.network.tail(hidden, asked.upper)
         bits = []
         for d, code in enumerate((codes, *near), -1):
             value = code.flatten(1)[:, place]
             upper, lower = value // self.layout.lower, value % self.layout.lower
-            given = (self.network.tail(asked.hidden, upper) if 0 <= d < UPPER_DIGITS
+            given = (self.network.tail(hidden, upper) if 0 <= d < UPPER_DIGITS
                      else same_upper)
-            bits.append(bits_of(upper, asked.upper_logits) + bits_of(lower, given))
+            bits.append(bits_of(upper, upper_logits) + bits_of(lower, given))
         placed = torch.empty(len(codes), len(bits), rows * columns, device=codes.device)
         placed[:, :, place] = torch.stack(bits, 1)
         placed = placed.unflatten(2, (rows, columns))

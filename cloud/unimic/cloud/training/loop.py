@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import math
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
@@ -16,9 +17,11 @@ from typing import Any, Generic, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from unimic.cloud.models.arithmetic import Mode, set_mode
 
+B = TypeVar("B")
 M = TypeVar("M", bound=nn.Module)
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -44,6 +47,20 @@ def compiled(function: F) -> F:
     # Training meets more of them than the eight after which PyTorch would give up.
     torch._dynamo.config.recompile_limit = 64
     return cast(F, torch.compile(function, dynamic=False))
+
+
+def prepared(batches: IterableDataset[B]) -> Iterator[B]:
+    """``batches``, made by processes beside the one that trains, each with its `own_seed`."""
+    loader: DataLoader[B] = DataLoader(
+        batches, batch_size=None, num_workers=max(1, (os.cpu_count() or 1) - 2),
+        pin_memory=torch.cuda.is_available())
+    return iter(loader)
+
+
+def own_seed(seed: int) -> tuple[int, int]:
+    """``seed`` and the number of this process among those of `prepared`."""
+    worker = get_worker_info()
+    return seed, worker.id if worker else 0
 
 
 class Average(Generic[M]):
@@ -103,7 +120,7 @@ class Run:
         self.folder, self.minutes, self.peak, self.warmup = folder, minutes, peak_rate, warmup
         self.clock = clock
         self.step, self.spent = 0, 0.0
-        self.sums: dict[str, float] = {}
+        self.sums: dict[str, Tensor | float] = {}
         self.counted = 0
         self.last_log = self.last_save = time.monotonic()
         folder.mkdir(parents=True, exist_ok=True)
@@ -160,11 +177,12 @@ class Run:
             before = now
 
     def log(self, **values: Tensor | float) -> None:
-        for name, value in values.items():
-            self.sums[name] = self.sums.get(name, 0.0) + float(torch.as_tensor(value).detach())
+        for name, value in values.items():  # added where they are: reading waits for a GPU
+            value = value.detach() if isinstance(value, Tensor) else value
+            self.sums[name] = self.sums.get(name, 0.0) + value
         self.counted += 1
         if time.monotonic() - self.last_log > 15:
-            means = "  ".join(f"{k} {v / self.counted:.4f}" for k, v in self.sums.items())
+            means = "  ".join(f"{k} {float(v) / self.counted:.4f}" for k, v in self.sums.items())
             print(f"step {self.step}  {self.spent / 60:.1f}/{self.minutes:g} min  {means}",
                   flush=True)
             self.sums, self.counted, self.last_log = {}, 0, time.monotonic()

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
+from torch import Tensor
 from tqdm import tqdm
 
 from unimic.cloud.backends.show_o.magvit import Magvit, load_magvit
@@ -49,28 +50,25 @@ def load_tokenizer(path: Path) -> ImageTokenizer | Magvit:
     return load_image_tokenizer(path)
 
 
-def tokenize_batch(model: ImageTokenizer | Magvit, images: list[Named], fast: bool
-                   ) -> list[tuple[str, Codes]]:
-    """Grids of images of one shape; ``fast`` uses bfloat16, good enough for training data only."""
+def encoded(model: ImageTokenizer | Magvit, pixels: Tensor, fast: bool) -> list[Codes]:
+    """Grids of uint8 images ``(B, H, W, 3)``; ``fast`` is bfloat16, for training data only."""
     device = next(model.parameters()).device
-    pixels = torch.from_numpy(np.stack([image for _, image in images])).to(device)
-    pixels = pixels.permute(0, 3, 1, 2).float() / 255
-    pixels = pixels.contiguous(memory_format=torch.channels_last)
     with autocast(device) if fast else nullcontext():
-        codes = model.encode(pixels).to(torch.int32).cpu().numpy()
-    return [(name, grid) for (name, _), grid in zip(images, codes, strict=True)]
+        codes = model.encode(pixels.to(device).permute(0, 3, 1, 2).float() / 255)
+    return list(codes.to(torch.int32).cpu().numpy())
 
 
 def tokenize(model: ImageTokenizer | Magvit, images: list[Named], fast: bool
              ) -> list[tuple[str, Codes]]:
-    """Grids of images of any shapes; see `tokenize_batch`."""
+    """Grids of images of any shapes; see `encoded`."""
     by_shape: dict[tuple[int, ...], list[Named]] = {}
     for name, image in images:
         by_shape.setdefault(image.shape, []).append((name, image))
     batches = [group[i:i + BATCH] for group in by_shape.values()
                for i in range(0, len(group), BATCH)]
-    return [grid for batch in tqdm(batches, disable=None)
-            for grid in tokenize_batch(model, batch, fast)]
+    return [(name, grid) for batch in tqdm(batches, disable=None) for (name, _), grid in
+            zip(batch, encoded(model, torch.from_numpy(np.stack([image for _, image in batch])),
+                               fast), strict=True)]
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -19,6 +19,7 @@ from __future__ import annotations
 import argparse
 import math
 import random
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -27,6 +28,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.data import IterableDataset
 
 from unimic.cloud.backends.compact import load_weights
 from unimic.cloud.models.compact import (
@@ -46,7 +48,15 @@ from unimic.cloud.models.compact import (
 from unimic.cloud.training import shapes
 from unimic.cloud.training.data import read_captions, read_questions
 from unimic.cloud.training.grids import load_grids
-from unimic.cloud.training.loop import Average, Run, autocast, default_device, optimizers
+from unimic.cloud.training.loop import (
+    Average,
+    Run,
+    autocast,
+    default_device,
+    optimizers,
+    own_seed,
+    prepared,
+)
 from unimic.cloud.training.shipped import load_image_tokenizer
 from unimic.codec.text import TextTokenizer
 from unimic.codec.tokens import Codes
@@ -150,19 +160,24 @@ def crop(codes: np.ndarray, rows: int, columns: int, rng: np.random.Generator) -
     return codes[top:top + rows, left:left + columns]
 
 
-class Mixture:
-    """Draws the batches of a step of about ``tokens`` tokens."""
+class Mixture(IterableDataset[dict[str, Batch]]):
+    """Endless steps of about ``tokens`` tokens, each of three batches."""
 
     def __init__(self, photos: list[Photo], emoji: list[Photo], coloured: list[Photo],
                  albums: dict[str, Album], texts: Texts, tokens: int, seed: int) -> None:
-        self.rng = np.random.default_rng(seed)
-        self.random = random.Random(seed)
-        self.texts = texts
+        self.seed, self.texts = seed, texts
         self.tokens = {name: int(share * tokens) for name, share in SHARES.items()}
         self.photos, self.emoji, self.coloured = photos, emoji, coloured
         self.captioned = [p for p in photos if p.captions]
         self.questioned = [p for p in photos if p.pairs]
         self.albums = albums
+
+    def __iter__(self) -> Iterator[dict[str, Batch]]:
+        seed = own_seed(self.seed)
+        self.rng, self.random = np.random.default_rng(seed), random.Random(repr(seed))
+        while True:
+            yield {"drawing": self.drawing_answers(), "photo": self.photo_answers(),
+                   "picture": self.pictures()}
 
     def drawing_answers(self) -> Batch:
         """Nine questions and a description for each of some drawings."""
@@ -334,11 +349,11 @@ def main(argv: list[str] | None = None) -> None:
     mixture = Mixture(load_photos(args.data, args.tokens), emoji, coloured, albums, texts,
                       args.batch, args.seed + run.step)
 
+    steps = prepared(mixture)
     for fraction in run:
         losses = {}
-        for name, draw in (("drawing", mixture.drawing_answers), ("photo", mixture.photo_answers),
-                           ("picture", mixture.pictures)):
-            batch = draw().to(device)
+        for name, batch in next(steps).items():
+            batch = batch.to(device)
             with autocast(device):
                 image, text = model(batch)
                 losses[name + "_image"] = image_loss(model, image, batch)

@@ -10,6 +10,9 @@ with or without the caption as prompt. The last part of the budget is quantisati
 from __future__ import annotations
 
 import argparse
+import queue
+import threading
+from collections.abc import Iterator
 from dataclasses import asdict
 from itertools import chain
 from pathlib import Path
@@ -17,12 +20,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from torch import nn
+from torch import Tensor, nn
+from torch.utils.data import IterableDataset
 
 from unimic.cloud.backends.show_o.magvit import Magvit
 from unimic.cloud.models.image_entropy import ImageEntropyConfig, ImageEntropyNet
 from unimic.cloud.models.image_tokenizer import PATCH, ImageTokenizer
-from unimic.cloud.training.cost import batch_bits
+from unimic.cloud.training.cost import FEW_SHAPES, Rows, row_bits
 from unimic.cloud.training.data import flickr_images, read_captions, training_images
 from unimic.cloud.training.loop import (
     Average,
@@ -32,10 +36,12 @@ from unimic.cloud.training.loop import (
     compiled,
     default_device,
     optimizers,
+    own_seed,
+    prepared,
     rounded_late,
 )
 from unimic.cloud.training.shipped import load_exact
-from unimic.cloud.training.tokenize_images import load_tokenizer, tokenize, tokenize_batch
+from unimic.cloud.training.tokenize_images import encoded, load_tokenizer, tokenize
 from unimic.codec.image_rows import Layout, WindowPlan, plan_window
 from unimic.codec.networks import image_layout
 from unimic.codec.order import CONTEXT, WINDOW, Window, waves
@@ -84,14 +90,26 @@ def random_view(image: np.ndarray, side: int, rng: np.random.Generator) -> np.nd
     return view[:, ::-1] if rng.random() < 0.5 else view
 
 
+class Views(IterableDataset[tuple[list[str], Tensor]]):
+    """Endless batches of names and views of images, uint8 ``(B, side, side, 3)``."""
+
+    def __init__(self, images: list[tuple[str, np.ndarray]], batch: int, seed: int) -> None:
+        self.images, self.batch, self.seed = images, batch, seed
+
+    def __iter__(self) -> Iterator[tuple[list[str], Tensor]]:
+        rng = np.random.default_rng(own_seed(self.seed))
+        while True:
+            side = PATCH * int(rng.choice(list(VIEWS), p=list(VIEWS.values())))
+            chosen = [self.images[i] for i in rng.integers(len(self.images), size=self.batch)]
+            views = np.stack([random_view(image, side, rng) for _, image in chosen])
+            yield [name for name, _ in chosen], torch.from_numpy(views)
+
+
 class Sampler:
     """Random plans of training windows."""
 
-    def __init__(self, layout: Layout, tokenizer: ImageTokenizer | Magvit,
-                 images: list[tuple[str, np.ndarray]], prompts: dict[str, list[Codes]],
-                 seed: int) -> None:
-        self.layout, self.tokenizer = layout, tokenizer
-        self.images, self.prompts = images, prompts
+    def __init__(self, layout: Layout, prompts: dict[str, list[Codes]], seed: int) -> None:
+        self.layout, self.prompts = layout, prompts
         self.rng = np.random.default_rng(seed)
 
     def _window(self, rows: int, columns: int) -> Window:
@@ -104,26 +122,41 @@ class Sampler:
         (top, bottom), (left, right) = span(rows), span(columns)
         return Window(top, left, bottom, right)
 
-    def next(self, count: int) -> tuple[list[WindowPlan], list[Codes]]:
-        side = PATCH * int(self.rng.choice(list(VIEWS), p=list(VIEWS.values())))
-        chosen = [self.images[i] for i in self.rng.integers(len(self.images), size=count)]
-        views = [(name, random_view(image, side, self.rng)) for name, image in chosen]
-        plans, grids = [], []
-        for name, codes in tokenize_batch(self.tokenizer, views, fast=True):
-            window = self._window(*codes.shape)
-            coded, hole = np.ones(codes.shape, np.bool_), None
-            if self.rng.random() < MASKED:
-                coded = random_mask(self.rng, *codes.shape)
-                if not coded[window.top:window.bottom, window.left:window.right].any():
-                    coded[:] = True
-                hole = ~coded if self.rng.random() < PARTIAL else None
-            prompts = self.prompts.get(name)
-            prompt = None
-            if prompts and self.rng.random() < 0.5:
-                prompt = prompts[self.rng.integers(len(prompts))]
-            plans.append(plan_window(self.layout, codes, coded, window, prompt, hole))
-            grids.append(codes)
-        return plans, grids
+    def plan(self, name: str, codes: Codes) -> WindowPlan:
+        """What is to be coded of the view ``codes`` of the image ``name``, and given what."""
+        window = self._window(*codes.shape)
+        coded, hole = np.ones(codes.shape, np.bool_), None
+        if self.rng.random() < MASKED:
+            coded = random_mask(self.rng, *codes.shape)
+            if not coded[window.top:window.bottom, window.left:window.right].any():
+                coded[:] = True
+            hole = ~coded if self.rng.random() < PARTIAL else None
+        prompts, prompt = self.prompts.get(name), None
+        if prompts and self.rng.random() < 0.5:
+            prompt = prompts[self.rng.integers(len(prompts))]
+        return plan_window(self.layout, codes, coded, window, prompt, hole)
+
+
+def planned(sampler: Sampler, tokenizer: ImageTokenizer | Magvit,
+            views: Iterator[tuple[list[str], Tensor]]) -> Iterator[Rows]:
+    """Rows of random windows of ``views``, made by a thread while the device trains."""
+    ready: queue.Queue[Rows | Exception] = queue.Queue(maxsize=2)
+
+    def fill() -> None:
+        try:
+            for names, pixels in views:
+                grids = encoded(tokenizer, pixels, fast=True)
+                plans = [sampler.plan(*named) for named in zip(names, grids, strict=True)]
+                ready.put(Rows.of(sampler.layout, plans, grids, FEW_SHAPES))
+        except Exception as error:
+            ready.put(error)
+
+    threading.Thread(target=fill, daemon=True).start()
+    while True:
+        rows = ready.get()
+        if isinstance(rows, Exception):
+            raise rows
+        yield rows
 
 
 @torch.no_grad()
@@ -134,8 +167,9 @@ def bits_per_token(network: ImageEntropyNet, layout: Layout, grids: list[Codes])
         coded = np.ones(codes.shape, np.bool_)
         for window in chain.from_iterable(waves(*codes.shape)):
             plan = plan_window(layout, codes, coded, window, None)
-            bits.append(batch_bits(network, layout, [plan], [codes]).cpu())
-    return float(torch.cat(bits).mean())
+            rows = Rows.of(layout, [plan], [codes], FEW_SHAPES)
+            bits.append(row_bits(network, rows.to(network.rotations.device)).sum())
+    return float(torch.stack(bits).sum()) / sum(codes.size for codes in grids)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -170,8 +204,9 @@ def main(argv: list[str] | None = None) -> None:
     text = TextTokenizer(args.text_tokenizer)
     prompts = {name: [text.encode(t)[:TEXT_LIMIT] for t in c.captions]
                for name, c in read_captions(args.data).items() if c.split in ("train", "rest")}
-    sampler = Sampler(layout, tokenizer, training_images(args.data), prompts,
-                      args.seed + run.step)
+    seed = args.seed + run.step
+    views = prepared(Views(training_images(args.data), args.batch, seed))
+    batches = planned(Sampler(layout, prompts, seed), tokenizer, views)
     unseen = list(flickr_images(args.data, "dev").items())[:DEV]
     dev = [codes for _, codes in tokenize(tokenizer, unseen, fast=False)]
 
@@ -180,9 +215,9 @@ def main(argv: list[str] | None = None) -> None:
         network.content = compiled(network.content)  # type: ignore[method-assign]
         network.query = compiled(network.query)  # type: ignore[method-assign]
     for fraction in rounded_late(run, QUANTISED_FROM, network, average):
-        plans, grids = sampler.next(args.batch)
+        rows = next(batches).to(device)
         with autocast(device):
-            loss = batch_bits(network, layout, plans, grids).mean()
+            loss = row_bits(network, rows).sum() / rows.kept.sum()
         run.descend(fraction, network, loss, parts)
         average.update(network, run.step)
         run.log(bits_per_token=loss)

@@ -12,9 +12,8 @@ rescaling and shift that are the same for original and reconstruction; VGG is ke
 from __future__ import annotations
 
 import argparse
-import queue
 import random
-import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -22,47 +21,51 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
+from torch.utils.data import IterableDataset
 
 from unimic.cloud.models.image_entropy import ImageEntropyNet
 from unimic.cloud.models.image_tokenizer import ImageTokenizer
 from unimic.cloud.training.adversary import Adversary, joined
 from unimic.cloud.training.cost import TokenCost
 from unimic.cloud.training.data import training_images
-from unimic.cloud.training.loop import Average, Run, autocast, channels_last, default_device
+from unimic.cloud.training.loop import (
+    Average,
+    Run,
+    autocast,
+    channels_last,
+    compiled,
+    default_device,
+    own_seed,
+    prepared,
+)
 from unimic.cloud.training.shipped import load_exact, load_image_tokenizer
 from unimic.perceptual import LPIPS, InceptionDistance
 
-CROP = 128
+CROP = 160
+PRICED = 24  # crops of a batch whose tokens are priced: their rows are made on the CPU
 
 
-class Crops:
-    """Endless batches of random crops ``(B, 3, 128, 128)`` in [0, 1], prepared by a thread."""
+class Crops(IterableDataset[Tensor]):
+    """Endless batches of random crops, uint8 ``(B, 160, 160, 3)``."""
 
     def __init__(self, images: list[np.ndarray], batch: int, seed: int) -> None:
-        self.images = [Image.fromarray(i) for i in images]
-        self.batch = batch
-        self.random = random.Random(seed)
-        self.ready: queue.Queue[Tensor] = queue.Queue(maxsize=4)
-        threading.Thread(target=self._fill, daemon=True).start()
+        self.images, self.batch, self.seed = images, batch, seed
 
-    def _crop(self) -> np.ndarray:
-        image = self.random.choice(self.images)
+    def __iter__(self) -> Iterator[Tensor]:
+        chance = random.Random(repr(own_seed(self.seed)))
+        while True:
+            yield torch.from_numpy(np.stack([self._crop(chance) for _ in range(self.batch)]))
+
+    def _crop(self, chance: random.Random) -> np.ndarray:
+        """From almost twice as small to more than twice as large as it is in its image."""
+        image = Image.fromarray(chance.choice(self.images))
         width, height = image.size
-        side = min(width, height, int(CROP * 2 ** self.random.uniform(-0.6, 0.8)))
-        x = self.random.randint(0, width - side)
-        y = self.random.randint(0, height - side)
+        side = min(width, height, int(CROP * 2 ** chance.uniform(-1.1, 0.8)))
+        x = chance.randint(0, width - side)
+        y = chance.randint(0, height - side)
         box = (x, y, x + side, y + side)
         crop = np.asarray(image.resize((CROP, CROP), Image.Resampling.BICUBIC, box))
-        return crop[:, ::-1] if self.random.random() < 0.5 else crop
-
-    def _fill(self) -> None:
-        while True:
-            batch = np.stack([self._crop() for _ in range(self.batch)])
-            pixels = torch.from_numpy(batch).permute(0, 3, 1, 2).float() / 255
-            self.ready.put(pixels)
-
-    def next(self) -> Tensor:
-        return self.ready.get().contiguous(memory_format=torch.channels_last)
+        return crop[:, ::-1] if chance.random() < 0.5 else crop
 
 
 def same_warp(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
@@ -70,7 +73,8 @@ def same_warp(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
 
     Enlarged parts matter: the networks' first strides of 2 and 4 would hide fine texture otherwise.
     """
-    side, size = random.randrange(CROP // 2, CROP + 1), random.randrange(96, 161, 8)
+    side = random.randrange(CROP // 2, CROP + 1)
+    size = random.randrange(CROP * 3 // 4, CROP * 5 // 4 + 1, 8)
     x, y = random.randint(0, CROP - side), random.randint(0, CROP - side)
     both = torch.cat([a, b])[:, :, y:y + side, x:x + side]
     both = F.interpolate(both, (size, size), mode="bilinear", antialias=size < side)
@@ -107,6 +111,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--adversarial", type=float, default=0.0, metavar="SHARE",
                         help="gradient of a discriminator on the pixels, as a share of the "
                         "norm of the other losses'")
+    parser.add_argument("--compile", action="store_true", help="fuse element-wise operations, "
+                        "after a minute or two; needs a C++ compiler, on a GPU Triton")
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args(argv)
     if args.polish and args.entropy_model:
@@ -138,17 +144,21 @@ def main(argv: list[str] | None = None) -> None:
         load_exact(args.entropy_model, network)
         cost = TokenCost(network.to(device), model.quantizer)
     images = [image for _, image in training_images(args.data)]
-    crops = Crops(images, args.batch, args.seed + run.step)
+    crops = prepared(Crops(images, args.batch, args.seed + run.step))
     nothing = torch.zeros((), device=device)
+    encoder, decoder = model.encoder, model.decoder
+    if args.compile:
+        encoder, decoder = compiled(encoder), compiled(decoder)
 
     for fraction in run:
         run.set_rate(optimizer, fraction)
-        real = crops.next().to(device, non_blocking=True)
+        pixels = next(crops).to(device, non_blocking=True)
+        real = pixels.permute(0, 3, 1, 2).float() / 255  # channels last as they came
         with autocast(device):
             with torch.set_grad_enabled(not args.polish):
-                latents = model.encoder(real).float()
+                latents = encoder(real).float()
                 digits = model.quantizer.digits(latents)
-            fake = model.decoder(model.quantizer.normalise(digits))
+            fake = decoder(model.quantizer.normalise(digits))
         fake = fake.float()
         pixel = F.l1_loss(fake, real) + 2 * F.mse_loss(fake, real)
         with autocast(device):
@@ -157,7 +167,7 @@ def main(argv: list[str] | None = None) -> None:
             few = args.batch // 2  # Inception costs more than the rest of the loss
             seen, true = (inception.features(x[:few]) for x in warped)
             deep = inception.between(seen, true).mean()
-            bits = cost(latents) if cost else nothing
+            bits = cost(latents[:PRICED]) if cost else nothing
             deceit = adversary.deceive(seen) if adversary else nothing
         distortion = 0.5 * pixel + alex + deep
         gradient, = torch.autograd.grad(distortion, fake, retain_graph=adversary is not None)
@@ -175,8 +185,10 @@ def main(argv: list[str] | None = None) -> None:
         average.update(model, run.step)
         with autocast(device):
             judged = adversary.learn(true, seen) if adversary else nothing
+        used = torch.zeros(model.quantizer.size, device=device)
+        used[model.quantizer.codes(digits.detach()).flatten()] = 1
         run.log(pixel=pixel, alex=alex, inception=deep, bits=bits, deceit=deceit, judged=judged,
-                codes=float(model.quantizer.codes(digits).unique().numel()))
+                codes=used.sum())
         if run.due():
             run.save(state)
     run.save(state)
