@@ -10,18 +10,20 @@ import pytest
 
 from unimic.cloud.backends.base import Cancelled
 from unimic.cloud.coding import StoppableCoder, Together
+from unimic.cloud.networks import MANY, ByNumber, load_image_network
 from unimic.codec.coder import Coder, load_coder
+from unimic.codec.lockstep import DecodeJob, EncodeJob, advance
 from unimic.codec.networks import IMAGE_ENTROPY, OnnxImageNetwork
 from unimic.codec.store import ModelStore
 
 
 class Counting(OnnxImageNetwork):
-    """Remembers the largest batch."""
+    """Remembers the largest batch and how often it was asked."""
 
-    largest = 0
+    largest = asked = 0
 
     def ask(self, rows, memory):  # type: ignore[no-untyped-def]
-        self.largest = max(self.largest, len(rows))
+        self.largest, self.asked = max(self.largest, len(rows)), self.asked + 1
         return super().ask(rows, memory)
 
 
@@ -44,6 +46,30 @@ def test_sessions_share_batches_and_get_their_own(network: Counting, store: Mode
         assert payload == alone.encode_image(grid).payload
         np.testing.assert_array_equal(decoded, grid)
     assert network.largest > 1
+
+
+def test_few_windows_are_coded_elsewhere_than_many(network: Counting, store: ModelStore) -> None:
+    few, many = Counting(store), load_image_network(store, "cpu")
+    mixed = ByNumber(few, many)
+    rng = np.random.default_rng(0)
+    # The first wave has a window of each; later ones have the tall grids' alone.
+    grids = [rng.integers(0, 8192, (5 + 16 * (i // 3), 4)).astype(np.int32) for i in range(MANY)]
+    jobs = [EncodeJob(mixed.layout, g, None, None, None, 0, lambda *_: None) for g in grids]
+    asked = []
+    while live := [job for job in jobs if not job.done]:
+        before = few.asked
+        advance(mixed, live)
+        asked.append(few.asked - before)
+    assert asked[0] == 0 and asked[1] == 1
+    alone = load_coder(store)
+    back = [DecodeJob(job.encoder.finish(), np.zeros_like(g), None, None, None, 0, lambda *_: None)
+            for job, g in zip(jobs, grids, strict=True)]
+    while live := [job for job in back if not job.done]:
+        advance(mixed, live)
+    for job, decoded, grid in zip(jobs, back, grids, strict=True):
+        decoded.check()
+        assert job.encoder.finish() == alone.encode_image(grid).payload
+        np.testing.assert_array_equal(decoded.codes, grid)
 
 
 def test_a_stopped_job_leaves_the_batch(network: Counting, store: ModelStore) -> None:

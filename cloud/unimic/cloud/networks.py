@@ -1,4 +1,4 @@
-"""The exact networks, run by PyTorch on any device: the cloud's executor."""
+"""The exact networks, run by PyTorch on any device, and the coder of a service."""
 
 from __future__ import annotations
 
@@ -25,22 +25,62 @@ from unimic.codec.networks import (
     TEXT_ENTROPY,
     WEIGHTS,
     Floats,
+    ImageNetwork,
+    OnnxImageNetwork,
+    OnnxTextNetwork,
+    check_golden,
     configuration,
     image_layout,
 )
 from unimic.codec.store import ModelStore
 
+MANY = 4
+"""Windows from which a GPU is the faster one. It decodes eight in the time of one, 0.1 s, which goes
+to launching kernels; two CPU cores decode one in a quarter of that (docs/results.md, Time)."""
+
 
 def load_device_coder(store: ModelStore, device: str, drive: Drive) -> Coder:
-    """The coder of a service: PyTorch on a GPU, ONNX Runtime where ``device`` is the CPU.
+    """The coder of a service: ONNX Runtime on the CPU and, for many images at a time, a GPU.
+
+    Texts are coded one by one, token after token: launching their steps would take longer.
 
     Raises:
-        ExactnessError: the device does not compute a network's integers.
+        ExactnessError: the CPU or the device does not compute a network's integers.
     """
     if torch.device(device).type == "cpu":
         return load_coder(store, drive=drive)
-    return coder_of(store, lambda: load_image_network(store, device),
-                    lambda: load_text_network(store, device), drive)
+
+    def load_image() -> ByNumber:
+        network = ByNumber(OnnxImageNetwork(store), load_image_network(store, device))
+        check_golden(store, IMAGE_ENTROPY, network.many)
+        return network
+
+    return coder_of(store, load_image, lambda: OnnxTextNetwork(store), drive)
+
+
+class ByNumber:
+    """`ImageNetwork` that has few windows at a time coded by one executor, many by another.
+
+    Both compute the same integers, so nobody sees which of them did.
+    """
+
+    def __init__(self, few: ImageNetwork, many: ImageNetwork) -> None:
+        self.few, self.many, self.layout = few, many, few.layout
+
+    def read(self, rows: Integers, memory: tuple[ImageNetwork, Any] | None
+             ) -> tuple[ImageNetwork, Any]:
+        network, own = memory or (self.few if rows.shape[1] < MANY else self.many, None)
+        return network, network.read(rows, own)
+
+    def ask(self, rows: Integers, memory: tuple[ImageNetwork, Any]
+            ) -> tuple[Floats, tuple[ImageNetwork, Any]]:
+        network, own = memory
+        logits, hidden = network.ask(rows, own)
+        return logits, (network, hidden)
+
+    def tail(self, hidden: tuple[ImageNetwork, Any], upper: Integers) -> Floats:
+        network, own = hidden
+        return network.tail(own, upper)
 
 
 def executors(store: ModelStore, name: str, device: str) -> list[Executor]:
@@ -73,8 +113,9 @@ def _load(network: Any, weights: Path, device: str) -> Any:
     for module in network.modules():
         if isinstance(module, (ExactLinear, ExactEmbedding)):
             module.weight = module.weight.float()  # once, not at every call
-    # Matrix units that round their inputs to 10 bits would be exact for bytes, which all factors
-    # are, but no GPU has been asked yet.
+    # Matrix units that round their inputs to 10 bits are exact for bytes, which all factors are
+    # (docs/results.md, Exactness). They save 3 %, since launches take the time: not worth trusting
+    # those of every GPU.
     torch.backends.cuda.matmul.allow_tf32 = False
     return network.eval().to(device)
 

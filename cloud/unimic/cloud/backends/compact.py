@@ -184,38 +184,49 @@ class CompactBackend(Backend):
         shape, total, steps = requests[0].shape, hidden.sum(1), samplings[0].steps
         prompted = [[PROMPT, *self.words(r.prompt, PROMPT_TOKENS)] for r in requests]
         guided = [i for i, s in enumerate(samplings) if s.guidance and len(prompted[i]) > 1]
+        who = [*range(len(requests)), *guided]
+        plain = [len(requests) + guided.index(i) if i in guided else i
+                 for i in range(len(requests))]
         for step in range(1, steps + 1):
-            who = [*range(len(requests)), *guided]
             features = self._image_features(
-                [tokens[i].view(shape) for i in who], [hidden[i].view(shape) for i in who],
+                tokens[who].unflatten(1, shape), hidden[who].unflatten(1, shape),
                 prompted + [[PROMPT]] * len(guided))
-            for i, sampling in enumerate(samplings):
-                if not hidden[i].any():
-                    continue
-                at = hidden[i].nonzero()[:, 0]
-                plain_features = features[len(requests) + guided.index(i)] if i in guided else None
-                drawn, sureness = self._sample(
-                    features[i][at], None if plain_features is None else plain_features[at],
-                    sampling, chances[i])
-                share = step / steps
-                noise = _gumbel((len(at),), chances[i])
-                sureness += CHOICE_NOISE * sampling.temperature * (1 - share) * noise
+            left, where = hidden.sum(1).tolist(), hidden.flatten().nonzero()[:, 0].to(self.device)
+            drawn, sureness = self._sample(
+                features[:len(requests)].flatten(0, 1)[where],
+                features[plain].flatten(0, 1)[where] if guided else None,
+                samplings, chances, left)
+            share = step / steps
+            for i, (codes, sure) in enumerate(zip(drawn.split(left), sureness.split(left),
+                                                  strict=True)):
+                noise = _gumbel((left[i],), chances[i])
+                sure = sure + CHOICE_NOISE * samplings[i].temperature * (1 - share) * noise
                 keep_hidden = int(total[i] * math.cos(share * math.pi / 2) + 1e-6)
-                settled = sureness.argsort(descending=True)[:max(len(at) - keep_hidden, 0)]
-                tokens[i, at[settled]] = drawn[settled]
-                hidden[i, at[settled]] = False
+                settled = sure.argsort(descending=True)[:max(left[i] - keep_hidden, 0)]
+                at = hidden[i].nonzero()[settled, 0]
+                tokens[i, at] = codes[settled]
+                hidden[i, at] = False
             watch(step, steps)
         return [t.view(shape).numpy().astype(np.int32) for t in tokens]
 
-    def _sample(self, features: Tensor, unprompted: Tensor | None, sampling: Sampling,
-                chance: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Draw a code for each of ``(n, width)`` features; codes and log-probabilities ``(n,)``."""
+    def _sample(self, features: Tensor, unprompted: Tensor | None, samplings: list[Sampling],
+                chances: list[torch.Generator], counts: list[int]) -> tuple[Tensor, Tensor]:
+        """Draw a code for each of ``(n, width)`` features; codes and log-probabilities ``(n,)``.
+
+        ``counts[i]`` of them belong to request i. Chance is on the CPU, the same for every device.
+        """
+        of_each = torch.tensor(counts)
+        guidance, temperature = (torch.tensor(values).repeat_interleave(of_each).unsqueeze(-1)
+                                 for values in ([s.guidance for s in samplings],
+                                                [s.temperature for s in samplings]))
+
         def choose(logits: Tensor, other: Tensor | None) -> tuple[Tensor, Tensor]:
             if other is not None:
-                logits = logits + sampling.guidance * (logits - other)
+                logits = logits + guidance.to(self.device) * (logits - other)
             odds = F.log_softmax(logits.float(), -1).cpu()
-            noise = sampling.temperature * _gumbel(odds.shape, chance)
-            drawn = (odds + noise).argmax(-1)
+            noise = torch.cat([_gumbel((count, odds.shape[1]), chance)
+                               for count, chance in zip(counts, chances, strict=True)])
+            drawn = (odds + temperature * noise).argmax(-1)
             return drawn, odds.gather(-1, drawn.unsqueeze(-1))[:, 0]
 
         model = self.model
@@ -228,14 +239,13 @@ class CompactBackend(Backend):
             None if unprompted is None else model.low_logits(unprompted, given).log_softmax(-1))
         return high * LOW + low, sure_high + sure_low
 
-    def _image_features(self, codes: list[Tensor], masks: list[Tensor], prompts: list[list[int]]
-                        ) -> list[Tensor]:
-        """Features ``(h·w, width)`` of the images' tokens, after their prompts."""
-        found: list[Tensor] = []
+    def _image_features(self, codes: Tensor, masks: Tensor, prompts: list[list[int]]) -> Tensor:
+        """Features ``(B, h·w, width)`` of the images' tokens ``(B, h, w)``, after their prompts."""
+        found = []
         for part in batches(len(codes), self.device):
-            found += self.model.look(*(tensor.to(self.device) for tensor in (
-                torch.stack(codes[part]), torch.stack(masks[part]), left_padded(prompts[part]))))[0]
-        return found
+            found.append(self.model.look(*(tensor.to(self.device) for tensor in (
+                codes[part], masks[part], left_padded(prompts[part]))))[0])
+        return torch.cat(found)
 
     @torch.inference_mode()
     def answer(self, requests: Sequence[AnswerRequest], watch: Watch) -> list[Answer]:
