@@ -35,8 +35,8 @@ from unimic.codec.networks import (
 from unimic.codec.store import ModelStore
 
 MANY = 4
-"""Windows from which a GPU is the faster one. It decodes eight in the time of one, 0.1 s, which goes
-to launching kernels; two CPU cores decode one in a quarter of that (docs/results.md, Time)."""
+"""Windows from which a GPU is the faster one. It decodes eight in the time of one, 0.1 s, spent on
+launching kernels; two CPU cores decode one in a quarter of that (docs/results.md, Time)."""
 
 
 def load_device_coder(store: ModelStore, device: str, drive: Drive) -> Coder:
