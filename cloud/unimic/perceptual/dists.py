@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from unimic.perceptual.lpips import BAND
+from unimic.perceptual.lpips import bands
 from unimic.perceptual.packages import Convolutions, lpips_weights, package_file
 
 _STABLE = 1e-6  # the constants c1 and c2 of equations 5 and 6
@@ -27,7 +27,7 @@ def _moments(x: Tensor, y: Tensor) -> tuple[Tensor, ...]:
     """Means, covariance and variances of each channel of two activations, all ``(B, C)``."""
     mean_x, mean_y = (z.mean((2, 3), True, dtype=torch.float32) for z in (x, y))
     total = torch.zeros(3, *x.shape[:2], device=x.device)
-    for u, v in zip(x.split(BAND, 2), y.split(BAND, 2), strict=True):
+    for u, v in zip(bands(x), bands(y), strict=True):
         u, v = u - mean_x, v - mean_y
         total = total + torch.stack([z.sum((2, 3)) for z in (u * v, u * u, v * v)])
     return (mean_x.flatten(1), mean_y.flatten(1), *(total / (x.shape[2] * x.shape[3])))

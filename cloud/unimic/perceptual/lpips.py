@@ -4,18 +4,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
 from unimic.perceptual.packages import Convolutions, lpips_weights
 
-BAND = 16  # rows at a time: what is between fits into the caches of a processor
+
+def bands(x: Tensor) -> Sequence[Tensor]:
+    """Rows of ``(B, C, H, W)``: on a CPU so few at a time that what is between fits its caches."""
+    parts: Sequence[Tensor] = x.split(16 if x.device.type == "cpu" else x.shape[2], 2)
+    return parts
 
 
 def feature_distance(a: Tensor, b: Tensor, weight: Tensor) -> Tensor:
     """Weighted squared distance of channel-normalised features, averaged over positions."""
-    bands = zip(a.split(BAND, 2), b.split(BAND, 2), strict=True)
-    total = sum((_band_distance(x.float(), y.float(), weight) for x, y in bands),
+    pairs = zip(bands(a), bands(b), strict=True)
+    total = sum((_band_distance(x.float(), y.float(), weight) for x, y in pairs),
                 torch.zeros(len(a), device=a.device))
     return total / (a.shape[2] * a.shape[3])
 

@@ -163,6 +163,9 @@ def crop(codes: np.ndarray, rows: int, columns: int, rng: np.random.Generator) -
 class Mixture(IterableDataset[dict[str, Batch]]):
     """Endless steps of about ``tokens`` tokens, each of three batches."""
 
+    rng: np.random.Generator  # chance of the process that draws
+    random: random.Random
+
     def __init__(self, photos: list[Photo], emoji: list[Photo], coloured: list[Photo],
                  albums: dict[str, Album], texts: Texts, tokens: int, seed: int) -> None:
         self.seed, self.texts = seed, texts
