@@ -10,8 +10,14 @@ import pytest
 
 from unimic.cloud.backends.base import Cancelled
 from unimic.cloud.coding import StoppableCoder, Together
-from unimic.cloud.networks import MANY, ByNumber, load_image_network
-from unimic.codec.coder import Coder, load_coder
+from unimic.cloud.networks import (
+    MANY,
+    ByNumber,
+    TorchImageNetwork,
+    load_device_coder,
+    load_image_network,
+)
+from unimic.codec.coder import Coder, drive_alone, load_coder
 from unimic.codec.lockstep import DecodeJob, EncodeJob, advance
 from unimic.codec.networks import IMAGE_ENTROPY, OnnxImageNetwork
 from unimic.codec.store import ModelStore
@@ -70,6 +76,33 @@ def test_few_windows_are_coded_elsewhere_than_many(network: Counting, store: Mod
         decoded.check()
         assert job.encoder.finish() == alone.encode_image(grid).payload
         np.testing.assert_array_equal(decoded.codes, grid)
+
+
+def test_the_coder_of_a_service_with_a_gpu(store: ModelStore, monkeypatch: pytest.MonkeyPatch,
+                                           ) -> None:
+    asked = []
+
+    class Device(TorchImageNetwork):
+        def ask(self, rows, memory):  # type: ignore[no-untyped-def]
+            asked.append(rows.shape[1])
+            return super().ask(rows, memory)
+
+    def load(store: ModelStore, device: str) -> Device:
+        assert device == "cuda"
+        return Device(load_image_network(store, "cpu").network)
+
+    monkeypatch.setattr("unimic.cloud.networks.load_image_network", load)
+    if IMAGE_ENTROPY not in store.entries:
+        pytest.skip("no image entropy model is shipped")
+    coder, alone = load_device_coder(store, "cuda", drive_alone), load_coder(store)
+    assert asked == [1], "its golden vectors"
+    small, large = (np.random.default_rng(0).integers(0, 8192, shape).astype(np.int32)
+                    for shape in ((5, 4), (100, 100)))
+    for grid in (small, large):
+        assert coder.encode_image(grid).payload == alone.encode_image(grid).payload
+    assert asked[1:] == [MANY] * 4, "the widest waves of the large one"
+    text = small[0] % 4096
+    assert coder.encode_text(text).payload == alone.encode_text(text).payload
 
 
 def test_a_stopped_job_leaves_the_batch(network: Counting, store: ModelStore) -> None:
