@@ -29,7 +29,7 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
                         help="default: %(default)s")
     parser.add_argument("--generate", default=GENERATE, metavar="PROMPT",
                         help="default: %(default)s")
-    parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
+    parser.add_argument("--seed", type=int, default=4, help="default: %(default)s")
     parser.add_argument("--server", metavar="HOST:PORT", help="use a running service")
     parser.set_defaults(run=demo)
 
