@@ -18,7 +18,7 @@ from unimic.cloud.networks import (
     load_image_network,
 )
 from unimic.codec.coder import Coder, drive_alone, load_coder
-from unimic.codec.lockstep import DecodeJob, EncodeJob, advance
+from unimic.codec.lockstep import DecodeJob, EncodeJob, advance, complete
 from unimic.codec.networks import IMAGE_ENTROPY, OnnxImageNetwork
 from unimic.codec.store import ModelStore
 
@@ -55,29 +55,28 @@ def test_sessions_share_batches_and_get_their_own(network: Counting, store: Mode
 
 
 def test_few_windows_are_coded_elsewhere_than_many(network: Counting, store: ModelStore) -> None:
-    few, many = Counting(store), load_image_network(store, "cpu")
-    mixed = ByNumber(few, many)
+    mixed = ByNumber(network, load_image_network(store, "cpu"))
     rng = np.random.default_rng(0)
     # The first wave has a window of each; later ones have the tall grids' alone.
     grids = [rng.integers(0, 8192, (5 + 16 * (i // 3), 4)).astype(np.int32) for i in range(MANY)]
     jobs = [EncodeJob(mixed.layout, g, None, None, None, 0, lambda *_: None) for g in grids]
     asked = []
     while live := [job for job in jobs if not job.done]:
-        before = few.asked
+        before = network.asked
         advance(mixed, live)
-        asked.append(few.asked - before)
+        asked.append(network.asked - before)
     assert asked[:2] == [0, 1]
     alone = load_coder(store)
     back = [DecodeJob(job.encoder.finish(), np.zeros_like(g), None, None, None, 0, lambda *_: None)
             for job, g in zip(jobs, grids, strict=True)]
-    while live := [job for job in back if not job.done]:
-        advance(mixed, live)
+    complete(mixed, back)
     for job, decoded, grid in zip(jobs, back, grids, strict=True):
         decoded.check()
         assert job.encoder.finish() == alone.encode_image(grid).payload
         np.testing.assert_array_equal(decoded.codes, grid)
 
 
+@pytest.mark.usefixtures("network")
 def test_the_coder_of_a_service_with_a_gpu(store: ModelStore, monkeypatch: pytest.MonkeyPatch,
                                            ) -> None:
     asked = []
@@ -92,8 +91,6 @@ def test_the_coder_of_a_service_with_a_gpu(store: ModelStore, monkeypatch: pytes
         return Device(load_image_network(store, "cpu").network)
 
     monkeypatch.setattr("unimic.cloud.networks.load_image_network", load)
-    if IMAGE_ENTROPY not in store.entries:
-        pytest.skip("no image entropy model is shipped")
     coder, alone = load_device_coder(store, "cuda", drive_alone), load_coder(store)
     assert asked == [1], "its golden vectors"
     small, large = (np.random.default_rng(0).integers(0, 8192, shape).astype(np.int32)

@@ -26,7 +26,7 @@ from unimic.cloud.models.image_entropy import ImageEntropyConfig, ImageEntropyNe
 from unimic.cloud.models.image_tokenizer import ImageTokenizer, TokenizerConfig
 from unimic.cloud.models.text_entropy import TextEntropyConfig, TextEntropyNet
 from unimic.cloud.networks import load_image_network, load_text_network
-from unimic.cloud.training.cost import Rows, row_bits
+from unimic.cloud.training.cost import WindowRows, row_bits
 from unimic.cloud.training.export import (
     export_graph,
     export_image_entropy,
@@ -106,7 +106,7 @@ def test_quantised_training_sees_what_is_exported() -> None:
     exact = copy.deepcopy(trained)
     to_exact(exact)
     set_mode(trained, Mode.QUANTISED)
-    rows = Rows.of(layout, [plan], [codes])
+    rows = WindowRows.of(layout, [plan], [codes])
     with torch.no_grad():
         a, b = row_bits(trained, rows), row_bits(exact, rows)
     assert float((a - b).abs().mean()) < 0.02 * float(b.mean())

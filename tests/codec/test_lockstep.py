@@ -7,7 +7,7 @@ import pytest
 
 from unimic.codec.coder import Coder
 from unimic.codec.errors import CorruptData
-from unimic.codec.lockstep import DecodeJob, EncodeJob, Job, advance
+from unimic.codec.lockstep import DecodeJob, EncodeJob, Job, advance, complete
 from unimic.codec.networks import IMAGE_ENTROPY, OnnxImageNetwork
 from unimic.codec.store import ModelStore
 from unimic.codec.tokens import Distances
@@ -46,11 +46,8 @@ def cases() -> list[Arguments]:
 
 def run(network: OnnxImageNetwork, jobs: list[Job]) -> None:
     """The second half of the jobs comes one wave later than the first."""
-    live = jobs[:len(jobs) // 2]
-    advance(network, live)
-    live = jobs
-    while live := [job for job in live if not job.done]:
-        advance(network, live)
+    advance(network, jobs[:len(jobs) // 2])
+    complete(network, jobs)
 
 
 def test_together_as_alone(network: OnnxImageNetwork, store: ModelStore) -> None:

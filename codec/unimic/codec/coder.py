@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from unimic.codec.errors import UnknownModel
 from unimic.codec.frequencies import frequencies
 from unimic.codec.image_rows import Integers
-from unimic.codec.lockstep import DecodeJob, EncodeJob, Job, Watch, advance
+from unimic.codec.lockstep import DecodeJob, EncodeJob, Job, Watch, complete
 from unimic.codec.networks import (
     IMAGE_ENTROPY,
     TEXT_ENTROPY,
@@ -59,8 +59,7 @@ def _ignore(done: int, total: int) -> None:
 
 def drive_alone(network: ImageNetwork, job: Job) -> None:
     """Take ``job`` to its end."""
-    while not job.done:
-        advance(network, [job])
+    complete(network, [job])
 
 
 class Coder:

@@ -17,7 +17,7 @@ from PIL import Image
 
 from unimic.codec.coder import Coder, load_coder
 from unimic.codec.exactness import Executor
-from unimic.codec.lockstep import DecodeJob, advance
+from unimic.codec.lockstep import DecodeJob, complete
 from unimic.codec.networks import ImageNetwork
 from unimic.codec.store import ModelStore
 from unimic.codec.tokens import Codes
@@ -104,8 +104,7 @@ def service_speed(executors: Sequence[Executor], packets: Packets, progress: Pro
 def _decode(network: ImageNetwork, packets: Packets, batch: int) -> None:
     jobs = [DecodeJob(payload, np.zeros_like(grid), None, None, None, 0, lambda *_: None)
             for payload, grid in zip(packets.payloads[:batch], packets.grids[:batch], strict=True)]
-    while live := [job for job in jobs if not job.done]:
-        advance(network, live)
+    complete(network, jobs)
     for job, grid in zip(jobs, packets.grids[:batch], strict=True):
         job.check()
         assert np.array_equal(job.codes, grid)

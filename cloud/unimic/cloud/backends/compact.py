@@ -185,27 +185,26 @@ class CompactBackend(Backend):
         prompted = [[PROMPT, *self.words(r.prompt, PROMPT_TOKENS)] for r in requests]
         guided = [i for i, s in enumerate(samplings) if s.guidance and len(prompted[i]) > 1]
         who = [*range(len(requests)), *guided]
-        plain = [len(requests) + guided.index(i) if i in guided else i
-                 for i in range(len(requests))]
+        plain = torch.tensor([len(requests) + guided.index(i) if i in guided else i
+                              for i in range(len(requests))])
         for step in range(1, steps + 1):
             features = self._image_features(
                 tokens[who].unflatten(1, shape), hidden[who].unflatten(1, shape),
                 prompted + [[PROMPT]] * len(guided))
-            left, where = hidden.sum(1).tolist(), hidden.flatten().nonzero()[:, 0].to(self.device)
+            whose, where = hidden.nonzero().unbind(1)
+            left = hidden.sum(1).tolist()
             drawn, sureness = self._sample(
-                features[:len(requests)].flatten(0, 1)[where],
-                features[plain].flatten(0, 1)[where] if guided else None,
+                features[whose, where], features[plain[whose], where] if guided else None,
                 samplings, chances, left)
             share = step / steps
-            for i, (codes, sure) in enumerate(zip(drawn.split(left), sureness.split(left),
-                                                  strict=True)):
+            for i, (at, codes, sure) in enumerate(zip(
+                    *(part.split(left) for part in (where, drawn, sureness)), strict=True)):
                 noise = _gumbel((left[i],), chances[i])
                 sure = sure + CHOICE_NOISE * samplings[i].temperature * (1 - share) * noise
                 keep_hidden = int(total[i] * math.cos(share * math.pi / 2) + 1e-6)
                 settled = sure.argsort(descending=True)[:max(left[i] - keep_hidden, 0)]
-                at = hidden[i].nonzero()[settled, 0]
-                tokens[i, at] = codes[settled]
-                hidden[i, at] = False
+                tokens[i, at[settled]] = codes[settled]
+                hidden[i, at[settled]] = False
             watch(step, steps)
         return [t.view(shape).numpy().astype(np.int32) for t in tokens]
 

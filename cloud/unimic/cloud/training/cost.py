@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -32,8 +33,7 @@ FEW_SHAPES = 64
 took more than half of a training's time, and `torch.compile` a new program, which takes minutes."""
 
 
-@dataclass(frozen=True)
-class Rows:
+class WindowRows(NamedTuple):
     """What the model reads of several windows, each row in the order of its plan; int64.
 
     Attributes:
@@ -48,7 +48,7 @@ class Rows:
 
     @classmethod
     def of(cls, layout: Layout, plans: Sequence[WindowPlan], grids: Sequence[Codes],
-           multiple: int = 1) -> Rows:
+           multiple: int = 1) -> WindowRows:
         """Rows of the grids' windows, filled up to a ``multiple`` of rows."""
         content = stack([content_rows(layout, p, g) for p, g in zip(plans, grids, strict=True)],
                         layout, multiple)
@@ -58,10 +58,9 @@ class Rows:
             parts[:, i, :len(plan.rows)] = layout.split(grid[plan.rows, plan.columns])
         return cls(*(torch.from_numpy(array) for array in (content, query, *parts)))
 
-    def to(self, device: torch.device) -> Rows:
+    def to(self, device: torch.device) -> WindowRows:
         """The same on another device."""
-        return Rows(*(part.to(device, non_blocking=True)
-                      for part in (self.content, self.query, self.upper, self.lower)))
+        return WindowRows(*(part.to(device, non_blocking=True) for part in self))
 
     @property
     def kept(self) -> Tensor:
@@ -69,7 +68,7 @@ class Rows:
         return self.query[FIELDS.index("group")] != NEVER
 
 
-def ask(network: ImageEntropyNet, rows: Rows) -> tuple[Tensor, Tensor]:
+def ask(network: ImageEntropyNet, rows: WindowRows) -> tuple[Tensor, Tensor]:
     """Upper logits ``(B, R, upper)`` of every coded token, and hidden rows for the model's `tail`.
 
     ``rows`` are on the network's device.
@@ -85,7 +84,7 @@ def bits_of(values: Tensor, logits: Tensor) -> Tensor:
     return costs.gather(-1, values.unsqueeze(-1)).squeeze(-1)
 
 
-def row_bits(network: ImageEntropyNet, rows: Rows) -> Tensor:
+def row_bits(network: ImageEntropyNet, rows: WindowRows) -> Tensor:
     """Bits of every coded token, ``(B, R)``; 0 for rows that only fill up."""
     upper_logits, hidden = ask(network, rows)
     lower_logits = network.tail(hidden, rows.upper)
@@ -127,7 +126,7 @@ class TokenCost:
         everything = np.ones((rows, columns), np.bool_)
         window = Window(0, 0, rows, columns)
         plan = plan_window(self.layout, grids[0], everything, window, None)  # nothing is known
-        asked = Rows.of(self.layout, [plan] * len(grids), grids).to(codes.device)
+        asked = WindowRows.of(self.layout, [plan] * len(grids), grids).to(codes.device)
         upper_logits, hidden = ask(self.network, asked)
         place = torch.from_numpy(plan.rows * columns + plan.columns).to(codes.device)
 

@@ -33,7 +33,7 @@ from unimic.cloud.training.grids import load_grids
 from unimic.cloud.training.shipped import load_exact
 from unimic.codec.errors import CorruptData
 from unimic.codec.image_rows import Integers
-from unimic.codec.lockstep import DecodeJob, EncodeJob, Job, advance
+from unimic.codec.lockstep import DecodeJob, EncodeJob, Job, complete
 from unimic.codec.networks import (
     IMAGE_ENTROPY,
     WEIGHTS,
@@ -120,7 +120,7 @@ class Arithmetic:
 def write(kind: Arithmetic, grid: Codes) -> tuple[bytes, float]:
     """A grid's payload and ideal bits."""
     job = kind.encode(kind.writer.layout, grid, None, None, None, 0, _ignore)
-    _finish(kind.writer, [job])
+    complete(kind.writer, [job])
     job.check()
     return job.encoder.finish(), float(job.bits.sum())
 
@@ -130,13 +130,8 @@ def failures(kind: Arithmetic, network: ImageNetwork, grids: Sequence[Codes],
     """How many payloads, read together, are refused or become other grids."""
     jobs = [kind.decode(payload, np.zeros_like(grid), None, None, None, 0, _ignore)
             for grid, payload in zip(grids, payloads, strict=True)]
-    _finish(network, jobs)
+    complete(network, jobs)
     return sum(not _is(job, grid) for job, grid in zip(jobs, grids, strict=True))
-
-
-def _finish(network: ImageNetwork, jobs: list[Any]) -> None:
-    while live := [job for job in jobs if not job.done]:
-        advance(network, live)
 
 
 def _is(job: DecodeJob, grid: Codes) -> bool:

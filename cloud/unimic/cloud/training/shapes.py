@@ -26,7 +26,8 @@ import torch
 from PIL import Image, ImageDraw
 
 from unimic.cloud.models.image_tokenizer import PATCH, ImageTokenizer
-from unimic.cloud.training.loop import autocast
+from unimic.cloud.training.tokenize_images import encoded
+from unimic.codec.tokens import Codes
 
 SHAPES = ("circle", "rectangle", "triangle")
 RGB = {"black": (0, 0, 0), "blue": (0, 0, 255), "brown": (165, 42, 42), "gray": (128, 128, 128),
@@ -183,11 +184,8 @@ def rendering(shown: Drawing, side: int, rng: np.random.Generator) -> Image.Imag
 def tokenize(tokenizer: ImageTokenizer, images: Iterator[Image.Image], batch: int = 32
              ) -> np.ndarray:
     """Codes of square images of one size, uint16 ``(n, side / 16, side / 16)``."""
-    device = next(tokenizer.parameters()).device
-    out = []
+    grids: list[Codes] = []
     while some := list(islice(images, batch)):
-        x = torch.from_numpy(np.stack([np.asarray(image) for image in some]))
-        with autocast(device):  # near enough for training
-            codes = tokenizer.encode(x.to(device).permute(0, 3, 1, 2).float() / 255)
-        out.append(codes.cpu().numpy().astype(np.uint16))
-    return np.concatenate(out)
+        pixels = torch.from_numpy(np.stack([np.asarray(image) for image in some]))
+        grids += encoded(tokenizer, pixels, fast=True)
+    return np.stack(grids).astype(np.uint16)

@@ -66,9 +66,12 @@ def tokenize(model: ImageTokenizer | Magvit, images: list[Named], fast: bool
         by_shape.setdefault(image.shape, []).append((name, image))
     batches = [group[i:i + BATCH] for group in by_shape.values()
                for i in range(0, len(group), BATCH)]
-    return [(name, grid) for batch in tqdm(batches, disable=None) for (name, _), grid in
-            zip(batch, encoded(model, torch.from_numpy(np.stack([image for _, image in batch])),
-                               fast), strict=True)]
+    grids: list[tuple[str, Codes]] = []
+    for batch in tqdm(batches, disable=None):
+        names, arrays = zip(*batch, strict=True)
+        pixels = torch.from_numpy(np.stack(arrays))
+        grids += zip(names, encoded(model, pixels, fast), strict=True)
+    return grids
 
 
 def main(argv: list[str] | None = None) -> None:

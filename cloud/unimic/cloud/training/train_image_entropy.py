@@ -26,7 +26,7 @@ from torch.utils.data import IterableDataset
 from unimic.cloud.backends.show_o.magvit import Magvit
 from unimic.cloud.models.image_entropy import ImageEntropyConfig, ImageEntropyNet
 from unimic.cloud.models.image_tokenizer import PATCH, ImageTokenizer
-from unimic.cloud.training.cost import FEW_SHAPES, Rows, row_bits
+from unimic.cloud.training.cost import FEW_SHAPES, WindowRows, row_bits
 from unimic.cloud.training.data import flickr_images, read_captions, training_images
 from unimic.cloud.training.loop import (
     Average,
@@ -138,16 +138,16 @@ class Sampler:
 
 
 def planned(sampler: Sampler, tokenizer: ImageTokenizer | Magvit,
-            views: Iterator[tuple[list[str], Tensor]]) -> Iterator[Rows]:
+            views: Iterator[tuple[list[str], Tensor]]) -> Iterator[WindowRows]:
     """Rows of random windows of ``views``, made by a thread while the device trains."""
-    ready: queue.Queue[Rows | Exception] = queue.Queue(maxsize=2)
+    ready: queue.Queue[WindowRows | Exception] = queue.Queue(maxsize=2)
 
     def fill() -> None:
         try:
             for names, pixels in views:
                 grids = encoded(tokenizer, pixels, fast=True)
                 plans = [sampler.plan(*named) for named in zip(names, grids, strict=True)]
-                ready.put(Rows.of(sampler.layout, plans, grids, FEW_SHAPES))
+                ready.put(WindowRows.of(sampler.layout, plans, grids, FEW_SHAPES))
         except Exception as error:
             ready.put(error)
 
@@ -167,7 +167,7 @@ def bits_per_token(network: ImageEntropyNet, layout: Layout, grids: list[Codes])
         coded = np.ones(codes.shape, np.bool_)
         for window in chain.from_iterable(waves(*codes.shape)):
             plan = plan_window(layout, codes, coded, window, None)
-            rows = Rows.of(layout, [plan], [codes], FEW_SHAPES)
+            rows = WindowRows.of(layout, [plan], [codes], FEW_SHAPES)
             bits.append(row_bits(network, rows.to(network.rotations.device)).sum())
     return float(torch.stack(bits).sum()) / sum(codes.size for codes in grids)
 
