@@ -9,6 +9,7 @@ from zipfile import ZipFile
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from unimic.cloud.models.image_entropy import ImageEntropyConfig, ImageEntropyNet
 from unimic.cloud.models.image_tokenizer import FiniteScalarQuantizer
@@ -143,3 +144,15 @@ def test_tokenizer_training(tiny_data: Path, tmp_path: Path, monkeypatch: pytest
     train("polished", "--polish", start, "--adversarial", "0.3")
     assert "resumed at step 1," in capsys.readouterr().out
     assert moved(train("further", "--start", start), first) == {"encoder", "decoder"}
+
+
+def test_one_crop_in_ten_is_of_a_drawing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(train_tokenizer, "DRAWINGS", 2)
+    Image.new("RGBA", (256, 256), (0, 0, 255, 255)).save(tmp_path / "1f600.webp", lossless=True)
+    drawings = train_tokenizer.drawings(tmp_path)
+    assert [drawing.shape for drawing in drawings] == 5 * [(256, 256, 3)]
+    assert (drawings[4] == (0, 0, 255)).all()
+    white, black = (np.full((200, 300, 3), value, np.uint8) for value in (255, 0))
+    crops = next(iter(train_tokenizer.Crops([white], [black], 500, seed=1)))
+    assert crops.shape == (500, 160, 160, 3)
+    assert 25 < int((crops.amax((1, 2, 3)) == 0).sum()) < 75

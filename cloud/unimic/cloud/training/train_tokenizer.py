@@ -7,6 +7,9 @@ pushed to be cheap as well as good: a bit under that model costs ``--bit-price``
 
 The perceptual losses are LPIPS-AlexNet and the first Inception blocks, both under a random
 rescaling and shift that are the same for original and reconstruction; VGG is kept for judging.
+
+With ``--emoji``, one crop in ten is of a drawing: of the emoji, and of coloured shapes as the
+compact model draws them. Photos alone leave outlines dented.
 """
 
 from __future__ import annotations
@@ -25,9 +28,10 @@ from torch.utils.data import IterableDataset
 
 from unimic.cloud.models.image_entropy import ImageEntropyNet
 from unimic.cloud.models.image_tokenizer import ImageTokenizer
+from unimic.cloud.training import shapes
 from unimic.cloud.training.adversary import Adversary, joined
 from unimic.cloud.training.cost import TokenCost
-from unimic.cloud.training.data import training_images
+from unimic.cloud.training.data import read_emoji, training_images
 from unimic.cloud.training.loop import (
     Average,
     Run,
@@ -42,14 +46,17 @@ from unimic.cloud.training.shipped import load_exact, load_image_tokenizer
 from unimic.perceptual import LPIPS, InceptionDistance
 
 CROP = 160
+DRAWN = 0.1  # share of crops that are of drawings, where there are any
+DRAWINGS = 960  # of each kind
 PRICED = 24  # crops of a batch whose tokens are priced: their rows are made on the CPU
 
 
 class Crops(IterableDataset[Tensor]):
     """Endless batches of random crops, uint8 ``(B, 160, 160, 3)``."""
 
-    def __init__(self, images: list[np.ndarray], batch: int, seed: int) -> None:
-        self.images, self.batch, self.seed = images, batch, seed
+    def __init__(self, photos: list[np.ndarray], drawings: list[np.ndarray], batch: int, seed: int
+                 ) -> None:
+        self.photos, self.drawings, self.batch, self.seed = photos, drawings, batch, seed
 
     def __iter__(self) -> Iterator[Tensor]:
         chance = random.Random(repr(own_seed(self.seed)))
@@ -58,7 +65,8 @@ class Crops(IterableDataset[Tensor]):
 
     def _crop(self, chance: random.Random) -> np.ndarray:
         """From almost twice as small to more than twice as large as it is in its image."""
-        image = Image.fromarray(chance.choice(self.images))
+        drawn = self.drawings and chance.random() < DRAWN
+        image = Image.fromarray(chance.choice(self.drawings if drawn else self.photos))
         width, height = image.size
         side = min(width, height, int(CROP * 2 ** chance.uniform(-1.1, 0.8)))
         x = chance.randint(0, width - side)
@@ -66,6 +74,16 @@ class Crops(IterableDataset[Tensor]):
         box = (x, y, x + side, y + side)
         crop = np.asarray(image.resize((CROP, CROP), Image.Resampling.BICUBIC, box))
         return crop[:, ::-1] if chance.random() < 0.5 else crop
+
+
+def drawings(emoji: Path) -> list[np.ndarray]:
+    """Drawings of easy-VQA's training split, renderings and emoji, uint8 ``(256, 256, 3)``."""
+    rng = np.random.default_rng(0)
+    drawn = [shapes.original(shown, 256, rng) for shown in shapes.training_drawings()[:DRAWINGS]]
+    drawn += [shapes.rendering(shown, 256, rng) for shown in shapes.rendered_drawings(DRAWINGS)]
+    named, _ = read_emoji(emoji, random.Random(0))
+    drawn += list(named.values())[:DRAWINGS]
+    return [np.asarray(image) for image in drawn]
 
 
 def same_warp(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
@@ -111,6 +129,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--adversarial", type=float, default=0.0, metavar="SHARE",
                         help="gradient of a discriminator on the pixels, as a share of the "
                         "norm of the other losses'")
+    parser.add_argument("--emoji", type=Path, help="assets of the npm package "
+                        "@lobehub/fluent-emoji-3d: learn from drawings too")
     parser.add_argument("--compile", action="store_true", help="fuse element-wise operations, "
                         "after a minute or two; needs a C++ compiler, on a GPU Triton")
     parser.add_argument("--seed", type=int, default=1)
@@ -143,8 +163,9 @@ def main(argv: list[str] | None = None) -> None:
         network = ImageEntropyNet().requires_grad_(False)
         load_exact(args.entropy_model, network)
         cost = TokenCost(network.to(device), model.quantizer)
-    images = [image for _, image in training_images(args.data)]
-    crops = prepared(Crops(images, args.batch, args.seed + run.step))
+    photos = [image for _, image in training_images(args.data)]
+    drawn = drawings(args.emoji) if args.emoji else []
+    crops = prepared(Crops(photos, drawn, args.batch, args.seed + run.step))
     nothing = torch.zeros((), device=device)
     encoder, decoder = model.encoder, model.decoder
     if args.compile:
