@@ -18,10 +18,11 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from unimic.cloud.networks import load_image_network, load_text_network
-from unimic.codec.coder import Coder
-from unimic.codec.errors import ExactnessError
+from unimic.codec.coder import Coder, coder_of
+from unimic.codec.errors import ExactnessError, UnknownModel
 from unimic.codec.frequencies import frequencies
 from unimic.codec.image_rows import COORDINATES, content_rows, plan_window, stack
+from unimic.codec.limits import Limits
 from unimic.codec.networks import (
     IMAGE_ENTROPY,
     PRODUCT,
@@ -35,6 +36,7 @@ from unimic.codec.networks import (
     check_golden,
 )
 from unimic.codec.order import REVEALED, waves
+from unimic.codec.packets import pack_text, unpack_text
 from unimic.codec.proof import METADATA, facts, prove
 from unimic.codec.store import ModelStore
 from unimic.codec.tokens import Codes
@@ -229,3 +231,27 @@ def test_an_executor_that_is_off_by_one_is_refused(store: ModelStore) -> None:
     check_golden(store, IMAGE_ENTROPY, OnnxImageNetwork(store))
     with pytest.raises(ExactnessError):
         check_golden(store, IMAGE_ENTROPY, Broken(store))
+
+
+def test_what_is_not_exact_here_is_left_out(store: ModelStore, caplog: pytest.LogCaptureFixture,
+                                            ) -> None:
+    class Broken(OnnxTextNetwork):
+        def step(self, ids, position, memory):  # type: ignore[no-untyped-def]
+            logits, memory = super().step(ids, position, memory)
+            return logits + 1, memory
+
+    coder = coder_of(store, lambda: OnnxImageNetwork(store), lambda: Broken(store))
+    assert coder.models == (store.entry(IMAGE_ENTROPY).id,)
+    assert "computes other logits" in caplog.text
+    ids = np.arange(9, dtype=np.int32)
+    with pytest.raises(UnknownModel, match="raw"):
+        coder.encode_text(ids)
+    packet = pack_text(coder, ids, raw=True).packet
+    np.testing.assert_array_equal(unpack_text(coder, packet, limits=Limits()), ids)
+
+
+def test_an_autocast_around_it_changes_nothing(store: ModelStore) -> None:
+    image, text = load_image_network(store, "cpu"), load_text_network(store, "cpu")
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        check_golden(store, IMAGE_ENTROPY, image)
+        check_golden(store, TEXT_ENTROPY, text)

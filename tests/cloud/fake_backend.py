@@ -50,23 +50,26 @@ class FakeCoder:
         self.models = tuple(model for model in (image_model, text_model) if model)
         self.threads: set[str] = set()
 
+    def watched(self, watch):
+        self.watch = watch
+        return self
+
     def encode_image(self, codes, *, mask=None, hole=None, prompt=None, skip=0, distances=None,
-                     price=0.0, watch=None):
+                     price=0.0):
         mask = np.ones(codes.shape, bool) if mask is None else mask
         coded = self._encode(codes[mask], _context(codes, mask, prompt))
         return FakeCodedImage(coded.payload, coded.ideal_bits, codes)
 
-    def decode_image(self, payload, codes, *, mask=None, hole=None, prompt=None, skip=0,
-                     watch=None):
+    def decode_image(self, payload, codes, *, mask=None, hole=None, prompt=None, skip=0):
         mask = np.ones(codes.shape, bool) if mask is None else mask
         decoded = codes.copy()
         decoded[mask] = self._decode(payload, int(mask.sum()), _context(codes, mask, prompt))
         return decoded
 
-    def encode_text(self, ids, watch=None):
+    def encode_text(self, ids):
         return self._encode(ids, 0)
 
-    def decode_text(self, payload, count, watch=None):
+    def decode_text(self, payload, count):
         return self._decode(payload, count, 0)
 
     def _encode(self, codes, context):

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 
 from unimic.cloud.backends.base import Cancelled
-from unimic.cloud.coding import StoppableCoder, Together
+from unimic.cloud.coding import Together
 from unimic.cloud.networks import (
     MANY,
     ByNumber,
@@ -59,7 +58,7 @@ def test_few_windows_are_coded_elsewhere_than_many(network: Counting, store: Mod
     rng = np.random.default_rng(0)
     # The first wave has a window of each; later ones have the tall grids' alone.
     grids = [rng.integers(0, 8192, (5 + 16 * (i // 3), 4)).astype(np.int32) for i in range(MANY)]
-    jobs = [EncodeJob(mixed.layout, g, None, None, None, 0, lambda *_: None) for g in grids]
+    jobs = [EncodeJob(mixed.layout, g) for g in grids]
     asked = []
     while live := [job for job in jobs if not job.done]:
         before = network.asked
@@ -67,7 +66,7 @@ def test_few_windows_are_coded_elsewhere_than_many(network: Counting, store: Mod
         asked.append(network.asked - before)
     assert asked[:2] == [0, 1]
     alone = load_coder(store)
-    back = [DecodeJob(job.encoder.finish(), np.zeros_like(g), None, None, None, 0, lambda *_: None)
+    back = [DecodeJob(job.encoder.finish(), np.zeros_like(g))
             for job, g in zip(jobs, grids, strict=True)]
     complete(mixed, back)
     for job, decoded, grid in zip(jobs, back, grids, strict=True):
@@ -103,12 +102,23 @@ def test_the_coder_of_a_service_with_a_gpu(store: ModelStore, monkeypatch: pytes
 
 
 def test_a_stopped_job_leaves_the_batch(network: Counting, store: ModelStore) -> None:
-    stop = threading.Event()
-    stop.set()
+    def stop(done: int, total: int) -> None:
+        raise Cancelled
+
     together = Coder(store.space(), (b"-", network), None, Together())
     with pytest.raises(Cancelled):
-        StoppableCoder(together, stop).encode_image(np.zeros((40, 40), np.int32))
+        together.watched(stop).encode_image(np.zeros((40, 40), np.int32))
     assert together.encode_image(np.full((2, 2), 4321, np.int32)).payload
+
+
+def test_every_job_has_its_own_network(network: Counting, store: ModelStore) -> None:
+    together, other = Together(), Counting(store)
+    coders = [Coder(store.space(), (b"-", n), None, together) for n in (network, other)]
+    grid = np.random.default_rng(0).integers(0, 8192, (40, 20)).astype(np.int32)
+    with ThreadPoolExecutor(2) as threads:
+        first, second = threads.map(lambda coder: coder.encode_image(grid), coders)
+    assert first.payload == second.payload
+    assert other.asked == 6, "its own waves, whenever the other's were done"
 
 
 def test_a_network_that_fails_fails_its_callers_not_the_thread(network: Counting,

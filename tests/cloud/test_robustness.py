@@ -229,8 +229,9 @@ async def test_cancelling_a_call_stops_the_computation(serve):
         await cloud.generate("b", 32, 32)
 
 
-async def test_a_callback_may_say_that_it_is_enough(serve):
-    class Enough(Exception):
+@pytest.mark.parametrize("kind", [Exception, TimeoutError])
+async def test_a_callback_may_say_that_it_is_enough(serve, kind):
+    class Enough(kind):
         pass
 
     def stop(step: int, steps: int) -> None:
@@ -250,12 +251,11 @@ async def test_cancelling_stops_entropy_coding(serve):
     class SlowCoder(FakeCoder):
         done = stopped = 0
 
-        def decode_image(self, payload, codes, *, mask=None, hole=None, prompt=None, skip=0,
-                         watch=None):
+        def decode_image(self, payload, codes, *, mask=None, hole=None, prompt=None, skip=0):
             try:
-                while watch:
+                while True:
                     time.sleep(0.02)
-                    watch(self.done, 1 << 30)
+                    self.watch(self.done, 1 << 30)
                     self.done += 1
             except Exception:
                 self.stopped += 1

@@ -16,6 +16,7 @@ from unimic.cloud.models.image_tokenizer import FiniteScalarQuantizer
 from unimic.cloud.training import other_languages, train_tokenizer
 from unimic.cloud.training.compare_orders import SHARES, SIDE, Grouped, Raster
 from unimic.cloud.training.cost import TokenCost
+from unimic.cloud.training.loop import Average, Run, rounded_late
 from unimic.cloud.training.shipped import averaged
 from unimic.codec.order import REVEALED, reveal_groups
 
@@ -156,3 +157,18 @@ def test_one_crop_in_ten_is_of_a_drawing(tmp_path: Path, monkeypatch: pytest.Mon
     crops = next(iter(train_tokenizer.Crops([white], [black], 500, seed=1)))
     assert crops.shape == (500, 160, 160, 3)
     assert 25 < int((crops.amax((1, 2, 3)) == 0).sum()) < 75
+
+
+@pytest.mark.parametrize("resumed", [False, True])
+def test_the_average_starts_anew_with_the_rounding_alone(tmp_path: Path, resumed: bool) -> None:
+    run = Run(tmp_path, 1, 1.0)
+    run.step, run.spent = 4000, 50.0 if resumed else 20.0
+    network = torch.nn.Linear(1, 1, bias=False)
+    torch.nn.init.ones_(network.weight)
+    average = Average(network, 0.999)
+    run.clock = iter(range(0, 1000, 10)).__next__
+    for fraction in rounded_late(run, 0.5, network, average):
+        torch.nn.init.constant_(network.weight, 100.0)
+        if fraction > 0.5:
+            average.update(network, run.step)
+    assert (float(average.module.weight) < 2) is resumed

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import zlib
+from decimal import ROUND_FLOOR, Context, localcontext
 
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unimic.codec.frequencies import LOGIT_SCALE, frequencies
+from unimic.codec.frequencies import _WEIGHTS, LOGIT_SCALE, _weights, frequencies
 
 GOLDEN_CRC = 1796545749
 
@@ -38,3 +39,8 @@ def test_a_shift_of_all_logits_changes_nothing() -> None:
 def test_the_table_is_golden() -> None:
     logits = -np.arange(600, dtype=np.float32)[None]
     assert zlib.crc32(frequencies(logits).astype("<i4").tobytes()) == GOLDEN_CRC
+
+
+def test_a_program_that_rounds_otherwise_gets_the_same_table() -> None:
+    with localcontext(Context(5, ROUND_FLOOR)):
+        np.testing.assert_array_equal(_weights(), _WEIGHTS)

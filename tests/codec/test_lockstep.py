@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -26,11 +28,8 @@ def watch(done: int, total: int) -> None:
     assert 0 <= done <= total
 
 
-Arguments = tuple[np.ndarray, np.ndarray | None, np.ndarray | None, np.ndarray | None, int]
-
-
-def cases() -> list[Arguments]:
-    """Codes, mask, hole, prompt and skip."""
+def cases() -> list[tuple[np.ndarray, dict[str, Any]]]:
+    """Codes, and the other arguments."""
     rng = np.random.default_rng(5)
     out = []
     for i, shape in enumerate(SHAPES):
@@ -40,7 +39,8 @@ def cases() -> list[Arguments]:
             hole = rng.random(shape) < 0.3
             mask, codes = ~hole, np.where(hole, 0, codes).astype(np.int32)
         prompt = rng.integers(1, 4096, 5).astype(np.int32) if i == 1 else None
-        out.append((codes, mask, hole, prompt, 128 if i == 3 else 0))
+        out.append((codes, {"mask": mask, "hole": hole, "prompt": prompt,
+                            "skip": 128 if i == 3 else 0}))
     return out
 
 
@@ -52,9 +52,8 @@ def run(network: OnnxImageNetwork, jobs: list[Job]) -> None:
 
 def test_together_as_alone(network: OnnxImageNetwork, store: ModelStore) -> None:
     coder = Coder(store.space(), (b"-", network), None)
-    alone = [coder.encode_image(codes, mask=mask, hole=hole, prompt=prompt, skip=skip)
-             for codes, mask, hole, prompt, skip in cases()]
-    jobs = [EncodeJob(network.layout, *case, watch) for case in cases()]
+    alone = [coder.encode_image(codes, **others) for codes, others in cases()]
+    jobs = [EncodeJob(network.layout, codes, watch=watch, **others) for codes, others in cases()]
     run(network, jobs)
     for job, expected in zip(jobs, alone, strict=True):
         job.check()
@@ -63,9 +62,10 @@ def test_together_as_alone(network: OnnxImageNetwork, store: ModelStore) -> None
         np.testing.assert_array_equal(job.bits, expected.token_bits)
 
     readers = []
-    for (codes, mask, hole, prompt, skip), expected in zip(cases(), alone, strict=True):
+    for (codes, others), expected in zip(cases(), alone, strict=True):
+        mask = others["mask"]
         known = np.zeros_like(codes) if mask is None else np.where(mask, 0, codes)
-        readers.append(DecodeJob(expected.payload, known, mask, hole, prompt, skip, watch))
+        readers.append(DecodeJob(expected.payload, known, watch=watch, **others))
     run(network, readers)
     for reader, expected in zip(readers, alone, strict=True):
         finish(reader)
@@ -101,7 +101,7 @@ def finish(job: DecodeJob) -> None:
 
 def test_one_that_fails_does_not_touch_the_others(network: OnnxImageNetwork) -> None:
     codes = np.random.default_rng(0).integers(0, 8192, (6, 6)).astype(np.int32)
-    good = EncodeJob(network.layout, codes, None, None, None, 0, watch)
+    good = EncodeJob(network.layout, codes, watch=watch)
     advance(network, [good])
 
     class Stop(Exception):
@@ -111,9 +111,9 @@ def test_one_that_fails_does_not_touch_the_others(network: OnnxImageNetwork) -> 
         raise Stop
 
     payload = good.encoder.finish()
-    reader = DecodeJob(payload, np.zeros_like(codes), None, None, None, 0, watch)
-    stopped = DecodeJob(payload, np.zeros_like(codes), None, None, None, 0, stop)
-    broken = DecodeJob(b"\xff" * 200, np.zeros_like(codes), None, None, None, 0, watch)
+    reader = DecodeJob(payload, np.zeros_like(codes), watch=watch)
+    stopped = DecodeJob(payload, np.zeros_like(codes), watch=stop)
+    broken = DecodeJob(b"\xff" * 200, np.zeros_like(codes), watch=watch)
     run(network, [stopped, broken, reader])
     np.testing.assert_array_equal(reader.codes, codes)
     reader.check()

@@ -12,6 +12,7 @@ from google.protobuf.message import DecodeError
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from unimic.codec.coder import Coder
 from unimic.codec.errors import (
     CorruptData,
     InvalidInput,
@@ -21,7 +22,6 @@ from unimic.codec.errors import (
 )
 from unimic.codec.limits import Limits
 from unimic.codec.packets import (
-    Coder,
     Packed,
     for_file,
     pack_image,

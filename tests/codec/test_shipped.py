@@ -10,11 +10,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from unimic.codec import umc
+from unimic.codec.coder import Coder
 from unimic.codec.errors import LimitExceeded, UnimicError
 from unimic.codec.frequencies import SKIP_ALL
 from unimic.codec.limits import Limits
 from unimic.codec.packets import (
-    Coder,
     for_file,
     pack_image,
     pack_image_within,

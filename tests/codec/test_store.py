@@ -83,6 +83,7 @@ def test_what_is_missing_is_named(folder: Path) -> None:
     lambda m: m.update(models=[]),
     lambda m: m["models"].update({"../up": m["models"].pop("image-entropy")}),
     lambda m: m["models"]["image-entropy"].update(id="xyz"),
+    lambda m: m["models"]["image-entropy"].update(id="1234"),
     lambda m: m["models"]["image-entropy"].update(files={"../up": {"sha256": "", "bytes": 0}}),
     lambda m: m["models"]["image-entropy"].update(surprise=1),
     lambda m: m["models"]["image-entropy"].pop("licence"),
@@ -115,3 +116,12 @@ def test_what_cannot_be_added(folder: Path, tmp_path: Path) -> None:
 def test_the_shipped_models_are_whole(store: ModelStore) -> None:
     for name in store.entries:
         store.verify(name)
+
+
+def test_a_space_without_its_sizes(folder: Path) -> None:
+    path = folder / "manifest.json"
+    manifest = json.loads(path.read_text())
+    del manifest["models"]["text-tokenizer"]["sizes"]["text_codes"]
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(CorruptData, match="image_codes, patch, not"):
+        ModelStore(folder).space()

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from unimic.codec import umc
+from unimic.codec.coder import Coder
 from unimic.codec.errors import (
     CorruptData,
     InvalidInput,
@@ -19,7 +20,7 @@ from unimic.codec.errors import (
     UnknownModel,
 )
 from unimic.codec.limits import Limits
-from unimic.codec.packets import Coder, for_file, pack_image, pack_mask, pack_text
+from unimic.codec.packets import for_file, pack_image, pack_mask, pack_text
 from unimic.codec.tokens import TokenGrid
 from unimic.v1 import packet_pb2 as pb
 

@@ -27,8 +27,10 @@ def raw_store(tiny_store: Any, tmp_path_factory: pytest.TempPathFactory) -> Path
     shutil.copytree(tiny_store.folder, folder / "image-tokenizer")
     shipped = Path(store_module.__file__).parent / "models" / "text-tokenizer"
     shutil.copytree(shipped, folder / "text-tokenizer")
-    for name in ("image-tokenizer", "text-tokenizer"):
-        add_model(folder, name, name, licence="none", data="none", command="none", figures={})
+    for name, sizes in (("image-tokenizer", {"image_codes": 8192, "patch": 16}),
+                        ("text-tokenizer", {"text_codes": 4096})):
+        add_model(folder, name, name, licence="none", data="none", command="none", figures={},
+                  sizes=sizes)
     return folder
 
 

@@ -150,9 +150,17 @@ def test_sources(tmp_path: Path) -> None:
     read, write = os.pipe()
     os.write(write, path.read_bytes())
     os.close(write)
+
+    class ByteByByte(io.RawIOBase):
+        rest = path.read_bytes()
+
+        def read(self, size: int = -1) -> bytes:
+            part, self.rest = self.rest[:1], self.rest[1:]
+            return part
+
     with path.open("rb") as file, os.fdopen(read, "rb") as pipe:
-        images = [load_image(s) for s in
-                  (path, str(path), path.read_bytes(), file, pipe, Image.open(path))]
+        images = [load_image(s) for s in (path, str(path), path.read_bytes(), file, pipe,
+                                          ByteByByte(), Image.open(path))]
     assert all(image == colours() for image in images)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -42,7 +43,7 @@ def upper_half(grid: TokenGrid) -> Mask:
 def test_a_budget_is_kept_and_used(models: Models, photo: Image.Image, holed: bool) -> None:
     pitches = []
     for budget in (25, 40, 90, 200, 5000):
-        packed = pack_photo_within(models.coder, models.images, photo, budget, MOST,
+        packed = pack_photo_within(models.coder, models.images, photo, budget, most_tokens=MOST,
                                    hole=upper_half if holed else lambda grid: None)
         assert packed.packet.ByteSize() <= budget
         hole = upper_half(packed.grid) if holed else None
@@ -61,16 +62,29 @@ def test_a_budget_is_kept_and_used(models: Models, photo: Image.Image, holed: bo
 
 
 def test_no_more_tokens_than_allowed(models: Models, photo: Image.Image) -> None:
-    packed = pack_photo_within(models.coder, models.images, photo, 5000, 70)
-    assert packed.grid.codes.shape == (7, 10)
-    with pytest.raises(LimitExceeded, match="width"):
-        pack_photo_within(models.coder, models.images, photo, 5000, 3)
+    pack = partial(pack_photo_within, models.coder, models.images, photo)
+    assert pack(5000, most_tokens=70).grid.codes.shape == (7, 10)
+    for most in ({"most_tokens": 3}, {"most_tokens": 70, "most_task_tokens": 3}):
+        with pytest.raises(LimitExceeded, match="width"):
+            pack(5000, **most)
+    assert pack(5000, most_tokens=MOST, most_task_tokens=20).grid.codes.shape == (4, 5)
+
+
+@pytest.mark.parametrize("budget", [28, 36, 44, 52])
+def test_who_takes_the_picture_takes_every_pitch(models: Models, photo: Image.Image, budget: int,
+                                                 ) -> None:
+    """At 100 the picture has all the tokens that are allowed, whatever coarser ones leave over."""
+    picture, most = photo.resize((96, 96)), Limits(max_tokens=36)
+    packed = pack_photo_within(models.coder, models.images, picture, budget, most_tokens=36)
+    assert packed.grid.pitch > 16
+    back = unpack_image(models.coder, packed.packet, limits=most)
+    assert np.array_equal(back.codes, packed.grid.codes)
 
 
 @pytest.mark.parametrize("budget", [-1, 0, 5])
 def test_less_than_a_header(models: Models, photo: Image.Image, budget: int) -> None:
     with pytest.raises(LimitExceeded, match="allow at least"):
-        pack_photo_within(models.coder, models.images, photo, budget, MOST)
+        pack_photo_within(models.coder, models.images, photo, budget, most_tokens=MOST)
 
 
 def test_the_budget_of_a_file(photo: Image.Image, tmp_path: Path,

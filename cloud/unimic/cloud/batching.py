@@ -16,8 +16,7 @@ from unimic.cloud.backends.base import (
     GenerateRequest,
     Request,
 )
-
-Progress = Callable[[int, int], None]
+from unimic.codec.progress import Progress
 
 LINGER_SECONDS = 0.005
 """An idle worker waits this long for company: requests that were sent together arrive together."""

@@ -7,6 +7,8 @@ import asyncio
 from dataclasses import replace
 from pathlib import Path
 
+import torch
+
 from unimic.cloud.backends.base import backend_names, load_backend
 from unimic.cloud.coding import Together
 from unimic.cloud.networks import load_device_coder
@@ -62,10 +64,11 @@ def serve(options: argparse.Namespace) -> int:
         UnimicError: an option is wrong, or a model is not here.
     """
     chosen, limits = _server_options(options), _limits(options.limit)
+    _check_device(options.device)
     store = ModelStore.default()
     backend = load_backend(options.backend, store, options.device, options.weights)
     coder = load_device_coder(store, options.device, Together())
-    text = TextTokenizer(store.path("text-tokenizer", "tokenizer.json"))
+    text = TextTokenizer.of(store)
 
     async def run() -> None:
         server = Server(backend, coder, text, limits, chosen)
@@ -73,6 +76,14 @@ def serve(options: argparse.Namespace) -> int:
 
     asyncio.run(run())
     return 0
+
+
+def _check_device(name: str) -> None:
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:  # the latter without any CUDA
+        raise InvalidInput("--device", f"{name}: {error}".splitlines()[0],
+                           "name a device of this machine, as cpu or cuda") from error
 
 
 def _limits(changes: list[str]) -> Limits:

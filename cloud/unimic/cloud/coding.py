@@ -10,10 +10,9 @@ from concurrent.futures import Executor
 from typing import TypeVar
 
 from unimic.cloud.backends.base import Cancelled
-from unimic.codec.coder import Coded, CodedImage, Coder
+from unimic.codec.coder import Coder
 from unimic.codec.lockstep import Job, advance
 from unimic.codec.networks import ImageNetwork
-from unimic.codec.tokens import Codes, Distances, Mask
 
 T = TypeVar("T")
 
@@ -44,9 +43,10 @@ class Together:
         while True:
             while not live or not self._arrivals.empty():
                 live.append(self._arrivals.get())
-            jobs = [job for _, job, _ in live]
+            network = live[0][0]  # jobs of another one wait until this one's are done
+            jobs = [job for own, job, _ in live if own is network]
             try:
-                advance(live[0][0], jobs)
+                advance(network, jobs)
             except Exception as error:  # a network that fails, fails for all of them
                 for job in jobs:
                     job.fail(error)
@@ -56,49 +56,20 @@ class Together:
             live = [entry for entry in live if not entry[1].done]
 
 
-class StoppableCoder:
-    """A coder, as packets need it, that raises `Cancelled` at its next window once ``stop`` is set.
+async def run_coding(threads: Executor, coder: Coder, work: Callable[[Coder], T]) -> T:
+    """Run ``work`` in a thread; cancel the call to stop it, at its next window.
 
     A large photo is many windows of work.
     """
+    stop = threading.Event()
 
-    def __init__(self, coder: Coder, stop: threading.Event) -> None:
-        self.space = coder.space
-        self.image_model = coder.image_model
-        self.text_model = coder.text_model
-        self._coder = coder
-        self._stop = stop
-
-    def encode_image(self, codes: Codes, *, mask: Mask | None = None, hole: Mask | None = None,
-                     prompt: Codes | None = None, skip: int = 0,
-                     distances: Distances | None = None, price: float = 0.0) -> CodedImage:
-        """See `Coder`, here and below."""
-        return self._coder.encode_image(codes, mask=mask, hole=hole, prompt=prompt, skip=skip,
-                                        distances=distances, price=price, watch=self._watch)
-
-    def decode_image(self, payload: bytes, codes: Codes, *, mask: Mask | None = None,
-                     hole: Mask | None = None, prompt: Codes | None = None, skip: int = 0,
-                     ) -> Codes:
-        return self._coder.decode_image(payload, codes, mask=mask, hole=hole, prompt=prompt,
-                                        skip=skip, watch=self._watch)
-
-    def encode_text(self, ids: Codes) -> Coded:
-        return self._coder.encode_text(ids, watch=self._watch)
-
-    def decode_text(self, payload: bytes, count: int) -> Codes:
-        return self._coder.decode_text(payload, count, watch=self._watch)
-
-    def _watch(self, done: int, total: int) -> None:
-        if self._stop.is_set():
+    def check(done: int, total: int) -> None:
+        if stop.is_set():
             raise Cancelled
 
-
-async def run_coding(threads: Executor, coder: Coder, work: Callable[[StoppableCoder], T]) -> T:
-    """Run ``work`` in a thread; cancel the call to stop it."""
-    stop = threading.Event()
     try:
         return await asyncio.get_running_loop().run_in_executor(
-            threads, work, StoppableCoder(coder, stop))
+            threads, work, coder.watched(check))
     except asyncio.CancelledError:
         stop.set()
         raise

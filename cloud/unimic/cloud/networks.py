@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -43,9 +45,6 @@ def load_device_coder(store: ModelStore, device: str, drive: Drive) -> Coder:
     """The coder of a service: ONNX Runtime on the CPU and, for many images at a time, a GPU.
 
     Texts are coded one by one, token after token: launching their steps would take longer.
-
-    Raises:
-        ExactnessError: the CPU or the device does not compute a network's integers.
     """
     if torch.device(device).type == "cpu":
         return load_coder(store, drive=drive)
@@ -120,30 +119,38 @@ def _load(network: Any, weights: Path, device: str) -> Any:
     return network.eval().to(device)
 
 
+@contextmanager
+def _plainly(device: torch.device) -> Iterator[None]:
+    """Without gradients, nor the 16-bit products of an autocast that the caller may be in."""
+    with torch.no_grad(), torch.autocast(device.type, enabled=False):
+        yield
+
+
 class TorchImageNetwork:
     """`unimic.codec.networks.ImageNetwork` on PyTorch; memories stay on the device."""
 
     def __init__(self, network: ImageEntropyNet) -> None:
         self.network = network
+        self.device = network.rotations.device
         self.layout = image_layout(asdict(network.config))
 
     def _tensor(self, array: Integers) -> Tensor:
-        return torch.from_numpy(array).to(self.network.rotations.device)
+        return torch.from_numpy(array).to(self.device)
 
-    @torch.no_grad()
     def read(self, rows: Integers, memory: Memory | None) -> Memory:
-        return self.network.content(
-            *self._tensor(rows), *memory or self.network.empty_memory(rows.shape[1]))
+        with _plainly(self.device):
+            return self.network.content(
+                *self._tensor(rows), *memory or self.network.empty_memory(rows.shape[1]))
 
-    @torch.no_grad()
     def ask(self, rows: Integers, memory: Memory) -> tuple[Floats, Tensor]:
-        logits, hidden = self.network.query(*self._tensor(rows), *self.network.asked(memory))
+        with _plainly(self.device):
+            logits, hidden = self.network.query(*self._tensor(rows), *self.network.asked(memory))
         return logits.cpu().numpy(), hidden
 
-    @torch.no_grad()
     def tail(self, hidden: Tensor, upper: Integers) -> Floats:
-        out: Floats = self.network.tail(hidden, self._tensor(upper)).cpu().numpy()
-        return out
+        with _plainly(self.device):
+            logits: Tensor = self.network.tail(hidden, self._tensor(upper))
+        return logits.cpu().numpy()
 
 
 class TorchTextNetwork:
@@ -151,15 +158,14 @@ class TorchTextNetwork:
 
     def __init__(self, network: TextEntropyNet) -> None:
         self.network = network
+        self.device = network.rotations.device
         self.positions = network.config.positions
 
-    @torch.no_grad()
     def step(self, ids: Integers, position: int, memory: Memory | None) -> tuple[Floats, Memory]:
         batch, count = ids.shape
-        device = self.network.rotations.device
-        places = torch.arange(position, position + count, device=device).expand(batch, -1)
-        logits, *seen = self.network.step(
-            torch.from_numpy(ids).to(device), places,
-            *(tensor[:batch] for tensor in memory or self.network.empty_memory(batch)))
-        out: Floats = logits.cpu().numpy()
-        return out, tuple(seen)
+        places = torch.arange(position, position + count, device=self.device).expand(batch, -1)
+        with _plainly(self.device):
+            logits, *seen = self.network.step(
+                torch.from_numpy(ids).to(self.device), places,
+                *(tensor[:batch] for tensor in memory or self.network.empty_memory(batch)))
+        return logits.cpu().numpy(), tuple(seen)

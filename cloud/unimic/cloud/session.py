@@ -24,7 +24,7 @@ from unimic.cloud.backends.base import (
     Sampling,
 )
 from unimic.cloud.batching import Batcher
-from unimic.cloud.coding import StoppableCoder, run_coding
+from unimic.cloud.coding import run_coding
 from unimic.codec.canvas import Margins, enlarge
 from unimic.codec.coder import Coder
 from unimic.codec.errors import InvalidInput, LimitExceeded, UnimicError, UnknownModel
@@ -261,7 +261,7 @@ class Session:
     async def _share(self, share: pb.Share) -> tuple[TokenGrid, pb.Result]:
         return await self._code(partial(self._unpack_shared, share)), pb.Result()
 
-    def _unpack_shared(self, share: pb.Share, coder: StoppableCoder) -> TokenGrid:
+    def _unpack_shared(self, share: pb.Share, coder: Coder) -> TokenGrid:
         limits, hole = self._engine.limits, None
         if share.HasField("hole"):
             hole = self._unpack_mask("share.hole", share.hole, packet_size(share.packet), coder)
@@ -323,13 +323,13 @@ class Session:
         return Sampling(wanted.seed or defaults.seed, wanted.steps or defaults.steps,
                         temperature, guidance)
 
-    def _unpack_prompt(self, task: pb.Task, coder: StoppableCoder) -> tuple[Codes, str]:
+    def _unpack_prompt(self, task: pb.Task, coder: Coder) -> tuple[Codes, str]:
         if not task.HasField("text"):
             return np.zeros(0, np.int32), ""
         ids = unpack_text(coder, task.text, limits=self._engine.limits)
         return ids, self._engine.text.decode(ids)
 
-    def _pack_answer(self, answer: str, coder: StoppableCoder) -> packet_pb2.Packet:
+    def _pack_answer(self, answer: str, coder: Coder) -> packet_pb2.Packet:
         ids = self._engine.text.encode(answer)
         return pack_text(coder, ids, raw=self._raw(coder.text_model)).packet
 
@@ -342,7 +342,7 @@ class Session:
                             "share it first, and do not release it")
 
     def _unpack_mask(self, field: str, packet: packet_pb2.Packet,
-                     size: tuple[int, int, int], coder: StoppableCoder) -> Mask:
+                     size: tuple[int, int, int], coder: Coder) -> Mask:
         if packet_size(packet) != size:
             named, of_image = ("{}×{} pixels at {} a token".format(*each)
                                for each in (packet_size(packet), size))
@@ -380,6 +380,6 @@ class Session:
     def _raw(self, model: bytes | None) -> bool:
         return model not in self._models
 
-    async def _code(self, work: Callable[[StoppableCoder], T]) -> T:
+    async def _code(self, work: Callable[[Coder], T]) -> T:
         return await run_coding(self._engine.coding, self._engine.coder, work)
 

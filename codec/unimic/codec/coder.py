@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import copy
+import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from unimic.codec.errors import UnknownModel
+from unimic.codec.errors import ExactnessError, UnknownModel
 from unimic.codec.frequencies import frequencies
 from unimic.codec.image_rows import Integers
-from unimic.codec.lockstep import DecodeJob, EncodeJob, Job, Watch, complete
+from unimic.codec.lockstep import DecodeJob, EncodeJob, Job, complete
 from unimic.codec.networks import (
     IMAGE_ENTROPY,
     TEXT_ENTROPY,
@@ -21,12 +24,16 @@ from unimic.codec.networks import (
     TextNetwork,
     check_golden,
 )
+from unimic.codec.progress import Progress, ignore
 from unimic.codec.rangecoder import RangeDecoder, RangeEncoder, information
 from unimic.codec.store import ModelStore
 from unimic.codec.tokens import Codes, Distances, Mask, TokenSpace
 
+log = logging.getLogger(__name__)
+N = TypeVar("N")
+
 Drive = Callable[[ImageNetwork, Job], None]
-CHUNKS = 16  # pieces of a long text that are coded in lockstep
+PIECES = 16  # pieces of a long text that are coded in lockstep
 
 
 @dataclass(frozen=True)
@@ -53,10 +60,6 @@ class CodedImage(Coded):
     codes: Codes
 
 
-def _ignore(done: int, total: int) -> None:
-    pass
-
-
 def drive_alone(network: ImageNetwork, job: Job) -> None:
     """Take ``job`` to its end."""
     complete(network, [job])
@@ -65,8 +68,7 @@ def drive_alone(network: ImageNetwork, job: Job) -> None:
 class Coder:
     """Codes tokens of one token space with the networks it holds.
 
-    Safe to use from several threads. A ``watch`` is called with the tokens done and to do; what it
-    raises ends the work.
+    Safe to use from several threads.
 
     Args:
         drive: takes an image job to its end; a service brings those of many sessions together.
@@ -87,6 +89,14 @@ class Coder:
         self.image_model, self._image = image or (None, None)
         self.text_model, self._text = text or (None, None)
         self._drive = drive
+        self._watch: Progress = ignore
+
+    def watched(self, watch: Progress) -> Coder:
+        """This coder, telling ``watch`` the tokens done and to do; what that raises ends the work.
+        """
+        coder = copy.copy(self)
+        coder._watch = watch
+        return coder
 
     @property
     def models(self) -> tuple[bytes, ...]:
@@ -95,8 +105,7 @@ class Coder:
 
     def encode_image(self, codes: Codes, *, mask: Mask | None = None, hole: Mask | None = None,
                      prompt: Codes | None = None, skip: int = 0,
-                     distances: Distances | None = None, price: float = 0.0,
-                     watch: Watch = _ignore) -> CodedImage:
+                     distances: Distances | None = None, price: float = 0.0) -> CodedImage:
         """Code the tokens of a grid where ``mask`` is set (None: all of them).
 
         With ``distances`` and a ``price``, a token gives way to one that is nearly as near and
@@ -114,18 +123,18 @@ class Coder:
                 the model gives a probability of at least ``1 - share / SKIP_ALL`` is not sent; the
                 receiver takes it for granted. So 0 sends everything, `SKIP_ALL` nothing.
             distances: of all codes.
-            price: of a bit, in squared distance.
-            watch: see the class.
+            price: of a bit, in squared distance (the Lagrange multiplier λ).
         """
         network = self._need_image()
-        job = EncodeJob(network.layout, codes, mask, hole, prompt, skip, watch, distances, price)
+        job = EncodeJob(network.layout, codes, mask=mask, hole=hole, prompt=prompt, skip=skip,
+                        watch=self._watch, distances=distances, price=price)
         self._drive(network, job)
         job.check()
         return CodedImage(job.encoder.finish(), job.bits, job.codes)
 
     def decode_image(self, payload: bytes, codes: Codes, *, mask: Mask | None = None,
                      hole: Mask | None = None, prompt: Codes | None = None, skip: int = 0,
-                     watch: Watch = _ignore) -> Codes:
+                     ) -> Codes:
         """The grid that `encode_image` coded; arguments as there.
 
         What ``codes`` hold under the mask and in the hole means nothing; in the hole it is kept.
@@ -133,17 +142,18 @@ class Coder:
         Raises:
             CorruptData: the payload is not what any tokens are coded to.
         """
-        job = DecodeJob(payload, codes, mask, hole, prompt, skip, watch)
+        job = DecodeJob(payload, codes, mask=mask, hole=hole, prompt=prompt, skip=skip,
+                        watch=self._watch)
         self._drive(self._need_image(), job)
         job.check()
         job.decoder.finish()
         return job.codes
 
-    def encode_text(self, ids: Codes, *, watch: Watch = _ignore) -> Coded:
+    def encode_text(self, ids: Codes) -> Coded:
         """Code text ids, int32 ``(n,)``; see `encode_image`."""
         network = self._need_text()
         encoder, bits = RangeEncoder(), np.zeros(ids.shape)
-        for starts, lengths in _pieces(len(ids), network.positions, watch):
+        for starts, lengths in _pieces(len(ids), network.positions, self._watch):
             given = np.zeros((len(starts), lengths[0]), np.int64)
             for row, start, length in zip(given, starts, lengths, strict=True):
                 row[1:length] = ids[start:start + length - 1]
@@ -155,11 +165,11 @@ class Coder:
                 bits[places] = information(ids[places], table)
         return Coded(encoder.finish(), bits)
 
-    def decode_text(self, payload: bytes, count: int, *, watch: Watch = _ignore) -> Codes:
+    def decode_text(self, payload: bytes, count: int) -> Codes:
         """The ``count`` text ids that `encode_text` coded; raises as `decode_image` does."""
         network = self._need_text()
         decoder, ids = RangeDecoder(payload), np.zeros(count, np.int32)
-        for starts, lengths in _pieces(count, network.positions, watch):
+        for starts, lengths in _pieces(count, network.positions, self._watch):
             given, memory = np.zeros(len(starts), np.int64), None
             for i in range(lengths[0]):
                 places = starts[lengths > i] + i
@@ -180,16 +190,16 @@ class Coder:
         return self._text
 
 
-def _pieces(count: int, positions: int, watch: Watch) -> Iterator[tuple[Integers, Integers]]:
+def _pieces(count: int, positions: int, watch: Progress) -> Iterator[tuple[Integers, Integers]]:
     """Starts and lengths of the pieces of a text that are coded in lockstep.
 
     The network remembers ``positions`` tokens, so a long text is cut into pieces of that many; up
-    to `CHUNKS` of them take turns, one token each. Only the last piece may be shorter.
+    to `PIECES` of them take turns, one token each. Only the last piece may be shorter.
     """
     starts = np.arange(0, count, positions)
-    for i in range(0, len(starts), CHUNKS):
+    for i in range(0, len(starts), PIECES):
         watch(int(starts[i]), count)
-        group = starts[i:i + CHUNKS]
+        group = starts[i:i + PIECES]
         yield group, np.minimum(count - group, positions)
     watch(count, count)
 
@@ -201,30 +211,29 @@ def _missing(kind: str) -> UnknownModel:
 
 def load_coder(store: ModelStore, *, threads: int | None = None, drive: Drive = drive_alone,
                ) -> Coder:
-    """The coder of a store's networks on ONNX Runtime, after their golden self-tests.
-
-    Networks that the store lacks are left out; their tokens can then only be coded raw.
-
-    Raises:
-        ExactnessError: ONNX Runtime does not compute a network's integers on this machine.
-    """
+    """The coder of a store's networks on ONNX Runtime; see `coder_of`."""
     return coder_of(store, lambda: OnnxImageNetwork(store, threads),
                     lambda: OnnxTextNetwork(store, threads), drive)
 
 
 def coder_of(store: ModelStore, load_image: Callable[[], ImageNetwork],
              load_text: Callable[[], TextNetwork], drive: Drive = drive_alone) -> Coder:
-    """The coder of those networks that the store has, after their golden self-tests.
+    """The coder of those networks that the store has and that pass their golden self-tests here.
 
-    Raises:
-        ExactnessError: an executor does not compute its network's integers on this machine.
+    The others are left out, the failed ones with a warning in the log: their tokens can then only
+    be coded raw.
     """
-    image: tuple[bytes, ImageNetwork] | None = None
-    text: tuple[bytes, TextNetwork] | None = None
-    if IMAGE_ENTROPY in store.entries:
-        image = store.entry(IMAGE_ENTROPY).id, load_image()
-        check_golden(store, IMAGE_ENTROPY, image[1])
-    if TEXT_ENTROPY in store.entries:
-        text = store.entry(TEXT_ENTROPY).id, load_text()
-        check_golden(store, TEXT_ENTROPY, text[1])
-    return Coder(store.space(), image, text, drive)
+    return Coder(store.space(), _proven(store, IMAGE_ENTROPY, load_image),
+                 _proven(store, TEXT_ENTROPY, load_text), drive)
+
+
+def _proven(store: ModelStore, name: str, load: Callable[[], N]) -> tuple[bytes, N] | None:
+    if name not in store.entries:
+        return None
+    try:
+        network = load()
+        check_golden(store, name, network)
+    except ExactnessError as error:
+        log.warning("%s", error)
+        return None
+    return store.entry(name).id, network

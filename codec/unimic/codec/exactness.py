@@ -27,6 +27,7 @@ from unimic.codec.networks import (
     TextNetwork,
 )
 from unimic.codec.order import CONTEXT, WINDOW, Window
+from unimic.codec.progress import Progress
 from unimic.codec.store import ModelStore
 from unimic.codec.tokens import Codes
 
@@ -34,7 +35,6 @@ ROUND = 64  # sequences compared at a time
 TEXT_TOKENS = 48
 
 Tables = list[NDArray[np.int32]]
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,8 @@ def device_executors(store: ModelStore, name: str, devices: Sequence[str]) -> It
         for point in found:
             try:
                 yield from point.load()(store, name, device)
-            except (ImportError, RuntimeError) as error:
+            # PyTorch without CUDA says so by an AssertionError.
+            except (ImportError, RuntimeError, AssertionError) as error:
                 raise InvalidInput("--device", f"{device}: {error}".splitlines()[0],
                                    "name a device of this machine, as cpu or cuda") from error
 
@@ -114,7 +115,7 @@ def compare(name: str, reference: Executor, others: Sequence[Executor], count: i
     while (done := sum(r.compared for r in results)) < count:
         progress(done, count)
         run = (_image_round(reference.network.layout, rng) if name == IMAGE_ENTROPY
-               else _text_round(reference.network.positions, rng))
+               else _text_round(reference.network, rng))
         expected = run(reference)
         for result, other in zip(results, others, strict=True):
             for ours, theirs in zip(expected, run(other), strict=True):
@@ -153,8 +154,9 @@ def _random_window(layout: Layout, rng: np.random.Generator) -> tuple[WindowPlan
     return plan_window(layout, codes, mask, Window(top, left, *shape), prompt, hole), codes
 
 
-def _text_round(positions: int, rng: np.random.Generator) -> Callable[[Executor], Tables]:
-    ids = rng.integers(1, 4096, (ROUND, min(TEXT_TOKENS, positions)))
+def _text_round(network: TextNetwork, rng: np.random.Generator) -> Callable[[Executor], Tables]:
+    codes = network.step(np.zeros((1, 1), np.int64), 0, None)[0].shape[-1]
+    ids = rng.integers(1, codes, (ROUND, min(TEXT_TOKENS, network.positions)))
     ids[:, 0] = 0
 
     def run(executor: Executor) -> Tables:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from decimal import Decimal, localcontext
+from decimal import ROUND_HALF_EVEN, Context, Decimal, localcontext
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,9 +15,9 @@ _NATS = 16  # further below the largest, a symbol's weight is that of the last e
 
 
 def _weights() -> NDArray[np.int64]:
-    # Decimal arithmetic gives the same digits on every machine; a C library's exp may not.
-    with localcontext() as context:
-        context.prec = 40
+    # Decimal arithmetic gives the same digits on every machine; a C library's exp may not. Nor may
+    # the context of the program that imports this: it could round otherwise.
+    with localcontext(Context(40, ROUND_HALF_EVEN, -9999, 9999, traps=[])):
         exact = [(Decimal(-i) / LOGIT_SCALE).exp() * 2**PRECISION
                  for i in range(_NATS * LOGIT_SCALE)]
         return np.array([int(x.to_integral_value()) for x in exact], np.int64)

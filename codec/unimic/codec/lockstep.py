@@ -7,7 +7,7 @@ job is in irrelevant to its bytes. Jobs may join and leave between waves.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -25,6 +25,7 @@ from unimic.codec.image_rows import (
 )
 from unimic.codec.networks import Floats, ImageNetwork
 from unimic.codec.order import REVEALED, Window, group_skip, waves
+from unimic.codec.progress import Progress, ignore
 from unimic.codec.rangecoder import (
     Frequencies,
     RangeDecoder,
@@ -33,8 +34,6 @@ from unimic.codec.rangecoder import (
     information,
 )
 from unimic.codec.tokens import Codes, Distances, Mask
-
-Watch = Callable[[int, int], None]
 
 
 class Job:
@@ -49,8 +48,8 @@ class Job:
     ahead = False
     """Whether all codes are known beforehand and sent, so that a wave needs one look."""
 
-    def __init__(self, codes: Codes, mask: Mask | None, hole: Mask | None, prompt: Codes | None,
-                 skip: int, watch: Watch) -> None:
+    def __init__(self, codes: Codes, *, mask: Mask | None = None, hole: Mask | None = None,
+                 prompt: Codes | None = None, skip: int = 0, watch: Progress = ignore) -> None:
         self.codes = codes.copy()
         self.mask = np.ones(codes.shape, np.bool_) if mask is None else mask
         self.hole, self.prompt, self.skip = hole, prompt, skip
@@ -107,10 +106,11 @@ class Job:
 class EncodeJob(Job):
     """Writes the tokens of a known grid, or what is nearly as good and cheaper."""
 
-    def __init__(self, layout: Layout, codes: Codes, mask: Mask | None, hole: Mask | None,
-                 prompt: Codes | None, skip: int, watch: Watch,
-                 distances: Distances | None = None, price: float = 0.0) -> None:
-        super().__init__(codes, mask, hole, prompt, skip, watch)
+    def __init__(self, layout: Layout, codes: Codes, *, mask: Mask | None = None,
+                 hole: Mask | None = None, prompt: Codes | None = None, skip: int = 0,
+                 watch: Progress = ignore, distances: Distances | None = None, price: float = 0.0
+                 ) -> None:
+        super().__init__(codes, mask=mask, hole=hole, prompt=prompt, skip=skip, watch=watch)
         self.distances, self.price = (distances, price) if price else (None, 0.0)
         # What is sent may differ from the codes, and later groups see it.
         self.ahead = not skip and self.distances is None
@@ -131,9 +131,10 @@ class EncodeJob(Job):
 class DecodeJob(Job):
     """Reads a payload."""
 
-    def __init__(self, payload: bytes, codes: Codes, mask: Mask | None, hole: Mask | None,
-                 prompt: Codes | None, skip: int, watch: Watch) -> None:
-        super().__init__(codes, mask, hole, prompt, skip, watch)
+    def __init__(self, payload: bytes, codes: Codes, *, mask: Mask | None = None,
+                 hole: Mask | None = None, prompt: Codes | None = None, skip: int = 0,
+                 watch: Progress = ignore) -> None:
+        super().__init__(codes, mask=mask, hole=hole, prompt=prompt, skip=skip, watch=watch)
         self.decoder = RangeDecoder(payload)
 
     def carry(self, table: Frequencies, rows: Integers, columns: Integers, part: int) -> Codes:

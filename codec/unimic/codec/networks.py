@@ -199,7 +199,7 @@ class OnnxTextNetwork:
         if memory is None:
             memory = self._graphs.empty(batch, self._heads)
         memory = [tensor[:batch] for tensor in memory]
-        places = np.tile(np.arange(position, position + count), (batch, 1))
+        places = np.tile(np.arange(position, position + count, dtype=np.int64), (batch, 1))
         logits, *seen = self._graphs.run("step", ids, places, *memory)
         return logits, seen
 

@@ -21,7 +21,7 @@ from unimic.codec.tokens import Codes, Mask
 
 WINDOW = 16
 CONTEXT = 4
-# Share of a window's tokens, in 64ths, that is revealed after each group.
+# How many tokens out of the last number are revealed after each group.
 REVEALED = (2, 4, 8, 12, 16, 24, 32, 40, 48, 64)
 
 

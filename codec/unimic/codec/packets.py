@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,7 +30,6 @@ from unimic.codec.tokens import (
     PITCH,
     PITCHES,
     Codes,
-    Distances,
     Mask,
     TokenGrid,
     TokenSpace,
@@ -40,50 +39,13 @@ from unimic.codec.tokens import (
 )
 from unimic.v1 import packet_pb2 as pb
 
+if TYPE_CHECKING:  # it brings ONNX Runtime, which a reader of packets may do without
+    from unimic.codec.coder import Coder
+
 PRICE = 0.008
 """What a bit is worth below the full rate, in squared distance of the latents (each -1 … 1).
 
 So little that hardly any fidelity is lost; docs/results.md has the curve."""
-
-
-class Coded(Protocol):
-    """What an entropy coder makes of tokens: bytes, and the information that they hold in bits."""
-
-    @property
-    def payload(self) -> bytes: ...
-    @property
-    def ideal_bits(self) -> float: ...
-
-
-class CodedImage(Coded, Protocol):
-    """Also the information of each token, and the tokens that the receiver will have."""
-
-    @property
-    def token_bits(self) -> NDArray[np.float64]: ...
-    @property
-    def codes(self) -> Codes: ...
-
-
-class Coder(Protocol):
-    """What packets need of `unimic.codec.coder.Coder`, or of a batched one in the cloud."""
-
-    @property
-    def space(self) -> TokenSpace: ...
-    @property
-    def image_model(self) -> bytes | None: ...
-    @property
-    def text_model(self) -> bytes | None: ...
-    def encode_image(
-        self, codes: Codes, *, mask: Mask | None = None, hole: Mask | None = None,
-        prompt: Codes | None = None, skip: int = 0, distances: Distances | None = None,
-        price: float = 0.0
-    ) -> CodedImage: ...
-    def decode_image(
-        self, payload: bytes, codes: Codes, *, mask: Mask | None = None, hole: Mask | None = None,
-        prompt: Codes | None = None, skip: int = 0
-    ) -> Codes: ...
-    def encode_text(self, ids: Codes) -> Coded: ...
-    def decode_text(self, payload: bytes, count: int) -> Codes: ...
 
 
 @dataclass(frozen=True)

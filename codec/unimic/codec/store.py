@@ -198,11 +198,11 @@ def _space(entries: Mapping[str, Entry]) -> TokenSpace:
         _digests({name: file for name, file in entry.files.items() if name != DECODER})
         for entry in tokenizers)).digest()
     sizes = {**tokenizers[0].sizes, **tokenizers[1].sizes}
-    try:
-        return TokenSpace("unimic", digest[:ID_BYTES], **sizes)
-    except TypeError as error:
-        raise CorruptData("manifest", f"sizes of the token space ({error})",
-                          "install the models anew") from error
+    if sizes.keys() != {"image_codes", "patch", "text_codes"}:
+        raise CorruptData("manifest", "the sizes of the token space are "
+                          f"{', '.join(sorted(sizes)) or 'missing'}, not image_codes, patch and "
+                          "text_codes", "install the models anew")
+    return TokenSpace("unimic", digest[:ID_BYTES], **sizes)
 
 
 def _write_manifest(folder: Path, entries: Mapping[str, Entry]) -> None:
@@ -221,6 +221,8 @@ def _write_manifest(folder: Path, entries: Mapping[str, Entry]) -> None:
 def _entry(name: str, value: Mapping[str, Any]) -> Entry:
     if Path(name).name != name:
         raise ValueError(f"{name!r} is not a folder name")
+    if len(bytes.fromhex(value["id"])) != ID_BYTES:
+        raise ValueError(f"the id of {name!r} is not {ID_BYTES} bytes long")
     files = {file: File(**properties) for file, properties in value["files"].items()}
     for file in files:
         if Path(file).name != file:

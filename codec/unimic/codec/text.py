@@ -15,8 +15,10 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from unimic.codec.errors import CorruptData, InvalidInput, UnknownModel
+from unimic.codec.store import TEXT_TOKENIZER, ModelStore
 from unimic.codec.tokens import Codes, check_codes
 
+TOKENIZER_FILE = "tokenizer.json"
 MARKER = "<|text|>"
 MARKER_ID = 0
 
@@ -31,6 +33,11 @@ class TextTokenizer:
         UnknownModel: there is no such file.
         CorruptData: the file is not a byte-level BPE with the marker as id 0.
     """
+
+    @classmethod
+    def of(cls, store: ModelStore) -> TextTokenizer:
+        """That of a store."""
+        return cls(store.path(TEXT_TOKENIZER, TOKENIZER_FILE))
 
     def __init__(self, path: str | PathLike[str]) -> None:
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import zlib
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -93,13 +94,18 @@ def check_size(width: int, height: int, pitch: int, most: int) -> tuple[int, int
         InvalidInput: ``pitch`` is not one of `PITCHES`.
         LimitExceeded: there are more.
     """
-    rows, columns = grid_shape(width, height, pitch)
-    tokens = rows * columns * max(1, pitch / PITCH) ** 2
+    shape = grid_shape(width, height, pitch)
+    check_tokens(width, height, min(pitch, PITCH), most)
+    return shape
+
+
+def check_tokens(width: int, height: int, pitch: int, most: int) -> None:
+    """Raise `LimitExceeded` if an image has more than ``most`` tokens of ``pitch`` pixels."""
+    tokens = math.prod(grid_shape(width, height, pitch))
     if tokens > most:
-        raise LimitExceeded("width", f"{width}×{height} pixels are {tokens:,.0f} tokens of "
-                            f"{min(pitch, PITCH)} pixels", f"at most {most:,} are taken; use a "
-                            "smaller picture or a lower quality")
-    return rows, columns
+        raise LimitExceeded("width", f"{width}×{height} pixels are {tokens:,} tokens of {pitch} "
+                            f"pixels", f"at most {most:,} are taken; use a smaller picture or a "
+                            "lower quality")
 
 
 @dataclass(frozen=True, eq=False)

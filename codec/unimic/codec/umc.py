@@ -16,16 +16,19 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Mapping, Sequence
-from typing import BinaryIO, TypeVar
+from typing import TYPE_CHECKING, BinaryIO, TypeVar
 
 from google.protobuf.message import DecodeError
 
 from unimic.codec.errors import CorruptData, InvalidInput, LimitExceeded, UnknownModel
 from unimic.codec.limits import Limits
-from unimic.codec.packets import Coder, unpack_image, unpack_mask, unpack_text
+from unimic.codec.packets import unpack_image, unpack_mask, unpack_text
 from unimic.codec.store import ID_BYTES
 from unimic.codec.tokens import Codes, Mask, TokenGrid
 from unimic.v1 import packet_pb2 as pb
+
+if TYPE_CHECKING:  # see packets
+    from unimic.codec.coder import Coder
 
 MAGIC = b"\xabUMC"
 VERSION = 1

@@ -28,10 +28,11 @@ from unimic.codec.packets import (
     unpack_image,
     unpack_text,
 )
+from unimic.codec.progress import Progress
 from unimic.codec.store import ModelStore
 from unimic.codec.text import TextTokenizer
-from unimic.codec.tokens import Codes, Mask, TokenGrid, check_size
-from unimic.edge.connection import Connection, Progress, Reply, Tls
+from unimic.codec.tokens import Codes, Mask, TokenGrid, check_size, check_tokens
+from unimic.edge.connection import Connection, Reply, Tls
 from unimic.edge.image_tokenizer import ImageTokenizer
 from unimic.edge.images import ImageSource, load_image
 from unimic.edge.rate import pack_photo_within
@@ -64,7 +65,7 @@ class Models:
         """
         store = store or ModelStore.default()
         return cls(ImageTokenizer(store, threads),
-                   TextTokenizer(store.path("text-tokenizer", "tokenizer.json")),
+                   TextTokenizer.of(store),
                    load_coder(store, threads=threads))
 
 
@@ -215,17 +216,26 @@ class AsyncClient:
         """A new picture of ``width`` × ``height`` pixels; the other arguments as in `inpaint`."""
         if width < 1 or height < 1:
             raise InvalidInput("size", f"{width}×{height} pixels is empty", "use at least 1×1")
+        check_tokens(width, height, self._models.coder.space.patch,
+                     self._session.opened.limits.max_task_tokens)
         task = pb.Task(kind=pb.TASK_KIND_GENERATE, width=width, height=height,
                        sampling=_sampling(seed, steps, temperature, guidance))
-        return await self._within(timeout, self._generate(task, prompt, on_progress))
+        view = View(0, 0, width, height)
+        return await self._within(timeout, self._image(task, None, prompt, None, None, None, view,
+                                                       None, on_progress))
 
     async def _within(self, timeout: float | None, call: Coroutine[Any, Any, T]) -> T:
         seconds = self._timeout if timeout is None else timeout
+        task = asyncio.create_task(call)
         try:
-            return await asyncio.wait_for(call, seconds)
-        except asyncio.TimeoutError:
+            done, _ = await asyncio.wait((task,), timeout=seconds)
+        finally:  # the time is up, or whoever called has been cancelled
+            task.cancel()
+            await asyncio.wait((task,))
+        if task.cancelled() and not done:
             raise DeadlineExceeded("timeout", f"no result within {seconds:g} s",
-                                   "allow more time or ask for less") from None
+                                   "allow more time or ask for less")
+        return task.result()
 
     # ── how data flows: pixels, tokens, packets, the wire, and back ───────────────────────────
 
@@ -266,11 +276,11 @@ class AsyncClient:
     async def _outpaint(self, task: pb.Task, photo: Picture, wanted: Margins, prompt: str,
                         on_progress: Progress | None) -> Picture:
         margins, view = grow(self._own(photo).view, wanted, photo.grid.pitch)
-        task.margins.CopyFrom(pb.Margins(**vars(margins)))
         height = margins.top + photo.grid.height + margins.bottom
         width = margins.left + photo.grid.width + margins.right
-        check_size(width, height, photo.grid.pitch,
-                   self._session.opened.limits.max_task_tokens)
+        check_tokens(width, height, photo.grid.pitch,
+                     self._session.opened.limits.max_task_tokens)
+        task.margins.CopyFrom(pb.Margins(**vars(margins)))
         base, mask = enlarge(photo.grid, margins)
         region = np.ones((height, width), bool)
         region[margins.top : margins.top + photo.grid.height,
@@ -278,12 +288,6 @@ class AsyncClient:
         return await self._image(task, photo, prompt, None, base, mask, view,
                                  Edit(photo.canvas, margins.left, margins.top, region, soft=False),
                                  on_progress)
-
-    async def _generate(self, task: pb.Task, prompt: str, on_progress: Progress | None) -> Picture:
-        check_size(task.width, task.height, self._models.coder.space.patch,
-                   self._session.opened.limits.max_task_tokens)
-        view = View(0, 0, task.width, task.height)
-        return await self._image(task, None, prompt, None, None, None, view, None, on_progress)
 
     async def _image(self, task: pb.Task, photo: Picture | None, prompt: str,
                      packed_mask: Packed | None, base: TokenGrid | None, mask: Mask | None,
@@ -341,8 +345,9 @@ class AsyncClient:
             raise InvalidInput("budget", "needs an entropy model that both sides hold",
                                "install the server's models, or leave it out")
         else:
-            most = min(limits.max_tokens, limits.max_task_tokens)
-            packed = pack_photo_within(coder, images, photo, budget, most, hole=area)
+            packed = pack_photo_within(
+                coder, images, photo, budget, most_tokens=limits.max_tokens,
+                most_task_tokens=limits.max_task_tokens, hole=area)
         unsent = area(packed.grid)
         return photo, packed, None if unsent is None else pack_mask(unsent, *packed.grid.size)
 

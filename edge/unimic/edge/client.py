@@ -9,8 +9,9 @@ from functools import cache
 from types import TracebackType
 from typing import Any, TypeVar
 
+from unimic.codec.progress import Progress
 from unimic.edge.aio import AsyncClient, Models
-from unimic.edge.connection import Progress, Tls
+from unimic.edge.connection import Tls
 from unimic.edge.images import ImageSource
 from unimic.edge.regions import MaskSource
 from unimic.edge.results import Answer, Picture

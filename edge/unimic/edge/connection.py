@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import itertools
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
@@ -15,12 +14,11 @@ from typing import Any
 import grpc
 
 from unimic.codec.errors import InvalidInput, LimitExceeded, UnimicError
+from unimic.codec.progress import Progress
 from unimic.codec.version import __version__
 from unimic.codec.wire import channel_options, from_failure
 from unimic.v1 import service_pb2 as pb
 from unimic.v1 import service_pb2_grpc
-
-Progress = Callable[[int, int], None]
 
 
 class ServiceError(UnimicError):

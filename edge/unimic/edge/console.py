@@ -7,7 +7,7 @@ import io
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,12 +16,12 @@ from PIL import Image
 from tqdm import tqdm
 
 from unimic.codec.errors import InvalidInput
+from unimic.codec.progress import Progress
 from unimic.edge.images import read_bytes
 
 PIPE = "-"
 USUAL_QUALITY = 100  # at which nothing is resampled
 
-Progress = Callable[[int, int], None]
 
 
 def quality_option(parser: argparse._ActionsContainer) -> None:

@@ -22,9 +22,10 @@ from typing import TypeVar
 from PIL import Image, ImageDraw
 
 from unimic.codec.errors import InvalidInput
+from unimic.codec.progress import Progress
 from unimic.edge.aio import Models
 from unimic.edge.client import Client
-from unimic.edge.console import Progress, progress, report
+from unimic.edge.console import progress, report
 from unimic.edge.contact_sheet import Tile, contact_sheet
 from unimic.edge.images import load_image
 from unimic.edge.results import Answer, Picture, Stats

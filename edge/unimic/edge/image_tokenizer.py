@@ -17,7 +17,7 @@ the encoder and after the decoder.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -27,14 +27,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from unimic.codec.networks import session_options
-from unimic.codec.store import ModelStore
+from unimic.codec.progress import Progress
+from unimic.codec.store import IMAGE_TOKENIZER, ModelStore
 from unimic.codec.tokens import Codes, Distances, TokenGrid, grid_shape
 from unimic.edge.images import load_image
 
 HALO = 12
 CORE = 64
-
-Progress = Callable[[int, int], None]
 
 
 class ImageTokenizer:
@@ -120,7 +119,7 @@ class ImageTokenizer:
         options = session_options(self._threads)
         # Tiles come in several shapes: plans kept for each of them would only cost memory.
         options.enable_mem_pattern = False
-        return ort.InferenceSession(str(self._store.path("image-tokenizer", file)), options,
+        return ort.InferenceSession(str(self._store.path(IMAGE_TOKENIZER, file)), options,
                                     providers=["CPUExecutionProvider"])
 
 

@@ -12,9 +12,12 @@ import numpy as np
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from unimic.codec.errors import InvalidInput, LimitExceeded, UnimicError
+from unimic.codec.limits import Limits
 
 MAX_PIXELS = 1 << 26
 MAX_FILE_BYTES = 1 << 28
+FILE_LIMITS = Limits(max_tokens=MAX_PIXELS // 256)
+"""Of .umc files: one on one's own disk may be larger than what a service takes from strangers."""
 
 # Only formats that Pillow decodes itself: others start outside programs or are not pictures.
 _FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "TIFF", "JPEG2000", "GIF", "BMP", "PPM")
@@ -64,15 +67,13 @@ def read_bytes(source: str | os.PathLike[str] | bytes | BinaryIO) -> bytes:
         InvalidInput: the file cannot be read.
         LimitExceeded: it is too large.
     """
-    if isinstance(source, bytes):
-        return source
     name = _name(source)
     try:
         if isinstance(source, (str, os.PathLike)):
             with open(source, "rb") as file:
-                data = file.read(MAX_FILE_BYTES + 1)
+                data = _read(file)
         else:
-            data = source.read(MAX_FILE_BYTES + 1)
+            data = source if isinstance(source, bytes) else _read(source)
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path, a closed file
         raise InvalidInput(name, f"cannot be read ({_reason(error)})",
                            "check the path and its permissions") from error
@@ -80,6 +81,14 @@ def read_bytes(source: str | os.PathLike[str] | bytes | BinaryIO) -> bytes:
         raise LimitExceeded(name, f"the file is larger than {MAX_FILE_BYTES:,} bytes",
                             "use a smaller file")
     return data
+
+
+def _read(file: BinaryIO) -> bytes:
+    """One byte more than is allowed, or all; an unbuffered pipe gives some at a time."""
+    data = bytearray()
+    while part := file.read(MAX_FILE_BYTES + 1 - len(data)):
+        data += part
+    return bytes(data)
 
 
 def _open(name: str, data: bytes) -> Image.Image:

@@ -7,18 +7,28 @@ from collections.abc import Callable
 
 from PIL import Image
 
+from unimic.codec.coder import Coder
 from unimic.codec.frequencies import SKIP_ALL
-from unimic.codec.packets import Coder, PackedImage, pack_image, pack_image_within
-from unimic.codec.tokens import PITCHES, Codes, Mask, TokenGrid, check_size, grid_shape
+from unimic.codec.packets import PackedImage, pack_image, pack_image_within
+from unimic.codec.tokens import (
+    PITCHES,
+    Codes,
+    Mask,
+    TokenGrid,
+    check_size,
+    check_tokens,
+    grid_shape,
+)
 from unimic.edge.image_tokenizer import ImageTokenizer
 
 WORTH_LEAVING = SKIP_ALL // 8
 """Up to here, leaving tokens out costs hardly more fidelity than coarser tokens of as many bytes;
-docs/results.md has the measurement."""
+docs/experiments.md has the measurement."""
 
 
 def pack_photo_within(
-    coder: Coder, images: ImageTokenizer, photo: Image.Image, budget: int, most_tokens: int, *,
+    coder: Coder, images: ImageTokenizer, photo: Image.Image, budget: int, *, most_tokens: int,
+    most_task_tokens: int | None = None,
     hole: Callable[[TokenGrid], Mask | None] = lambda grid: None, prompt: Codes | None = None,
 ) -> PackedImage:
     """Tokenize and code a photo into a packet of at most ``budget`` bytes, as faithfully as it can.
@@ -31,7 +41,8 @@ def pack_photo_within(
         images: the tokenizer.
         photo: RGB.
         budget: bytes of the whole packet.
-        most_tokens: that the grid may have.
+        most_tokens: as `check_size` counts them.
+        most_task_tokens: that the grid may have; None for no other limit.
         hole: what of a grid is not sent, see `pack_image`.
         prompt: see `pack_image`.
 
@@ -40,8 +51,10 @@ def pack_photo_within(
     """
     size, coarsest = (photo.width, photo.height), PITCHES[-1]
     check_size(*size, coarsest, most_tokens)
+    most = min(most_tokens, most_task_tokens or most_tokens)
+    check_tokens(*size, coarsest, most)
     # What is finer than the finest that is allowed counts as over the budget, as does `low`.
-    low = next(p for p in PITCHES if math.prod(grid_shape(*size, p)) <= most_tokens) - 1
+    low = next(p for p in PITCHES if math.prod(grid_shape(*size, p)) <= most) - 1
     high, guess, grid = coarsest, max(low + 1, images.space.patch), None
     while high - low > 1 or grid is None:
         guess = min(max(guess, low + 1), max(low + 1, high - 1))

@@ -25,13 +25,12 @@ from numpy.typing import NDArray
 from unimic.codec.coder import Coder
 from unimic.codec.networks import HISTOGRAM, IMAGE_ENTROPY
 from unimic.codec.packets import pack_image, pack_text
-from unimic.codec.store import TEXT_TOKENIZER, ModelStore
+from unimic.codec.progress import Progress
+from unimic.codec.store import ModelStore
 from unimic.codec.text import TextTokenizer
 from unimic.codec.tokens import Mask
 from unimic.edge.image_tokenizer import ImageTokenizer
 from unimic.edge.images import load_image
-
-Progress = Callable[[int, int], None]
 
 LEAST_SKIP = 1  # leaves nothing out, but lets the encoder take cheaper codes
 
@@ -44,11 +43,6 @@ class Picture:
 
     path: Path
     caption: str | None = None
-
-
-def text_tokenizer(store: ModelStore) -> TextTokenizer:
-    """The store's text tokenizer."""
-    return TextTokenizer(store.path(TEXT_TOKENIZER, "tokenizer.json"))
 
 
 def order0_table(store: ModelStore) -> NDArray[np.float64]:
@@ -65,7 +59,7 @@ def measure_pictures(store: ModelStore, coder: Coder, pictures: Sequence[Picture
     Returns:
         Bits a token, percentages against both yardsticks, and code usage.
     """
-    tokenizer, text = ImageTokenizer(store), text_tokenizer(store)
+    tokenizer, text = ImageTokenizer(store), TextTokenizer.of(store)
     order0 = order0_table(store)
     raw = math.log2(coder.space.image_codes)
     total: dict[str, float] = {}
@@ -139,7 +133,7 @@ def measure_texts(store: ModelStore, coder: Coder, texts: Sequence[str],
 
     Some of these may learn from the texts of ``dictionary`` first.
     """
-    tokenizer = text_tokenizer(store)
+    tokenizer = TextTokenizer.of(store)
     characters = sum(map(len, texts))
     ideal = payload = wire = tokens = 0.0
     for done, line in enumerate(texts):

@@ -11,16 +11,13 @@ from PIL import Image
 
 from unimic.codec import umc
 from unimic.codec.coder import Coder, load_coder
-from unimic.codec.limits import Limits
 from unimic.codec.order import REVEALED, reveal_groups, waves
 from unimic.codec.packets import for_file, pack_image
 from unimic.codec.store import ModelStore
 from unimic.codec.tokens import Codes, TokenGrid
 from unimic.edge.image_tokenizer import ImageTokenizer
-from unimic.edge.images import MAX_PIXELS
+from unimic.edge.images import FILE_LIMITS
 from unimic.measure.codecs import Codec, Encoded, Setting
-
-LIMITS = Limits(max_tokens=MAX_PIXELS // 256)
 
 
 def codec() -> Codec:
@@ -32,7 +29,7 @@ def codec() -> Codec:
         return _encode(coder, images.encode(image, images.space.pitch(int(setting))))
 
     def decode(data: bytes, size: tuple[int, int]) -> Image.Image:
-        (grid,) = umc.decode(coder, umc.read(io.BytesIO(data), LIMITS), limits=LIMITS)
+        (grid,) = umc.decode(coder, umc.read(io.BytesIO(data), FILE_LIMITS), limits=FILE_LIMITS)
         assert isinstance(grid, TokenGrid)
         return images.decode(grid)
 

@@ -28,6 +28,7 @@ class CountingProxy:
         self._target = host.strip("[]"), int(port)
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._open: list[socket.socket] = []
+        self._counting = threading.Lock()
         self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
         self.up = self.down = 0
 
@@ -59,6 +60,7 @@ class CountingProxy:
     def _relay(self, source: socket.socket, sink: socket.socket, way: str) -> None:
         with suppress(OSError):
             while data := source.recv(1 << 16):
-                setattr(self, way, getattr(self, way) + len(data))  # one thread each way
+                with self._counting:
+                    setattr(self, way, getattr(self, way) + len(data))
                 sink.sendall(data)
             sink.shutdown(socket.SHUT_WR)

@@ -11,6 +11,7 @@ import io
 import multiprocessing
 import os
 import signal
+from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -32,7 +33,6 @@ from unimic.measure.metrics import Judge, features
 ORIGINAL = "original"  # in place of a codec: what metrics of sets need of the original itself
 CROP = 256  # pixels on each side of the part that is kept to be looked at
 Row = dict[str, Any]
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -153,14 +153,15 @@ def measure_all(tasks: Sequence[Task], jobs: int, done: Callable[[Row], None]) -
 
     A process that dies takes only the measurements with it that were under way.
     """
-    left = iter(tasks)
+    left = deque(tasks)
     os.environ["OMP_NUM_THREADS"] = "1"  # for the processes: each keeps to one core
     while True:
         with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), _leave_be) as pool:
             running: dict[Future[Row], Task] = {}
             try:
-                for task in left:
-                    running[pool.submit(measure, task)] = task
+                while left:
+                    future = pool.submit(measure, left[0])
+                    running[future] = left.popleft()
                     if len(running) >= jobs:
                         _collect(running, done)
                 while running:

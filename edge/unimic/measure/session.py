@@ -23,6 +23,7 @@ import numpy as np
 from PIL import Image
 
 from unimic.codec.errors import InvalidInput
+from unimic.codec.progress import Progress
 from unimic.codec.tokens import TokenGrid
 from unimic.edge.aio import Models
 from unimic.edge.client import Client
@@ -43,7 +44,6 @@ from unimic.measure.html import (
 from unimic.measure.metrics import Judge
 from unimic.measure.proxy import CountingProxy
 
-Progress = Callable[[int, int], None]
 Row = dict[str, Any]
 CHECKPOINTS = (1, 5, 20, 50)
 TURNS = 10

@@ -19,6 +19,7 @@ from unimic.codec.coder import Coder, load_coder
 from unimic.codec.exactness import Executor
 from unimic.codec.lockstep import DecodeJob, complete
 from unimic.codec.networks import ImageNetwork
+from unimic.codec.progress import Progress
 from unimic.codec.store import ModelStore
 from unimic.codec.tokens import Codes
 from unimic.edge.image_tokenizer import ImageTokenizer
@@ -27,7 +28,6 @@ SIDE = 256
 BATCHES = (1, 8, 64)
 REPEATS = 7
 
-Progress = Callable[[int, int], None]
 
 
 def edge_speed(store: ModelStore, pictures: Sequence[Image.Image], threads: int | None,
@@ -102,7 +102,7 @@ def service_speed(executors: Sequence[Executor], packets: Packets, progress: Pro
 
 
 def _decode(network: ImageNetwork, packets: Packets, batch: int) -> None:
-    jobs = [DecodeJob(payload, np.zeros_like(grid), None, None, None, 0, lambda *_: None)
+    jobs = [DecodeJob(payload, np.zeros_like(grid))
             for payload, grid in zip(packets.payloads[:batch], packets.grids[:batch], strict=True)]
     complete(network, jobs)
     for job, grid in zip(jobs, packets.grids[:batch], strict=True):

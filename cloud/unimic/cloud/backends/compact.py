@@ -63,9 +63,9 @@ from unimic.cloud.models.compact import (
 from unimic.codec.errors import CorruptData, UnknownModel
 from unimic.codec.networks import session_options
 from unimic.codec.proof import METADATA
-from unimic.codec.store import ModelStore
+from unimic.codec.store import IMAGE_TOKENIZER, ModelStore
 from unimic.codec.text import TextTokenizer
-from unimic.codec.tokens import Codes, TokenSpace
+from unimic.codec.tokens import PITCH, Codes, TokenSpace
 
 PROMPT_TOKENS = 64
 ANSWER_TOKENS = 32
@@ -93,23 +93,25 @@ class View:
         """Output of the image tokenizer's half ``name``, ``encoder`` or ``decoder``."""
         if name not in self.sessions:
             self.sessions[name] = onnxruntime.InferenceSession(
-                str(self.store.path("image-tokenizer", f"{name}.onnx")), session_options(),
+                str(self.store.path(IMAGE_TOKENIZER, f"{name}.onnx")), session_options(),
                 providers=["CPUExecutionProvider"])
         session = self.sessions[name]
-        output: NDArray[np.generic] = session.run(None, {session.get_inputs()[0].name: inputs})[0]
+        output: NDArray[np.generic] = session.run(
+            [session.get_outputs()[0].name], {session.get_inputs()[0].name: inputs})[0]
         return output
 
     def reduce(self, codes: Codes, rows: int, columns: int) -> Codes:
         """The same picture in ``rows`` × ``columns`` tokens."""
         height, width = codes.shape
-        canvas = np.zeros((height * 16, width * 16, 3), np.uint8)
+        canvas = np.zeros((height * PITCH, width * PITCH, 3), np.uint8)
         for top in range(0, height, WINDOW):  # tiles, so that memory stays bounded
             for left in range(0, width, WINDOW):
                 tile = np.ascontiguousarray(codes[None, top:top + WINDOW, left:left + WINDOW])
                 pixels = self.run("decoder", tile)[0].transpose(1, 2, 0)
-                canvas[top * 16:top * 16 + pixels.shape[0],
-                       left * 16:left * 16 + pixels.shape[1]] = np.rint(pixels * 255)
-        small = Image.fromarray(canvas).resize((columns * 16, rows * 16), Image.Resampling.BICUBIC)
+                canvas[top * PITCH:top * PITCH + pixels.shape[0],
+                       left * PITCH:left * PITCH + pixels.shape[1]] = np.rint(pixels * 255)
+        small = Image.fromarray(canvas).resize(
+            (columns * PITCH, rows * PITCH), Image.Resampling.BICUBIC)
         pixels = np.asarray(small, np.float32).transpose(2, 0, 1)[None] / 255
         reduced: Codes = self.run("encoder", np.ascontiguousarray(pixels))[0].astype(np.int32)
         return reduced
@@ -349,7 +351,7 @@ def load(store: ModelStore, device: str = "cpu", weights: str | None = None) -> 
         if not path.is_file():
             raise UnknownModel("--weights", f"there is no {path}", "name a .safetensors file")
     model = load_weights(path).to(device)
-    words = Words(TextTokenizer(store.path("text-tokenizer", "tokenizer.json")))
+    words = Words(TextTokenizer.of(store))
     return CompactBackend(model, words, store.space(), View(store))
 
 

@@ -119,7 +119,7 @@ class Arithmetic:
 
 def write(kind: Arithmetic, grid: Codes) -> tuple[bytes, float]:
     """A grid's payload and ideal bits."""
-    job = kind.encode(kind.writer.layout, grid, None, None, None, 0, _ignore)
+    job = kind.encode(kind.writer.layout, grid)
     complete(kind.writer, [job])
     job.check()
     return job.encoder.finish(), float(job.bits.sum())
@@ -128,7 +128,7 @@ def write(kind: Arithmetic, grid: Codes) -> tuple[bytes, float]:
 def failures(kind: Arithmetic, network: ImageNetwork, grids: Sequence[Codes],
              payloads: Sequence[bytes]) -> int:
     """How many payloads, read together, are refused or become other grids."""
-    jobs = [kind.decode(payload, np.zeros_like(grid), None, None, None, 0, _ignore)
+    jobs = [kind.decode(payload, np.zeros_like(grid))
             for grid, payload in zip(grids, payloads, strict=True)]
     complete(network, jobs)
     return sum(not _is(job, grid) for job, grid in zip(jobs, grids, strict=True))
@@ -141,10 +141,6 @@ def _is(job: DecodeJob, grid: Codes) -> bool:
     except CorruptData:
         return False
     return np.array_equal(job.codes, grid)
-
-
-def _ignore(done: int, total: int) -> None:
-    pass
 
 
 def arithmetics(store: ModelStore) -> list[Arithmetic]:

@@ -85,12 +85,14 @@ class Average(Generic[M]):
 def rounded_late(run: Run, share: float, network: M, average: Average[M]) -> Iterator[float]:
     """The fractions of ``run``; training is quantisation-aware after ``share`` of its budget."""
     rounding = False
+    resumed = run.spent > share * run.minutes * 60
     for fraction in run:
         if not rounding and fraction > share:
             rounding = True
             for part in (network, average.module):
                 set_mode(part, Mode.QUANTISED)
-            average.restart(run.step)  # weights from before know nothing of the rounding
+            if not resumed:
+                average.restart(run.step)  # weights from before know nothing of the rounding
         yield fraction
 
 

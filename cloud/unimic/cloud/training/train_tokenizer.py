@@ -156,6 +156,7 @@ def main(argv: list[str] | None = None) -> None:
     if adversary:
         state |= {"adversary": adversary, "adversary_optimizer": adversary.optimizer}
     run.restore(state)
+    random.seed(args.seed + run.step)
     lpips = LPIPS("alex").to(device)
     inception = InceptionDistance().to(device)
     cost = None

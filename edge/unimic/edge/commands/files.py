@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import copy
 import io
 import math
 import time
 from collections.abc import Sequence
-from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 from PIL import Image
@@ -16,7 +14,6 @@ from PIL import Image
 from unimic.codec import umc
 from unimic.codec.errors import InvalidInput, LimitExceeded, UnimicError
 from unimic.codec.frequencies import SKIP_ALL
-from unimic.codec.limits import Limits
 from unimic.codec.packets import (
     Packed,
     for_file,
@@ -24,13 +21,12 @@ from unimic.codec.packets import (
     pack_text,
     packet_size,
 )
-from unimic.codec.store import TEXT_TOKENIZER, ModelStore
+from unimic.codec.store import ModelStore
 from unimic.codec.text import TextTokenizer
 from unimic.codec.tokens import PITCHES, Codes, TokenGrid, check_size, grid_shape
 from unimic.edge.console import (
     PIPE,
     USUAL_QUALITY,
-    Progress,
     check_output,
     common_options,
     picture_bytes,
@@ -41,15 +37,12 @@ from unimic.edge.console import (
     report,
     write_output,
 )
-from unimic.edge.images import MAX_PIXELS, load_image
+from unimic.edge.images import FILE_LIMITS, load_image
 from unimic.v1 import packet_pb2 as pb
 
 if TYPE_CHECKING:
     from unimic.codec.coder import Coder
     from unimic.edge.image_tokenizer import ImageTokenizer
-
-# A file on one's own disk may be larger than what a service takes from strangers.
-LIMITS = Limits(max_tokens=MAX_PIXELS // 256)
 
 ENCODE_EXAMPLES = """\
 examples:
@@ -107,7 +100,7 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
 
 def encode(args: argparse.Namespace) -> None:
     """Code a picture or a text."""
-    from unimic.codec.coder import load_coder
+    from unimic.codec.coder import Coder, load_coder
 
     check_output(args.output, args.force)
     if args.raw and args.budget is not None:
@@ -115,7 +108,7 @@ def encode(args: argparse.Namespace) -> None:
     began = time.perf_counter()
     content = _load(args)
     store = ModelStore.default()
-    coder = load_coder(store)
+    coder = Coder(store.space(), None, None) if args.raw else load_coder(store)
     if isinstance(content, str):
         for option, default in ("prompt", None), ("budget", None), ("quality", USUAL_QUALITY):
             if getattr(args, option) != default:
@@ -172,14 +165,14 @@ def _pack_picture(
     images = ImageTokenizer(store)
     if args.budget is None:
         pitch = coder.space.pitch(args.quality)
-        check_size(image.width, image.height, pitch, LIMITS.max_tokens)
+        check_size(image.width, image.height, pitch, FILE_LIMITS.max_tokens)
         with progress("look") as show:
             grid = images.encode(image, pitch, show)
         with progress("code") as show:
-            packed: Packed = pack_image(_watched(coder, show), grid, prompt=ids, raw=args.raw)
+            packed: Packed = pack_image(coder.watched(show), grid, prompt=ids, raw=args.raw)
     else:
         with progress("code") as show:
-            packed = _pack_within(_watched(coder, show), images, image, ids, parts, args.budget)
+            packed = _pack_within(coder.watched(show), images, image, ids, parts, args.budget)
     return [*parts, _picture_for_file(packed, coder)]
 
 
@@ -188,7 +181,7 @@ def _pack_within(coder: Coder, images: ImageTokenizer, image: Image.Image, ids: 
     """The picture, such that a file of ``parts`` and it has at most ``budget`` bytes."""
     from unimic.edge.rate import pack_photo_within
 
-    check_size(image.width, image.height, PITCHES[-1], LIMITS.max_tokens)
+    check_size(image.width, image.height, PITCHES[-1], FILE_LIMITS.max_tokens)
     grid = images.encode(image, PITCHES[-1])
     least: Packed = pack_image(coder, grid, prompt=ids, skip=SKIP_ALL)
     file = [part.packet for part in (*parts, _picture_for_file(least, coder))]
@@ -200,7 +193,7 @@ def _pack_within(coder: Coder, images: ImageTokenizer, image: Image.Image, ids: 
     if room <= 0:
         return least
     return pack_photo_within(coder, images, image, least.sizes.wire_bytes + room,
-                             LIMITS.max_tokens, prompt=ids)
+                             most_tokens=FILE_LIMITS.max_tokens, prompt=ids)
 
 
 def _picture_for_file(packed: Packed, coder: Coder) -> Packed:
@@ -210,28 +203,16 @@ def _picture_for_file(packed: Packed, coder: Coder) -> Packed:
 
 def _pack_text(coder: Coder, ids: Codes, raw: bool) -> Packed:
     with progress("code") as show:
-        packed = pack_text(_watched(coder, show), ids, raw=raw)
+        packed = pack_text(coder.watched(show), ids, raw=raw)
     return Packed(for_file(packed.packet, coder), packed.sizes)
 
 
 def _encode_text(store: ModelStore, text: str) -> Codes:
-    ids = _text_tokenizer(store).encode(text)
-    if len(ids) > LIMITS.max_text_tokens:
+    ids = TextTokenizer.of(store).encode(text)
+    if len(ids) > FILE_LIMITS.max_text_tokens:
         raise LimitExceeded("text", f"{len(ids):,} tokens are more than "
-                            f"{LIMITS.max_text_tokens:,}", "split it")
+                            f"{FILE_LIMITS.max_text_tokens:,}", "split it")
     return ids
-
-
-def _text_tokenizer(store: ModelStore) -> TextTokenizer:
-    return TextTokenizer(store.path(TEXT_TOKENIZER, "tokenizer.json"))
-
-
-def _watched(coder: Coder, show: Progress) -> Coder:
-    """``coder``, showing how far it is."""
-    watched = copy.copy(coder)
-    for name in ("encode_image", "decode_image", "encode_text", "decode_text"):
-        setattr(watched, name, partial(getattr(coder, name), watch=show))
-    return watched
 
 
 def decode(args: argparse.Namespace) -> None:
@@ -241,11 +222,11 @@ def decode(args: argparse.Namespace) -> None:
     check_output(args.output, args.force)
     began = time.perf_counter()
     kind = picture_format(args.output)
-    packets = umc.read(io.BytesIO(read_input(args.input)), LIMITS)
+    packets = umc.read(io.BytesIO(read_input(args.input)), FILE_LIMITS)
     store = ModelStore.default()
     coder = load_coder(store)
     with progress("decode") as show:
-        contents = umc.decode(_watched(coder, show), packets, limits=LIMITS)
+        contents = umc.decode(coder.watched(show), packets, limits=FILE_LIMITS)
     content = _choose(args.output, kind, packets, contents)
     if isinstance(content, TokenGrid):
         from unimic.edge.image_tokenizer import ImageTokenizer
@@ -254,7 +235,7 @@ def decode(args: argparse.Namespace) -> None:
             image = ImageTokenizer(store).decode(content, show)
         data, what = picture_bytes(image, kind or "PNG"), f"{image.width}×{image.height} pixels"
     else:
-        text = _text_tokenizer(store).decode(cast(Codes, content))
+        text = TextTokenizer.of(store).decode(cast(Codes, content))
         data, what = text.encode("utf-8"), f"{len(text):,} characters"
     write_output(args.output, data, args.force)
     seconds = round(time.perf_counter() - began, 3)
@@ -279,7 +260,7 @@ def _choose(
 def info(args: argparse.Namespace) -> None:
     """Say what is in a file."""
     data = read_input(args.input)
-    packets = umc.read(io.BytesIO(data), LIMITS)
+    packets = umc.read(io.BytesIO(data), FILE_LIMITS)
     try:
         store = ModelStore.default()
     except UnimicError:

@@ -211,6 +211,8 @@ def _write(args: argparse.Namespace, kind: str, result: Picture, stats: dict[str
 
 def _report(args: argparse.Namespace, facts: dict[str, Any], stats: dict[str, Stats],
             answer: str | None = None) -> None:
+    if not (args.json or args.verbose):
+        stats = {}  # to tell the bits of what came down, it would be coded once more
     costs = {turn: cost.as_dict() for turn, cost in stats.items()}
     report(args, {**facts, **costs}, answer=answer,
            details="\n".join(f"{turn}: {cost}" for turn, cost in stats.items()))

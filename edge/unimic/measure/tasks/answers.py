@@ -6,13 +6,14 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 
+from unimic.codec.progress import Progress
 from unimic.edge.client import Client
 from unimic.edge.results import Picture
 from unimic.measure.codecs import Variant
 from unimic.measure.html import Column
 from unimic.measure.tasks.findings import Findings, Row
 from unimic.measure.tasks.forms import ABOUT, COLUMNS, Totals, forms
-from unimic.measure.tasks.grounds import Progress, Subject, pictures
+from unimic.measure.tasks.grounds import Subject, pictures
 
 TOGETHER = 8  # questions
 BLIND = "the usual answer, without a look"

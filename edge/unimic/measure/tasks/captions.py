@@ -17,12 +17,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from unimic.codec.errors import InvalidInput
+from unimic.codec.progress import Progress
 from unimic.edge.client import Client
 from unimic.measure.codecs import Variant
 from unimic.measure.html import Column
 from unimic.measure.tasks.findings import Findings, Row
 from unimic.measure.tasks.forms import ABOUT, COLUMNS, Totals, forms
-from unimic.measure.tasks.grounds import Progress, Subject, pictures
+from unimic.measure.tasks.grounds import Subject, pictures
 
 NEAREST = "caption of the nearest training photo"
 THUMB = 16  # pixels a side, in which photos are compared

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from unimic.codec.progress import Progress
 from unimic.edge.aio import Models
 from unimic.edge.client import Client
 from unimic.edge.contact_sheet import Tile
 from unimic.edge.results import Picture
 from unimic.measure.html import Column
 from unimic.measure.tasks.findings import Findings, Row
-from unimic.measure.tasks.grounds import COLOURS, SHAPES, SIDE, Drawing, Progress, pictures
+from unimic.measure.tasks.grounds import COLOURS, SHAPES, SIDE, Drawing, pictures
 from unimic.measure.tasks.outlines import describe
 
 ASKED = ("what color is the shape?", "what shape is in the image?")

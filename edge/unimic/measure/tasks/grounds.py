@@ -15,10 +15,10 @@ from typing import TypeVar
 from PIL import Image
 
 from unimic.codec.errors import InvalidInput, UnimicError
+from unimic.codec.progress import Progress
 from unimic.edge.images import load_image
 from unimic.measure.tasks.findings import Row
 
-Progress = Callable[[int, int], None]
 SIDE = 224  # pixels to which easy-VQA's 64×64 drawings are enlarged
 COLOURS = {"black": (0, 0, 0), "blue": (0, 0, 255), "brown": (165, 42, 42),
            "gray": (128, 128, 128), "green": (0, 255, 0), "red": (255, 0, 0),

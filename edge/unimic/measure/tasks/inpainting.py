@@ -26,6 +26,7 @@ import numpy as np
 from PIL import Image
 
 from unimic.codec.errors import InvalidInput
+from unimic.codec.progress import Progress
 from unimic.codec.tokens import Codes, Mask
 from unimic.edge.aio import Models
 from unimic.edge.client import Client
@@ -33,7 +34,7 @@ from unimic.edge.contact_sheet import Tile
 from unimic.measure.html import Column
 from unimic.measure.metrics import Judge, find
 from unimic.measure.tasks.findings import Findings, Row
-from unimic.measure.tasks.grounds import Progress, Subject, pictures
+from unimic.measure.tasks.grounds import Subject, pictures
 
 Box = tuple[int, int, int, int]
 JUDGES = ("lpips-vgg", "lpips-alex")

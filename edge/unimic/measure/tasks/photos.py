@@ -16,13 +16,14 @@ import numpy as np
 from PIL import Image
 
 from unimic.codec.errors import InvalidInput
+from unimic.codec.progress import Progress
 from unimic.edge.aio import Models
 from unimic.edge.client import Client
 from unimic.edge.contact_sheet import Tile
 from unimic.measure import metrics
 from unimic.measure.html import Column
 from unimic.measure.tasks.findings import OURS, Findings, Row
-from unimic.measure.tasks.grounds import Progress, Subject, pictures
+from unimic.measure.tasks.grounds import Subject, pictures
 
 JUDGE = "kid"
 REAL, FLOOR, PLAIN = "photos", "photos, re-encoded", "mean colours"

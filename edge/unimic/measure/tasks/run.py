@@ -9,13 +9,13 @@ from pathlib import Path
 from PIL import Image
 
 from unimic.codec.errors import InvalidInput
+from unimic.codec.progress import Progress
 from unimic.edge.aio import Models
 from unimic.edge.client import Client
 from unimic.edge.contact_sheet import Tile, contact_sheet
 from unimic.measure.codecs import Variant
 from unimic.measure.tasks import answers, captions, drawings, grounds, inpainting, photos
 from unimic.measure.tasks.findings import Findings
-from unimic.measure.tasks.grounds import Progress
 
 TASKS = ("answers", "captions", "inpainting", "drawings", "photos")
 Part = Callable[[Client, Progress], Findings]
