@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 
 from unimic.cloud.backends.base import Cancelled
-from unimic.cloud.coding import Together
+from unimic.cloud.coding import Together, _Call, _turn
 from unimic.cloud.networks import (
     MANY,
     ByNumber,
@@ -109,6 +111,39 @@ def test_a_stopped_job_leaves_the_batch(network: Counting, store: ModelStore) ->
     with pytest.raises(Cancelled):
         together.watched(stop).encode_image(np.zeros((40, 40), np.int32))
     assert together.encode_image(np.full((2, 2), 4321, np.int32)).payload
+
+
+def test_a_batch_has_so_many_windows(network: Counting) -> None:
+    def call(rows: int, columns: int) -> _Call:
+        return _Call(network, DecodeJob(b"", np.zeros((rows, columns), np.int32)),
+                     threading.Event())
+
+    small, tall, large = call(16, 16), call(64, 16), call(256, 256)
+    assert [one.job.width for one in (small, tall, large)] == [1, 1, 8]
+    assert _turn([large, small]) == [large, small]
+    live = [small, *(call(256, 256) for _ in range(10)), tall]
+    assert _turn(live) == [*live[:8], tall], "57 windows, then the next that fits"
+
+
+def test_who_comes_is_first(network: Counting, store: ModelStore) -> None:
+    """A small picture is done in the next batch, however many large ones there are."""
+    together = Together()
+    coder = Coder(store.space(), (b"-", network), None, together)
+    waves: list[int] = []
+
+    def follow(done: int, total: int) -> None:
+        waves.append(done)
+
+    large = np.random.default_rng(0).integers(0, 8192, (200, 40)).astype(np.int32)
+    with ThreadPoolExecutor(9) as threads:
+        calls = [threads.submit(coder.watched(follow).encode_image, large) for _ in range(8)]
+        while len(waves) < 8:
+            time.sleep(0.001)
+        before = len(waves)
+        coder.encode_image(large[:2, :2])
+        assert len(waves) < before + 8 * 4, "of some 28 waves of each"
+        for one in calls:
+            assert one.result().payload == calls[0].result().payload
 
 
 def test_every_job_has_its_own_network(network: Counting, store: ModelStore) -> None:

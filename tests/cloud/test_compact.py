@@ -25,7 +25,7 @@ from unimic.cloud.backends.compact import (
     load_weights,
     view_shape,
 )
-from unimic.cloud.backends.windows import MOST_WINDOWS, windows
+from unimic.cloud.backends.windows import MOST_STEPS, MOST_WINDOWS, windows
 from unimic.cloud.models.compact import (
     ANSWER,
     ASK,
@@ -233,6 +233,17 @@ def test_small_hole_is_one_window_around_it() -> None:
 def test_huge_mask_is_refused() -> None:
     with pytest.raises(LimitExceeded, match=str(MOST_WINDOWS)):
         windows(np.ones((200, 200), bool), WHOLE, WINDOW)
+
+
+def test_steps_of_many_windows_are_limited(backend: CompactBackend) -> None:
+    def generate(steps: int) -> list[Codes]:
+        sampling = Sampling(0, steps, 0.0, 0.0)
+        return backend.generate([GenerateRequest("", 40, 4, sampling)], lambda *_: None)
+
+    assert generate(2)[0].shape == (40, 4)
+    rounds = len(windows(np.ones((40, 4), bool), WHOLE, WINDOW))
+    with pytest.raises(LimitExceeded, match=str(MOST_STEPS // rounds)):
+        generate(MOST_STEPS // rounds + 1)
 
 
 def test_answers(backend: CompactBackend, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -298,6 +298,29 @@ async def test_objects_are_limited(dial):
         assert (await peer.read()).result.id == 3
 
 
+async def test_a_full_session_still_answers(dial):
+    async with dial(limits=Limits(max_objects=1)) as channel:
+        peer = await Peer(channel).open()
+        await peer.send(share=share(1))
+        assert (await peer.read()).result.id == 1
+        await peer.send(task=pb.Task(id=2, kind=pb.TASK_KIND_CAPTION, object=1))
+        assert (await peer.read()).result.id == 2
+        await peer.send(share=share(3))
+        assert (await peer.failure()).field == "session"
+
+
+async def test_a_result_over_the_limits_fails_its_request_alone(dial):
+    async with dial(limits=Limits(max_message_bytes=500, max_tokens=400)) as channel:
+        peer = await Peer(channel).open()
+        await peer.send(task=pb.Task(id=1, kind=pb.TASK_KIND_GENERATE, width=320, height=320))
+        failure = await peer.failure()
+        assert (failure.field, failure.code) == ("result", pb.Failure.CODE_RESOURCE_EXHAUSTED)
+        await peer.send(task=pb.Task(id=1, kind=pb.TASK_KIND_GENERATE, width=320, height=336))
+        failure = await peer.failure()
+        assert (failure.field, failure.code) == ("task", pb.Failure.CODE_RESOURCE_EXHAUSTED)
+        await peer.is_well(1)
+
+
 async def test_messages_are_limited(dial):
     async with dial(limits=Limits(max_message_bytes=10_000)) as channel:
         well = await Peer(channel).open()

@@ -4,6 +4,7 @@ given five here, for machines that do other work too; the real times are printed
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 import socket
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -21,6 +23,8 @@ from fake_backend import EchoBackend, FakeCoder, draw, fake_models
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from PIL import Image
 
+from unimic.cloud.backends.base import GenerateRequest, Sampling
+from unimic.cloud.batching import Batcher
 from unimic.codec.errors import InvalidInput, UnimicError
 from unimic.codec.limits import Limits
 from unimic.edge import AsyncClient, Client, DeadlineExceeded, ServiceError, Tls
@@ -270,6 +274,29 @@ async def test_cancelling_stops_entropy_coding(serve):
         assert coder.done
 
 
+async def test_nothing_is_kept_of_requests_that_were_given_up():
+    backend = EchoBackend(0.02)
+    batcher = Batcher(backend)
+    sampling = Sampling(0, 20, 0.0, 0.0)
+    running = asyncio.create_task(batcher.run(GenerateRequest("a", 1, 1, sampling)))
+    await until(lambda: backend.steps)
+    requests = [GenerateRequest("b", 1, 1 + number % 3, sampling) for number in range(50)]
+    seen = [weakref.ref(request) for request in requests]
+    waiting = [asyncio.create_task(batcher.run(requests.pop())) for _ in range(50)]
+    await asyncio.sleep(0)
+    for call in waiting:
+        call.cancel()
+    await asyncio.wait(waiting)
+    await asyncio.sleep(0)
+    del waiting, call
+    gc.collect()
+    assert not any(request() for request in seen)
+    assert not batcher._open
+    assert (await running).shape == (1, 1)
+    assert backend.batches == [1]
+    batcher.close()
+
+
 async def test_one_who_gives_up_does_not_stop_the_others_of_the_batch(serve):
     backend = EchoBackend(0.02)
     async with serve(backend=backend) as address, AsyncClient(
@@ -332,8 +359,11 @@ async def test_one_bad_request_of_a_batch_fails_alone(serve):
 async def test_sessions_are_limited(serve):
     async with serve(sessions=2) as address, AsyncClient(address, models=fake_models()), \
             AsyncClient(address, models=fake_models()):
-        with pytest.raises(ServiceError, match="RESOURCE_EXHAUSTED"):
+        with pytest.raises(ServiceError, match=r"RESOURCE_EXHAUSTED.*try later"):
             await AsyncClient(address, models=fake_models()).connect()
+        async with grpc.aio.insecure_channel(address) as channel:  # nothing is wrong with it
+            check = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest())
+            assert (await check).status == health_pb2.HealthCheckResponse.SERVING
 
 
 async def test_more_calls_than_the_server_takes_at_a_time(serve):

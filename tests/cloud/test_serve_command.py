@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import subprocess
+from pathlib import Path
 
 import pytest
 from fake_backend import EchoBackend, FakeCoder, FakeText, fake_models
@@ -26,7 +28,8 @@ def parse(*arguments: str) -> argparse.Namespace:
     (("--port", "65536"), "--port"), (("--port", "-1"), "--port"),
     (("--workers", "0"), "--workers"), (("--sessions", "0"), "--sessions"),
     (("--grace", "-1"), "--grace"),
-    (("--grace", "nan"), "--grace"), (("--tls-cert", "a"), "--tls-cert"),
+    (("--grace", "nan"), "--grace"), (("--device", "bogus"), "--device"),
+    (("--device", "cuda:99"), "--device"), (("--tls-cert", "a"), "--tls-cert"),
     (("--tls-key", "a"), "--tls-cert"), (("--tls-client-ca", "a"), "--tls-cert"),
     (("--limit", "max_objects"), "--limit"), (("--limit", "max_objects=0"), "--limit"),
     (("--limit", "objects=3"), "--limit")])
@@ -34,6 +37,30 @@ def test_wrong_options(arguments, field):
     options = parse(*arguments)
     with pytest.raises(InvalidInput) as caught:
         options.run(options)
+    assert caught.value.field == field
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("certs")
+    script = Path(__file__).parent.parent.parent / "deploy" / "make-dev-certs.sh"
+    subprocess.run([script, folder], check=True, capture_output=True)
+    return folder
+
+
+@pytest.mark.parametrize(("files", "field"), [
+    (("gone.pem", "server.key", None), "--tls-cert"),
+    (("server.pem", "gone.key", None), "--tls-key"),
+    (("garbage.pem", "server.key", None), "--tls-cert"),
+    (("server.pem", "client.key", None), "--tls-cert"),
+    (("server.pem", "server.key", "garbage.pem"), "--tls-client-ca"),
+    (("server.pem", "server.key", "empty.pem"), "--tls-client-ca")])
+def test_wrong_tls_files(certificates, files, field):
+    from unimic.cloud.server import ServerTls
+    (certificates / "garbage.pem").write_text("-----BEGIN CERTIFICATE-----\nnonsense\n")
+    (certificates / "empty.pem").touch()
+    with pytest.raises(InvalidInput) as caught:
+        ServerTls(*(name and certificates / name for name in files)).credentials()
     assert caught.value.field == field
 
 

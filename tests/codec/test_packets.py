@@ -21,6 +21,7 @@ from unimic.codec.errors import (
     UnknownModel,
 )
 from unimic.codec.limits import Limits
+from unimic.codec.masks import MOST_DIAGONALS
 from unimic.codec.packets import (
     Packed,
     for_file,
@@ -179,6 +180,18 @@ def test_masks_come_back(coder: Coder, case: Case) -> None:
         assert np.array_equal(back, mask)
         assert packed.sizes.payload_bytes <= -(-mask.size // 8)
         assert header_bytes(packed.packet) <= 16
+
+
+@pytest.mark.parametrize("shape", [(1, MOST_DIAGONALS), (MOST_DIAGONALS, 1)])
+def test_masks_of_thin_images_are_raw(coder: Coder, shape: tuple[int, int]) -> None:
+    """Each of their cells would be a diagonal of its own."""
+    mask = np.zeros(shape, np.bool_)
+    packed = pack_mask(mask, 16 * shape[1], 16 * shape[0])
+    assert packed.packet.coding == pb.CODING_RAW
+    assert np.array_equal(unpack_mask(packed.packet, limits=LIMITS, space=coder.space), mask)
+    packed.packet.coding = pb.CODING_ENTROPY
+    with pytest.raises(CorruptData, match="raw"):
+        unpack_mask(packed.packet, limits=LIMITS, space=coder.space)
 
 
 def test_the_header_of_the_largest_image_fits(coder: Coder) -> None:

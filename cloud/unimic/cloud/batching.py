@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from unimic.cloud.backends.base import (
@@ -29,7 +29,12 @@ class _Job:
     done: asyncio.Future[Any]
 
 
-_Batch = list[_Job]
+@dataclass(eq=False)
+class _Batch:
+    """Requests that wait for a worker together."""
+
+    jobs: list[_Job] = field(default_factory=list)
+    worker: asyncio.Task[None] | None = None
 
 
 class Batcher:
@@ -60,13 +65,31 @@ class Batcher:
         job = _Job(request, progress, asyncio.get_running_loop().create_future())
         key = (type(request), request.shape, request.sampling.steps)
         batch = self._open.get(key)
-        if batch is None or len(batch) >= self._max_batch:
-            batch = self._open[key] = []
-            worker = asyncio.create_task(self._work(key, batch))
-            self._running.add(worker)
-            worker.add_done_callback(self._running.discard)
-        batch.append(job)
-        return await job.done
+        if batch is None or len(batch.jobs) >= self._max_batch:
+            batch = self._open[key] = _Batch()
+            batch.worker = asyncio.create_task(self._work(key, batch))
+            self._running.add(batch.worker)
+            batch.worker.add_done_callback(self._running.discard)
+        batch.jobs.append(job)
+        try:
+            return await job.done
+        except asyncio.CancelledError:
+            self._forget(key, batch, job)
+            raise
+
+    def _forget(self, key: tuple[object, ...], batch: _Batch, job: _Job) -> None:
+        """Nothing of a request that nobody waits for is kept until a worker is free."""
+        if job not in batch.jobs:  # a worker has taken it, and will see that nobody waits
+            return
+        batch.jobs.remove(job)
+        if not batch.jobs and batch.worker:
+            self._close(key, batch)
+            batch.worker.cancel()
+
+    def _close(self, key: tuple[object, ...], batch: _Batch) -> None:
+        """Late comers start the next one."""
+        if self._open.get(key) is batch:
+            del self._open[key]
 
     def close(self) -> None:
         """Stop taking requests; what runs ends at its next step if nobody waits for it."""
@@ -75,13 +98,11 @@ class Batcher:
     async def _work(self, key: tuple[object, ...], batch: _Batch) -> None:
         async with self._free:
             await asyncio.sleep(LINGER_SECONDS)
-            if self._open.get(key) is batch:
-                del self._open[key]  # closed: late comers start the next one
-            await self._compute([job for job in batch if not job.done.done()])
+            self._close(key, batch)
+            jobs, batch.jobs = batch.jobs, []
+            await self._compute(jobs)
 
-    async def _compute(self, jobs: _Batch) -> None:
-        if not jobs:
-            return
+    async def _compute(self, jobs: list[_Job]) -> None:
         loop = asyncio.get_running_loop()
 
         def watch(step: int, steps: int) -> None:

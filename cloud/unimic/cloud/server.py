@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
+import ssl
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -17,7 +18,6 @@ from grpc_reflection.v1alpha import reflection
 
 from unimic.cloud.backends.base import Backend
 from unimic.cloud.batching import Batcher
-from unimic.cloud.coding import MOST_TOGETHER
 from unimic.cloud.service import Service
 from unimic.cloud.session import Engine
 from unimic.codec.coder import Coder
@@ -29,6 +29,9 @@ from unimic.v1 import service_pb2, service_pb2_grpc
 
 log = logging.getLogger(__name__)
 
+IMAGE_THREADS = 256  # they only wait: images are coded in one
+OTHER_THREADS = 4
+OTHER_CALLS = 64  # health, reflection and capabilities, also when all sessions are taken
 SERVICE = service_pb2.DESCRIPTOR.services_by_name["Multimodal"].full_name
 
 
@@ -44,12 +47,26 @@ class ServerTls:
         """Read the files.
 
         Raises:
-            InvalidInput: one cannot be read.
+            InvalidInput: one cannot be read, is no PEM file of its kind, or key and certificate do
+                not belong together.
         """
+        # gRPC would only say that it cannot listen, or nothing at all.
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        cert, key = _pem("--tls-cert", self.cert), _pem("--tls-key", self.key)
+        try:
+            context.load_cert_chain(self.cert, self.key, password="")
+        except (ssl.SSLError, ValueError) as error:
+            raise InvalidInput("--tls-cert", f"{self.cert} and {self.key}: {error}",
+                               "give a PEM certificate and its own key, not encrypted") from error
         ca = _pem("--tls-client-ca", self.client_ca) if self.client_ca else None
+        if self.client_ca:
+            try:
+                context.load_verify_locations(self.client_ca)
+            except ssl.SSLError as error:
+                raise InvalidInput("--tls-client-ca", f"{self.client_ca}: {error}",
+                                   "give the PEM certificate of an authority") from error
         return grpc.ssl_server_credentials(
-            [(_pem("--tls-key", self.key), _pem("--tls-cert", self.cert))],
-            root_certificates=ca, require_client_auth=ca is not None)
+            [(key, cert)], root_certificates=ca, require_client_auth=ca is not None)
 
 
 @dataclass(frozen=True)
@@ -77,15 +94,17 @@ class Server:
     def __init__(self, backend: Backend, coder: Coder, text: TextTokenizer,
                  limits: Limits, options: ServerOptions) -> None:
         self._options = options
-        self._coding = ThreadPoolExecutor(MOST_TOGETHER, thread_name_prefix="coding")
+        images = ThreadPoolExecutor(IMAGE_THREADS, thread_name_prefix="coding-images")
+        others = ThreadPoolExecutor(OTHER_THREADS, thread_name_prefix="coding-others")
+        self._threads = images, others
         self._engine = Engine(backend, coder, text, limits, Batcher(backend, options.workers),
-                              self._coding)
+                              images, others)
         self._health = health.aio.HealthServicer()
         self._server = grpc.aio.server(
-            maximum_concurrent_rpcs=options.sessions,
+            maximum_concurrent_rpcs=options.sessions + OTHER_CALLS,
             # Two servers on one port would share its clients at random.
             options=[*channel_options(limits.max_message_bytes), ("grpc.so_reuseport", 0)])
-        self._service = Service(self._engine)
+        self._service = Service(self._engine, options.sessions)
         service_pb2_grpc.add_MultimodalServicer_to_server(self._service, self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         reflection.enable_server_reflection(
@@ -106,8 +125,7 @@ class Server:
         except RuntimeError:
             port = 0
         if not port:
-            raise InvalidInput("--port", f"cannot listen on {wanted}"
-                               f"{' with these TLS files' if tls else ''}",
+            raise InvalidInput("--port", f"cannot listen on {wanted}",
                                "use a free port of an address of this machine")
         await self._server.start()
         for name in ("", SERVICE):
@@ -129,7 +147,8 @@ class Server:
                            return_when=asyncio.FIRST_COMPLETED)
         await self._server.stop(0)
         self._engine.batcher.close()
-        self._coding.shutdown(wait=False, cancel_futures=True)
+        for threads in self._threads:
+            threads.shutdown(wait=False, cancel_futures=True)
 
     async def run_until_signal(self, ready: Callable[[str], None]) -> None:
         """Start, tell ``ready`` the address, serve until SIGTERM or SIGINT, and stop.

@@ -6,6 +6,8 @@ import asyncio
 import logging
 from typing import Any
 
+import grpc
+
 from unimic.cloud.session import Engine, Rejected, Session
 from unimic.codec.version import __version__
 from unimic.v1 import service_pb2 as pb
@@ -18,14 +20,18 @@ TASKS = (pb.TASK_KIND_GENERATE, pb.TASK_KIND_INPAINT, pb.TASK_KIND_OUTPAINT, pb.
 
 
 class Service(service_pb2_grpc.MultimodalServicer):
-    """Serves any number of sessions with one engine.
+    """Serves sessions with one engine.
+
+    Args:
+        engine: that they share.
+        most_sessions: more are refused.
 
     Attributes:
         sessions: that are being served.
     """
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+    def __init__(self, engine: Engine, most_sessions: int) -> None:
+        self._engine, self._most_sessions = engine, most_sessions
         self.sessions: set[asyncio.Task[Any]] = set()
 
     async def GetCapabilities(self, request: pb.GetCapabilitiesRequest,
@@ -40,6 +46,10 @@ class Service(service_pb2_grpc.MultimodalServicer):
         """One session for each stream."""
         peer, this = context.peer(), asyncio.current_task()
         assert this is not None  # gRPC runs each call in a task
+        if len(self.sessions) >= self._most_sessions:
+            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED,
+                                f"{self._most_sessions} sessions are open, which is all that this "
+                                "server takes (--sessions); try later")
         self.sessions.add(this)
         log.info("%s: session begins", peer)
         try:

@@ -52,6 +52,7 @@ Write = Callable[[pb.ServerMessage], Awaitable[None]]
 OPEN_SECONDS = 10
 """A client that has not said open by then has gone astray."""
 MAX_STEPS = 1000
+QUESTIONS = (pb.TASK_KIND_ANSWER, pb.TASK_KIND_CAPTION)
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,8 @@ class Engine:
     """What all sessions of a server share.
 
     Attributes:
-        coding: threads for entropy coding.
+        image_threads: each waits for the coding of one image.
+        other_threads: for texts, masks and answers, which no image shall hold up.
         draining: set when the server wants to end; sessions finish what they have begun.
     """
 
@@ -68,7 +70,8 @@ class Engine:
     text: TextTokenizer
     limits: Limits
     batcher: Batcher
-    coding: Executor
+    image_threads: Executor
+    other_threads: Executor
     draining: asyncio.Event = field(default_factory=asyncio.Event)
 
     def __post_init__(self) -> None:
@@ -84,7 +87,12 @@ class Engine:
             max_message_bytes=self.limits.max_message_bytes, max_tokens=self.limits.max_tokens,
             max_text_tokens=self.limits.max_text_tokens, max_objects=self.limits.max_objects,
             max_pending_tasks=self.limits.max_pending_tasks,
-            max_task_tokens=self.backend.max_tokens)
+            max_task_tokens=self.max_task_tokens)
+
+    @property
+    def max_task_tokens(self) -> int:
+        """Image tokens of the largest image that a task works on, and whose result may be sent."""
+        return min(self.backend.max_tokens, self.limits.max_tokens)
 
 
 class Rejected(Exception):
@@ -109,6 +117,7 @@ class Session:
         self._models: set[bytes] = set()
         self._objects: dict[int, asyncio.Task[TokenGrid | None]] = {}
         self._pending: set[asyncio.Task[TokenGrid | None]] = set()
+        self._questions: set[int] = set()  # pending requests that make no image
         self._room = asyncio.Semaphore(engine.limits.max_pending_tasks)
         self._outbox: asyncio.Queue[pb.ServerMessage | None] = asyncio.Queue(
             2 * engine.limits.max_pending_tasks)
@@ -209,26 +218,29 @@ class Session:
     # ── requests ──────────────────────────────────────────────────────────────────────────────
 
     async def _start(self, request: pb.Share | pb.Task) -> None:
-        limit = self._engine.limits.max_objects
+        asks = isinstance(request, pb.Task) and request.kind in QUESTIONS
+        limit, images = self._engine.limits.max_objects, self._objects.keys() - self._questions
         if not request.id or request.id in self._objects:
             await self._fail(request.id, InvalidInput(
                 "id", f"{request.id} is 0 or in use", "number requests from 1, each once"))
             return
-        if len(self._objects) >= limit:
+        if len(images) >= limit and not asks:
             await self._fail(request.id, LimitExceeded(
-                "id", f"the session holds {limit} objects",
-                "release some, by letting go of pictures"))
+                "session", f"it holds {limit} images", "release some, by letting go of pictures"))
             return
         await self._room.acquire()
         source = self._objects.get(request.object) if isinstance(request, pb.Task) else None
         task = asyncio.create_task(self._answer(request, source))
         self._objects[request.id] = task
+        if asks:
+            self._questions.add(request.id)
         self._pending.add(task)
         task.add_done_callback(partial(self._settle, request.id))
 
     def _settle(self, request: int, task: asyncio.Task[TokenGrid | None]) -> None:
         self._room.release()
         self._pending.discard(task)
+        self._questions.discard(request)
         made = not task.cancelled() and task.result() is not None
         if not made and self._objects.get(request) is task:
             del self._objects[request]
@@ -253,13 +265,19 @@ class Session:
             return None
         result.id = request.id
         result.seconds = time.perf_counter() - began
-        await self._outbox.put(pb.ServerMessage(result=result))
+        message, most = pb.ServerMessage(result=result), self._engine.limits.max_message_bytes
+        if message.ByteSize() > most:  # gRPC would end the session
+            await self._fail(request.id, LimitExceeded(
+                "result", f"{message.ByteSize()} bytes are over {most}", "ask for a smaller image"))
+            return None
+        await self._outbox.put(message)
         return made
 
     # ── work, in the order in which its data flows ────────────────────────────────────────────
 
     async def _share(self, share: pb.Share) -> tuple[TokenGrid, pb.Result]:
-        return await self._code(partial(self._unpack_shared, share)), pb.Result()
+        grid = await self._code(self._engine.image_threads, partial(self._unpack_shared, share))
+        return grid, pb.Result()
 
     def _unpack_shared(self, share: pb.Share, coder: Coder) -> TokenGrid:
         limits, hole = self._engine.limits, None
@@ -270,7 +288,10 @@ class Session:
     async def _perform(self, task: pb.Task, source: asyncio.Task[TokenGrid | None] | None
                        ) -> tuple[TokenGrid | None, pb.Result]:
         sampling = self._sampling(task.sampling)
-        prompt, text = await self._code(partial(self._unpack_prompt, task))
+        prompt, text = np.zeros(0, np.int32), ""
+        others = self._engine.other_threads
+        if task.HasField("text"):
+            prompt, text = await self._code(others, partial(self._unpack_prompt, task.text))
         progress = partial(self._report, task.id) if task.progress else None
         run = self._engine.batcher.run
 
@@ -286,16 +307,16 @@ class Session:
             return await self._pack(grid, None, prompt)
 
         base = await self._image(task.object, source)
-        if task.kind in (pb.TASK_KIND_ANSWER, pb.TASK_KIND_CAPTION):
+        if task.kind in QUESTIONS:
             self._check_size(base.codes.size)
             question = text if task.kind == pb.TASK_KIND_ANSWER else ""
             answer: Answer = await run(AnswerRequest(base.codes, question, sampling), progress)
-            packet = await self._code(partial(self._pack_answer, answer.text))
+            packet = await self._code(others, partial(self._pack_answer, answer.text))
             return None, pb.Result(packet=packet, confidence=answer.confidence)
 
         if task.kind == pb.TASK_KIND_INPAINT:
             mask = await self._code(
-                partial(self._unpack_mask, "task.mask", task.mask, base.size))
+                others, partial(self._unpack_mask, "task.mask", task.mask, base.size))
             if not mask.any():
                 raise InvalidInput("task.mask", "covers nothing", "set at least one token")
         elif task.kind == pb.TASK_KIND_OUTPAINT:
@@ -323,11 +344,12 @@ class Session:
         return Sampling(wanted.seed or defaults.seed, wanted.steps or defaults.steps,
                         temperature, guidance)
 
-    def _unpack_prompt(self, task: pb.Task, coder: Coder) -> tuple[Codes, str]:
-        if not task.HasField("text"):
-            return np.zeros(0, np.int32), ""
-        ids = unpack_text(coder, task.text, limits=self._engine.limits)
-        return ids, self._engine.text.decode(ids)
+    def _unpack_prompt(self, packet: packet_pb2.Packet, coder: Coder) -> tuple[Codes, str]:
+        ids = unpack_text(coder, packet, limits=self._engine.limits)
+        try:
+            return ids, self._engine.text.decode(ids)
+        except InvalidInput as error:
+            raise InvalidInput("task.text", error.message, error.remedy) from error
 
     def _pack_answer(self, answer: str, coder: Coder) -> packet_pb2.Packet:
         ids = self._engine.text.encode(answer)
@@ -357,10 +379,10 @@ class Session:
         return enlarge(base, Margins(margins.left, margins.top, margins.right, margins.bottom))
 
     def _check_size(self, tokens: int) -> None:
-        if tokens > self._engine.backend.max_tokens:
-            raise LimitExceeded(
-                "task", f"an image of {tokens} tokens is over the {self._engine.backend.max_tokens}"
-                f" that the backend {self._engine.backend.name} works on", "use a smaller image")
+        most = self._engine.max_task_tokens
+        if tokens > most:
+            raise LimitExceeded("task", f"an image of {tokens} tokens is over the {most} that this "
+                                "service works on", "use a smaller image")
 
     def _checked(self, grid: TokenGrid) -> TokenGrid:
         try:
@@ -372,7 +394,7 @@ class Session:
     async def _pack(self, grid: TokenGrid, mask: Mask | None, prompt: Codes
                     ) -> tuple[TokenGrid, pb.Result]:
         """An empty prompt is no context: both sides take it as none."""
-        packed = await self._code(lambda coder: pack_image(
+        packed = await self._code(self._engine.image_threads, lambda coder: pack_image(
             coder, grid, mask=mask, prompt=prompt if prompt.size else None,
             raw=self._raw(coder.image_model)))
         return grid, pb.Result(packet=packed.packet)
@@ -380,6 +402,6 @@ class Session:
     def _raw(self, model: bytes | None) -> bool:
         return model not in self._models
 
-    async def _code(self, work: Callable[[Coder], T]) -> T:
-        return await run_coding(self._engine.coding, self._engine.coder, work)
+    async def _code(self, threads: Executor, work: Callable[[Coder], T]) -> T:
+        return await run_coding(threads, self._engine.coder, work)
 

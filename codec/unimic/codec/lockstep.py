@@ -41,6 +41,7 @@ class Job:
 
     Attributes:
         codes: int32 ``(rows, columns)``: the receiver's grid, as far as it has come.
+        width: the most windows that a wave of it has.
         done: whether nothing is left to do.
         error: what ended it early, if anything did.
     """
@@ -56,7 +57,9 @@ class Job:
         self.done = False
         self.error: BaseException | None = None
         self._watch = watch
-        self._waves = waves(*codes.shape)
+        order = list(waves(*codes.shape))
+        self.width = max(map(len, order))
+        self._waves = iter(order)
         self._coded, self._total = 0, int(self.mask.sum())
 
     def plans(self, layout: Layout) -> list[WindowPlan]:

@@ -25,6 +25,9 @@ _TRUST_INSIDE = 60
 _TRUST_AT_EDGE = 6
 _FIRST = 8  # the context of the first cell, which has no neighbours
 
+MOST_DIAGONALS = 4096
+"""More than this, of a thin grid, would take long and save little: its mask is written raw."""
+
 Cells = tuple[NDArray[np.intp], NDArray[np.intp]]
 
 

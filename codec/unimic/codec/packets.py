@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from unimic.codec.errors import CorruptData, InvalidInput, LimitExceeded, UnknownModel
 from unimic.codec.frequencies import SKIP_ALL
 from unimic.codec.limits import Limits
-from unimic.codec.masks import decode_mask, encode_mask
+from unimic.codec.masks import MOST_DIAGONALS, decode_mask, encode_mask
 from unimic.codec.raw import bits_per_token, pack_bits, unpack_bits
 from unimic.codec.tokens import (
     PITCH,
@@ -279,11 +279,12 @@ def pack_mask(mask: Mask, width: int, height: int, pitch: int = PITCH) -> Packed
     """
     if mask.dtype != np.bool_ or mask.ndim != 2 or not mask.size:
         raise InvalidInput("mask", f"{mask.dtype} {mask.shape}", "pass bool (rows, columns)")
-    payload, bits = encode_mask(mask)
-    plain, plain_bits = _raw(mask.astype(np.int32), 2)
-    is_raw = len(plain) < len(payload)  # scattered cells have no shape to predict
-    if is_raw:
-        payload, bits = plain, plain_bits
+    payload, bits = _raw(mask.astype(np.int32), 2)
+    is_raw = True
+    if sum(mask.shape) <= MOST_DIAGONALS:
+        coded, coded_bits = encode_mask(mask)
+        if len(coded) <= len(payload):  # scattered cells have no shape to predict
+            payload, bits, is_raw = coded, coded_bits, False
     packet = pb.Packet(
         kind=pb.KIND_MASK,
         coding=_coding(is_raw),
@@ -302,6 +303,9 @@ def unpack_mask(packet: pb.Packet, *, limits: Limits, space: TokenSpace) -> Mask
     if packet.coding == pb.CODING_RAW:
         cells = unpack_bits(packet.payload, rows * columns, 2)
         mask = cells.reshape(rows, columns).astype(np.bool_)
+    elif rows + columns > MOST_DIAGONALS:
+        raise CorruptData("coding", f"{rows}×{columns} cells are too many in a row to be coded",
+                          "send the mask raw")
     else:
         mask = decode_mask(packet.payload, rows, columns)
     _check_crc(packet, _checksum(packet_size(packet), mask))

@@ -16,7 +16,7 @@ from unimic.codec.limits import Limits
 
 MAX_PIXELS = 1 << 26
 MAX_FILE_BYTES = 1 << 28
-FILE_LIMITS = Limits(max_tokens=MAX_PIXELS // 256)
+FILE_LIMITS = Limits(max_tokens=MAX_PIXELS // 256, max_text_tokens=1 << 17)
 """Of .umc files: one on one's own disk may be larger than what a service takes from strangers."""
 
 # Only formats that Pillow decodes itself: others start outside programs or are not pictures.

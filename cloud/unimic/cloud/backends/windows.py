@@ -13,6 +13,8 @@ from unimic.codec.errors import LimitExceeded
 from unimic.codec.tokens import Codes, Mask
 
 MOST_WINDOWS = 64
+MOST_STEPS = 2048
+"""Of all windows of a request together."""
 
 Draw = Callable[[list[FillRequest], list[torch.Generator], Watch], list[Codes]]
 """Fills the masks of grids of one shape that fit the model, as `Backend.fill`; each has a source of
@@ -31,7 +33,7 @@ def fill_by_windows(requests: Sequence[FillRequest], whole: int, window: int, dr
         watch: as in `Backend`; every window has all steps.
 
     Raises:
-        LimitExceeded: a mask needs too many windows.
+        LimitExceeded: a mask needs too many windows, or steps.
     """
     plans = [windows(r.mask, whole, window) for r in requests]
     results = [r.codes.astype(np.int32) for r in requests]
@@ -39,6 +41,9 @@ def fill_by_windows(requests: Sequence[FillRequest], whole: int, window: int, dr
     # Noise comes from one generator for each request, so a result is its own seed's alone.
     chances = [torch.Generator().manual_seed(r.sampling.seed) for r in requests]
     rounds, steps = max(map(len, plans), default=0), requests[0].sampling.steps
+    if rounds > 1 and rounds * steps > MOST_STEPS:
+        raise LimitExceeded("sampling.steps", f"{steps} in each of {rounds} windows are over "
+                            f"{MOST_STEPS}", f"use at most {MOST_STEPS // rounds} for this image")
     size = whole if max(requests[0].shape) <= whole else window
     for turn in range(rounds):
         def watch_turn(step: int, of: int, before: int = turn * steps) -> None:
@@ -89,8 +94,8 @@ def windows(mask: Mask, whole: int, window: int) -> list[tuple[int, int]]:
         left_over[top:top + window, left:left + window] = False
         order.append((top, left))
         if len(order) > MOST_WINDOWS:
-            raise LimitExceeded("mask", f"needs more than {MOST_WINDOWS} windows of {window} × "
-                                f"{window} tokens", "use a smaller mask or a smaller image")
+            raise LimitExceeded("task", f"it takes more than {MOST_WINDOWS} windows of {window} × "
+                                f"{window} tokens", "make a smaller part, or image")
     return order
 
 
