@@ -213,7 +213,7 @@ class ExactEmbedding(nn.Module):
         return F.embedding(index, self.weight).to(torch.float32)
 
 
-class Normalise(Arithmetic):
+class RMSNorm(Arithmetic):
     """Root-mean-square normalisation (arXiv 1910.07467) to the activation scale, without gain."""
 
     def __init__(self, width: int) -> None:
@@ -317,7 +317,7 @@ class Turn(NamedTuple):
     sine: Tensor
 
 
-class Feed(Arithmetic):
+class FeedForward(Arithmetic):
     """Two-layer perceptron with squared rectifier (Primer, arXiv 2109.08668)."""
 
     def __init__(self, width: int, hidden: int) -> None:

@@ -35,9 +35,9 @@ from unimic.cloud.models.arithmetic import (
     Attention,
     Embedding,
     ExactEmbedding,
-    Feed,
+    FeedForward,
     Linear,
-    Normalise,
+    RMSNorm,
     Square,
     Turn,
     Visible,
@@ -96,13 +96,13 @@ class Layer(Arithmetic):
     def __init__(self, width: int, heads: int, hidden: int) -> None:
         super().__init__()
         self.width, self.heads = width, heads
-        self.norm = Normalise(width)
+        self.norm = RMSNorm(width)
         self.query, self.key, self.value = (project(width) for _ in range(3))
         self.attention = Attention(width // heads)
         self.out = Linear(width, width, in_scale=ACTIVATION_SCALE, in_max=ACTIVATION_MAX,
                           out_scale=RESIDUAL_SCALE, gain=0.5)
-        self.feed_norm = Normalise(width)
-        self.feed = Feed(width, hidden)
+        self.feed_norm = RMSNorm(width)
+        self.feed = FeedForward(width, hidden)
 
     def read(self, x: Tensor, turn: Turn, seen: Tensors, visible: Visible,
              ) -> tuple[Tensor, Tensors]:
@@ -173,8 +173,8 @@ class ImageEntropyNet(nn.Module):
             Layer(c.width, c.heads, c.hidden) for _ in range(c.content_layers))
         self.query_layers = nn.ModuleList(
             Layer(c.width, c.heads, c.hidden) for _ in range(c.query_layers))
-        self.memory_norm = Normalise(c.width)
-        self.final_norm = Normalise(c.width)
+        self.memory_norm = RMSNorm(c.width)
+        self.final_norm = RMSNorm(c.width)
         self.upper_head = Linear(c.width, c.upper, in_scale=ACTIVATION_SCALE, bias=True,
                                  in_max=ACTIVATION_MAX, out_scale=LOGIT_SCALE, gain=0.1)
         self.tail_in = Linear(c.width, c.width, in_scale=ACTIVATION_SCALE, in_max=ACTIVATION_MAX,

@@ -13,7 +13,7 @@ from unimic.cloud.models.arithmetic import (
     LOGIT_SCALE,
     Embedding,
     Linear,
-    Normalise,
+    RMSNorm,
     Turn,
     rotation_table,
     visible,
@@ -53,7 +53,7 @@ class TextEntropyNet(nn.Module):
         self.table = Embedding(c.codes, c.width)
         self.layers = nn.ModuleList(
             Layer(c.width, c.heads, c.hidden) for _ in range(c.layers))
-        self.final_norm = Normalise(c.width)
+        self.final_norm = RMSNorm(c.width)
         self.head = Linear(c.width, c.codes, in_scale=ACTIVATION_SCALE, in_max=ACTIVATION_MAX,
                            out_scale=LOGIT_SCALE, bias=True, gain=0.1)
         self.register_buffer("rotations", rotation_table(c.positions, c.pairs, 0.01),

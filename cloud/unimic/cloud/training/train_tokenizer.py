@@ -29,9 +29,9 @@ from torch.utils.data import IterableDataset
 from unimic.cloud.models.image_entropy import ImageEntropyNet
 from unimic.cloud.models.image_tokenizer import ImageTokenizer
 from unimic.cloud.training import shapes
-from unimic.cloud.training.adversary import Adversary, joined
 from unimic.cloud.training.cost import TokenCost
 from unimic.cloud.training.data import read_emoji, training_images
+from unimic.cloud.training.discriminator import Discriminator, joined
 from unimic.cloud.training.loop import (
     Average,
     Run,
@@ -152,9 +152,11 @@ def main(argv: list[str] | None = None) -> None:
     run = Run(args.out, args.minutes, args.rate)
     state: dict[str, nn.Module | torch.optim.Optimizer] = {
         "model": model, "average": average.module, "optimizer": optimizer}
-    adversary = Adversary(InceptionDistance.CHANNELS).to(device) if args.adversarial else None
-    if adversary:
-        state |= {"adversary": adversary, "adversary_optimizer": adversary.optimizer}
+    discriminator = None
+    if args.adversarial:
+        discriminator = Discriminator(InceptionDistance.CHANNELS).to(device)
+        state |= {"discriminator": discriminator,
+                  "discriminator_optimizer": discriminator.optimizer}
     run.restore(state)
     random.seed(args.seed + run.step)
     lpips = LPIPS("alex").to(device)
@@ -190,10 +192,10 @@ def main(argv: list[str] | None = None) -> None:
             seen, true = (inception.features(x[:few]) for x in warped)
             deep = inception.between(seen, true).mean()
             bits = cost(latents[:PRICED]) if cost else nothing
-            deceit = adversary.deceive(seen) if adversary else nothing
+            deceit = discriminator.deceive(seen) if discriminator else nothing
         distortion = 0.5 * pixel + alex + deep
-        gradient, = torch.autograd.grad(distortion, fake, retain_graph=adversary is not None)
-        if adversary:
+        gradient, = torch.autograd.grad(distortion, fake, retain_graph=discriminator is not None)
+        if discriminator:
             toward_real, = torch.autograd.grad(deceit, fake)
             gradient = joined(gradient, toward_real, args.adversarial)
         roots, gradients = [fake], [gradient]
@@ -206,7 +208,7 @@ def main(argv: list[str] | None = None) -> None:
         optimizer.step()
         average.update(model, run.step)
         with autocast(device):
-            judged = adversary.learn(true, seen) if adversary else nothing
+            judged = discriminator.learn(true, seen) if discriminator else nothing
         used = torch.zeros(model.quantizer.size, device=device)
         used[model.quantizer.codes(digits.detach()).flatten()] = 1
         run.log(pixel=pixel, alex=alex, inception=deep, bits=bits, deceit=deceit, judged=judged,

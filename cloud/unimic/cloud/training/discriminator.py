@@ -16,7 +16,7 @@ from torch.nn.utils.parametrizations import spectral_norm
 from unimic.cloud.training.loop import channels_last
 
 
-class Adversary(nn.Module):
+class Discriminator(nn.Module):
     """One head for each of the feature maps ``(B, channels[i], h_i, w_i)``; hinge losses.
 
     Attributes:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from unimic.cloud.training.adversary import Adversary, joined
+from unimic.cloud.training.discriminator import Discriminator, joined
 
 
 def maps(power: float, seed: int) -> list[torch.Tensor]:
@@ -16,20 +16,20 @@ def maps(power: float, seed: int) -> list[torch.Tensor]:
 
 def test_it_learns_to_tell_apart_and_shows_the_way() -> None:
     torch.manual_seed(0)
-    adversary = Adversary([3, 5], width=16, rate=1e-2)
-    losses = [adversary.learn(maps(1, seed), maps(6, 100 + seed)).item() for seed in range(30)]
+    discriminator = Discriminator([3, 5], width=16, rate=1e-2)
+    losses = [discriminator.learn(maps(1, seed), maps(6, 100 + seed)).item() for seed in range(30)]
     assert losses[-1] < losses[0] / 2
 
     fake = [x.requires_grad_() for x in maps(6, 200)]
-    deceit = adversary.deceive(fake)
+    deceit = discriminator.deceive(fake)
     gradients = torch.autograd.grad(deceit, fake)
     moved = [x - 5 * g for x, g in zip(fake, gradients, strict=True)]
-    assert adversary.deceive(moved).item() < deceit.item()
+    assert discriminator.deceive(moved).item() < deceit.item()
 
 
 def test_learning_leaves_the_decoder_alone() -> None:
     fake = [x.requires_grad_() for x in maps(1, 0)]
-    Adversary([3, 5], width=8).learn(maps(1, 1), fake)
+    Discriminator([3, 5], width=8).learn(maps(1, 1), fake)
     assert all(x.grad is None for x in fake)
 
 
