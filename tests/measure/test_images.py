@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import re
+import sys
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -200,6 +202,8 @@ def test_ours_against_the_best_of_the_others() -> None:
     assert curves.below_best([*ours, *first, *second], "psnr", "unimic") == pytest.approx(25)
     assert curves.below_best(ours, "psnr", "unimic") is None
     assert curves.below_best(first, "psnr", "unimic") is None
+    for best in 0.0, -0.2:  # equal pictures; KID may be below 0
+        assert curves.below_best([*ours, *curve("c", (0.1, best))], "psnr", "unimic") is None
 
 
 def test_bd_rate() -> None:
@@ -210,6 +214,29 @@ def test_bd_rate() -> None:
     assert curves.bd_rate(anchor, twice[:3], "psnr", True) is None
     apart = curve("c", (0.1, 5), (0.2, 6), (0.4, 7), (0.8, 8))
     assert curves.bd_rate(anchor, apart, "psnr", True) is None
+    nothing = curve("b", (0.0, 9))
+    assert curves.bd_rate(anchor, [*nothing, *twice], "psnr", True) == curves.bd_rate(
+        anchor, twice, "psnr", True)
+
+
+def test_without_the_package_of_bd_rates(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [row | {"image": "a"} for row in
+            curve("vvc", (0.1, 25), (0.2, 28), (0.4, 31), (0.8, 34))]
+    monkeypatch.setitem(sys.modules, "bjontegaard", None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    context = report.Context("unimic measure", "a machine", {}, curves.missing(), "vvc")
+    facts = report.summary(rows, [METRICS["psnr"]], context)
+    assert facts["bd_rate_percent"] == {"psnr": {}}
+    assert "pip install bjontegaard" in report.html(rows, facts, [METRICS["psnr"]], context)
+
+
+def test_points_of_no_bits_are_left_out_of_logarithmic_plots() -> None:
+    some, none = [html.Point(0, 1, "none"), html.Point(2, 3, "some")], [html.Point(0, 1, "none")]
+    drawing = html.draw("t", "x", {"a": some, "b": none}, log_x=True)
+    assert drawing
+    assert drawing.content.count("<circle") == 1
+    assert html.draw("t", "x", {"b": none}, log_x=True) is None
+    assert html.draw("t", "x", {"b": none})
 
 
 def test_metrics(photo: Image.Image) -> None:

@@ -234,7 +234,7 @@ def _names(text: str) -> list[str]:
 
 def measure_images(args: argparse.Namespace) -> int:
     """Measure, report, and say by the exit code whether all went well."""
-    from unimic.measure import codecs, metrics, report
+    from unimic.measure import codecs, curves, metrics, report
     from unimic.measure.journal import Journal
     from unimic.measure.run import ORIGINAL, Task, measure_all, unreadable
 
@@ -246,7 +246,7 @@ def measure_images(args: argparse.Namespace) -> int:
     paths = [path for path in _files(args.images) if path not in broken]
     judges, missing = metrics.find(args.metrics or list(metrics.METRICS))
     variants, missing_codecs = codecs.find(args.codecs or codecs.all_names())
-    missing |= missing_codecs
+    missing |= missing_codecs | curves.missing()
     _tell_missing(missing)
     versions = machine.versions(metrics.versions(judges),
                                 {"LPIPS and DISTS in": "bfloat16" if args.fast else "float32"})

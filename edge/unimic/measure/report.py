@@ -13,7 +13,15 @@ import numpy as np
 from PIL import Image
 
 from unimic.edge.images import load_image
-from unimic.measure.curves import SLACK, at_rate, averages, bd_rate, below_best, families
+from unimic.measure.curves import (
+    BD_RATE,
+    SLACK,
+    at_rate,
+    averages,
+    bd_rate,
+    below_best,
+    families,
+)
 from unimic.measure.html import (
     Column,
     Drawing,
@@ -44,7 +52,7 @@ class Context:
         command: that made it.
         machine: and when.
         versions: of everything, by name.
-        missing: codecs and metrics that were skipped, and what to install.
+        missing: codecs, metrics and figures that were skipped, and what to install.
         anchor: the codec that BD-rates compare with.
     """
 
@@ -59,7 +67,7 @@ def summary(rows: Sequence[Row], metrics: Sequence[Metric], context: Context) ->
     """All that follows from the rows, those of the original pictures among them, for programs.
 
     ``at_our_rate``, ``below_best_percent`` and ``bd_rate_percent`` are by metric; of the last None
-    means that the curves do not overlap enough.
+    means that the curves do not overlap enough, and it is empty where BD-rates are skipped.
     """
     originals = {row["image"]: row for row in rows if row["codec"] == ORIGINAL}
     measured = [row for row in rows if row["codec"] != ORIGINAL]
@@ -85,7 +93,8 @@ def summary(rows: Sequence[Row], metrics: Sequence[Metric], context: Context) ->
             metric.name: {name: bd_rate(fronts[metric.name][context.anchor], front, metric.name,
                                         metric.higher)
                           for name, front in fronts[metric.name].items()}
-            if context.anchor in fronts[metric.name] else {} for metric in metrics},
+            if context.anchor in fronts[metric.name] and BD_RATE not in context.missing else {}
+            for metric in metrics},
         "errors": [row for row in rows if "error" in row],
         "rows": [{name: value for name, value in row.items() if name not in not_for_json}
                  for row in measured if "error" not in row],
@@ -220,10 +229,10 @@ def _curves(means: Sequence[Row], metrics: Sequence[Metric]) -> dict[str, Drawin
                                f"{row['codec']} {row['setting']}: {row['bpp']:.4f} bpp, "
                                f"{row[metric.name]:.{metric.digits}f}") for row in rows]
                   for name, rows in families(means, metric.name, metric.higher)}
-        if curves:
-            better = "higher" if metric.higher else "lower"
-            drawings[metric.name] = draw(f"{_title(metric)} ({better} is better)",
-                                         "bits per pixel (file)", curves, bold=OURS, log_x=True)
+        better = "higher" if metric.higher else "lower"
+        if drawing := draw(f"{_title(metric)} ({better} is better)", "bits per pixel (file)",
+                           curves, bold=OURS, log_x=True):
+            drawings[metric.name] = drawing
     return drawings
 
 

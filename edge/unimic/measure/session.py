@@ -329,7 +329,9 @@ def _drifting(facts: Row) -> list[str]:
 
 def _curves(facts: Row) -> dict[str, Drawing]:
     titles = {"psnr": "PSNR, dB (higher is better)", JUDGE: "LPIPS-VGG (lower is better)"}
-    return {metric: draw(title, "turns", {
+    curves = {metric: {
         name: [Point(row["turns"], row[metric], f"{name}, {row['turns']} turns: {row[metric]:.4f}")
                for row in facts["drift"] if row["codec"] == name]
-        for name in _drifting(facts)}, bold="unimic") for metric, title in titles.items()}
+        for name in _drifting(facts)} for metric in titles}
+    return {metric: drawing for metric, title in titles.items()
+            if (drawing := draw(title, "turns", curves[metric], bold="unimic"))}
