@@ -6,7 +6,10 @@ import argparse
 import importlib.util
 import json
 import re
+import subprocess
 import sys
+from concurrent.futures import Future
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -101,6 +104,60 @@ def test_a_codec_that_fails_is_a_row(files: list[Path], monkeypatch: pytest.Monk
     assert row["error"] == "ZeroDivisionError: oops"
     row = run.measure(run.Task(Path("absent.png"), "jpeg", 10, ("psnr",), fast=False, keep=False))
     assert "absent.png" in row["error"]
+    monkeypatch.setattr(run.Variant, "encode", lambda *_: sys.exit("no licence"))
+    row = run.measure(run.Task(files[0], "jpeg", 10, ("psnr",), fast=False, keep=False))
+    assert row["error"] == "SystemExit: no licence"
+
+
+class Pool:
+    """Answers at once; the second task is the death of its process."""
+
+    def __init__(self, *_: object) -> None:
+        self.submitted = 0
+
+    def __enter__(self) -> Pool:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def submit(self, work: object, task: run.Task) -> Future[run.Row]:
+        self.submitted += 1
+        if self.submitted == 3:
+            raise BrokenProcessPool
+        future: Future[run.Row] = Future()
+        if task.setting == 2:
+            future.set_exception(BrokenProcessPool())
+        else:
+            future.set_result(task.row)
+        return future
+
+
+def test_a_death_takes_only_what_was_under_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run, "ProcessPoolExecutor", Pool)
+    tasks = [run.Task(Path("a"), "jpeg", setting, (), fast=False, keep=False)
+             for setting in (1, 2, 3)]
+    rows: list[run.Row] = []
+    run.measure_all(tasks, 3, rows.append)
+    assert [row["setting"] for row in rows] == [1, 2, 3]
+    assert [row["setting"] for row in rows if "error" in row] == [2]
+
+
+def test_processes_end_with_the_one_that_started_them() -> None:
+    """They share its standard output, which is open as long as one of them lives."""
+    code = ("import concurrent.futures as f, multiprocessing as m, time\n"
+            "from unimic.measure import run\n"
+            "if __name__ == '__main__':\n"
+            "    pool = f.ProcessPoolExecutor(1, m.get_context('spawn'), run._leave_be)\n"
+            "    pool.submit(abs, 1).result()\n"
+            "    pool.submit(time.sleep, 60)\n"
+            "    print('works', flush=True)\n"
+            "    time.sleep(60)\n")
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as process:
+        assert process.stdout
+        assert process.stdout.readline() == b"works\n"
+        process.kill()
+        assert process.communicate(timeout=20)[0] == b""
 
 
 def test_journal(tmp_path: Path) -> None:
@@ -135,6 +192,40 @@ def test_journal(tmp_path: Path) -> None:
     path.write_text("words\n")
     with pytest.raises(InvalidInput, match="no journal"):
         Journal(path, {}, {}, resume=True)
+
+
+def test_journal_cut_within_a_character(tmp_path: Path) -> None:
+    path = tmp_path / "j.jsonl"
+    row = {"image": "bl\udce4u\u2028.png", "codec": "jpeg", "setting": 3, "psnr": 20.0}
+    journal = Journal(path, {}, {}, resume=False)
+    journal.add(row)  # a name that is no UTF-8, with what some call the end of a line
+    journal.close()
+    whole = path.read_bytes()
+    path.write_bytes(whole + '{"image": "blä'.encode()[:-1])
+    again = Journal(path, {}, {}, resume=True)
+    again.close()
+    assert [*again.rows.values()] == [row]
+    assert path.read_bytes().startswith(whole + b'{"made_by"')
+
+
+def test_another_picture_of_the_same_name_is_measured_anew(tmp_path: Path) -> None:
+    path, picture = tmp_path / "j.jsonl", tmp_path / "a.png"
+    picture.write_bytes(b"one")
+    task = run.Task(picture, "jpeg", 3, ("psnr", "dists"), fast=False, keep=False,
+                    content=run.content(picture))
+    journal = Journal(path, {}, {}, resume=False)
+    journal.add(task.row | {"psnr": 20.0, "dists": 0.5})
+    journal.close()
+    again = Journal(path, {}, {}, resume=True)
+    assert again.left(task) is None
+    picture.write_bytes(b"two")
+    other = replace(task, content=run.content(picture))
+    assert again.left(other) == other
+    again.add(other.row | {"psnr": 30.0})
+    again.close()
+    third = Journal(path, {}, {}, resume=True)
+    third.close()
+    assert third.left(other) == replace(other, metrics=("dists",))  # that of before is no value
 
 
 def test_another_version_of_a_codec_is_measured_anew(tmp_path: Path) -> None:
@@ -174,6 +265,15 @@ def test_features_lie_beside_the_journal(tmp_path: Path) -> None:
     again.close()
     assert again.left(task) == task
     assert again.left(replace(task, setting=0)) is None
+    with path.with_suffix(".features").open("ab") as file:
+        file.write(b"partly written")
+    again = Journal(path, {}, {}, resume=True)
+    again.add(row | {"setting": 2, "kid": features[0] + 1})
+    again.close()
+    third = Journal(path, {}, {}, resume=True)
+    third.close()
+    assert np.array_equal(third.rows["a", "jpeg", 2]["kid"], features[0] + 1)
+    assert third.left(task) == task  # others lie where its features were
 
 
 def curve(codec: str, *points: tuple[float, float]) -> list[run.Row]:
