@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import importlib.util
+import io
 import json
+import os
 import re
 import subprocess
 import sys
@@ -20,7 +23,7 @@ import pytest
 from PIL import Image
 
 from unimic.codec.errors import InvalidInput, UnimicError
-from unimic.measure import cli, curves, html, metrics, report, run
+from unimic.measure import cli, codecs, curves, html, metrics, outputs, report, run
 from unimic.measure.journal import WIDTH, Journal
 from unimic.measure.metrics import METRICS, Judge
 
@@ -72,6 +75,108 @@ def test_one_command(files: list[Path], tmp_path: Path, capsys: pytest.CaptureFi
     assert "prefers-color-scheme: dark" in text
     assert "measure images" not in err
     _Balanced().feed(text)
+
+
+def test_what_is_named_twice_counts_once(files: list[Path], tmp_path: Path) -> None:
+    (tmp_path / "link.png").symlink_to(files[0])
+    out = tmp_path / "r.json"
+    assert measure(files[0], files[0].parent / "." / "a.png", tmp_path / "link.png", files[1],
+                   "--codecs", "jpeg:10,jpeg:10:10,jpeg/1:10,jpeg:16", "--metrics", "psnr",
+                   "--json", out, "--jobs", 1) == 0
+    facts = json.loads(out.read_text())
+    assert [(mean["setting"], mean["images"]) for mean in facts["averages"]] == [(10, 2), (16, 2)]
+    assert [row["image"] for row in facts["rows"]] == [
+        str(path) for path in files[:2] for _ in range(2)]
+
+
+def test_names_that_are_no_utf_8(
+        files: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    odd = files[0].rename(tmp_path / os.fsdecode(b"bl\xe4u.png"))
+    out, page, printed = tmp_path / "r.json", tmp_path / "r.html", io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(printed, "ascii"))
+    monkeypatch.setattr(report, "text", lambda *_: ["KID × 1000"])
+    assert measure(odd, "--codecs", "jpeg:10", "--metrics", "psnr", "--json", out, "--report",
+                   page, "--jobs", 1) == 0
+    assert json.loads(out.read_text())["rows"][0]["image"] == str(odd)
+    assert "bl?u.png" in page.read_text()
+    sys.stdout.flush()
+    assert printed.getvalue() == b"KID ? 1000\n"
+
+
+def test_json_alone_on_standard_output(
+        files: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+        capsysbinary: pytest.CaptureFixture[bytes]) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert measure(files[0], "--codecs", "jpeg:10", "--metrics", "psnr", "--json", "-",
+                   "--jobs", 1) == 0
+    assert json.loads(capsysbinary.readouterr().out)["rows"]
+    assert (tmp_path / "results.jsonl").exists()
+
+
+@pytest.mark.parametrize(("arguments", "said"), [
+    (["--json", "x.jsonl"], "--json: .*x.jsonl is also the file of the journal;"),
+    (["--json", "x.features"], "--json: .*x.features is also the file of the journal's features;"),
+    (["--json", "x", "--report", "./x"], "--json: x is also the file of --report;"),
+    (["--json", "-", "--report", "-"], "--json: - is also the file of --report;"),
+    (["--report", "absent/x.html"], "absent/x.html: its folder does not exist;"),
+    (["--report", "folder"], "folder: is a folder;"),
+    (["--json", "folder.json"], "folder.jsonl: is a folder;"),
+    (["--plots", "a.png"], "a.png: cannot be made a folder"),
+    (["--plots", "a.png/plots"], "a.png/plots: cannot be made a folder"),
+    (["--plots", "x", "--report", "x"], "x: is a folder;"),
+    (["--anchor", "jpge"], "--anchor: 'jpge' is not among the codecs that are measured; use jpeg"),
+    (["empty"], "empty: is a folder without files;"),
+    (["."], r"\.: is a folder without files;"),
+    (["absent.png"], "absent.png: cannot be read"),
+])
+def test_refused_before_all_work(arguments: list[str], said: str, files: list[Path],
+                                 tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    work = tmp_path / "work"
+    for folder in "empty", "folder", "folder.jsonl":
+        (work / folder).mkdir(parents=True)
+    monkeypatch.chdir(work)
+    if arguments != ["."]:
+        files[0].rename("a.png")
+    before = {*work.iterdir()}
+    pictures = ["a.png"] if arguments[0].startswith("--") else []
+    with pytest.raises(InvalidInput, match=f"^{said}"):
+        measure(*pictures, "--codecs", "jpeg", "--metrics", "psnr", *arguments)
+    assert {*work.iterdir()} - before <= {work / "x"}
+
+
+def test_folders_that_cannot_be_written_to(
+        files: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(dir: Path) -> object:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(outputs.tempfile, "TemporaryFile", fail)
+    for option in ["--report", tmp_path / "r.html"], ["--plots", tmp_path]:
+        with pytest.raises(InvalidInput, match="no file can be written there"):
+            measure(files[0], "--codecs", "jpeg", *option, "--json", tmp_path / "r.json")
+
+
+def test_no_codec_is_there(
+        files: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent() -> codecs.Codec:
+        raise ImportError("pip install absent")
+
+    monkeypatch.setitem(codecs.BUILT_IN, "absent", absent)
+    with pytest.raises(InvalidInput, match="--codecs: none of them"):
+        measure(files[0], "--codecs", "absent", "--json", tmp_path / "r.json")
+    assert not (tmp_path / "r.jsonl").exists()
+
+
+def test_the_picture_that_leaves_a_metric_without_means(
+        files: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    if metrics.find(["ms-ssim"])[1]:
+        pytest.skip("pytorch-msssim is not installed")
+    out, page = tmp_path / "r.json", tmp_path / "r.html"
+    assert measure(*files[:2], "--codecs", "jpeg:10", "--metrics", "psnr,ms-ssim", "--json", out,
+                   "--report", page, "--jobs", 1) == 0  # the first is 160 pixels high
+    said = "no mean, for a.png is under 161 pixels on a side"
+    assert f"unimic: MS-SSIM has {said}\n" in capsys.readouterr().err
+    assert said in page.read_text()
+    assert json.loads(out.read_text())["too_small"] == {"ms-ssim": [str(files[0])]}
 
 
 class _Balanced(HTMLParser):

@@ -23,6 +23,7 @@ from unimic.measure.metrics import Features
 from unimic.measure.run import Row, Task, family
 
 WIDTH = 2048  # features of a crop
+FEATURES = ".features"  # of the file beside a journal
 
 
 class Journal:
@@ -44,7 +45,7 @@ class Journal:
     def __init__(self, path: Path, versions: Mapping[str, str],
                  codecs: Mapping[str, Mapping[str, str]], resume: bool) -> None:
         self.rows: dict[tuple[str, str, Setting], Row] = {}
-        self._features = path.with_suffix(".features")
+        self._features = path.with_suffix(FEATURES)
         if not path.exists():
             self._features.unlink(missing_ok=True)
         elif not resume:

@@ -34,7 +34,7 @@ from unimic.measure.html import (
     shown,
     table,
 )
-from unimic.measure.metrics import Metric
+from unimic.measure.metrics import SMALLEST, Metric
 from unimic.measure.run import ORIGINAL, Row, family, middle, webp_base64
 
 OURS = "unimic"
@@ -68,6 +68,7 @@ def summary(rows: Sequence[Row], metrics: Sequence[Metric], context: Context) ->
 
     ``at_our_rate``, ``below_best_percent`` and ``bd_rate_percent`` are by metric; of the last None
     means that the curves do not overlap enough, and it is empty where BD-rates are skipped.
+    ``too_small`` are the pictures for which a metric has no mean, by metric.
     """
     originals = {row["image"]: row for row in rows if row["codec"] == ORIGINAL}
     measured = [row for row in rows if row["codec"] != ORIGINAL]
@@ -95,6 +96,9 @@ def summary(rows: Sequence[Row], metrics: Sequence[Metric], context: Context) ->
                           for name, front in fronts[metric.name].items()}
             if context.anchor in fronts[metric.name] and BD_RATE not in context.missing else {}
             for metric in metrics},
+        "too_small": {metric.name: small for metric in metrics if (small := list(dict.fromkeys(
+            row["image"] for row in measured
+            if "error" not in row and row.get(metric.name) is None)))},
         "errors": [row for row in rows if "error" in row],
         "rows": [{name: value for name, value in row.items() if name not in not_for_json}
                  for row in measured if "error" not in row],
@@ -133,7 +137,7 @@ def html(rows: Sequence[Row], facts: Row, metrics: Sequence[Metric], context: Co
                        *_TIMES],
                       [row | {"image": Path(row["image"]).name} for row in good], OURS),
                 "</details>"),
-        _troubles(facts),
+        _troubles(facts, metrics),
         section("Made with", table(
             [Column("name", "what"), Column("version", "version", left=True)],
             [{"name": name, "version": version} for name, version in context.versions.items()]),
@@ -159,6 +163,18 @@ def text(facts: Row, metrics: Sequence[Metric]) -> list[str]:
                   if (row := rows[metric.name].get(name)) else "–") for metric in metrics]
         lines.append(f"{name:<10}" + "".join(f"{cell:>24}" for cell in cells))
     return [*lines, *filter(None, (_lead(facts, metrics), _losses(metrics)))]
+
+
+def without_mean(facts: Row, metrics: Sequence[Metric]) -> dict[str, str]:
+    """Titles of metrics without means, and the pictures that are too small for them."""
+    found = {}
+    for metric in metrics:
+        if names := [Path(image).name for image in facts["too_small"].get(metric.name, [])]:
+            more = f" and {len(names) - 1:,} more" if len(names) > 1 else ""
+            found[metric.title] = (f"no mean, for {names[0]}{more} "
+                                   f"{'are' if more else 'is'} under {SMALLEST[metric.name]} "
+                                   "pixels on a side")
+    return found
 
 
 def _title(metric: Metric) -> str:
@@ -320,8 +336,9 @@ def _bit_map(row: Row) -> list[str]:
                     f"{bits.min():.1f} … {bits.max():.1f}, mean {bits.mean():.2f}", "map")]
 
 
-def _troubles(facts: Row) -> str:
+def _troubles(facts: Row, metrics: Sequence[Metric]) -> str:
     rows = [{"what": name, "why": f"skipped: {why}"} for name, why in facts["missing"].items()]
+    rows += [{"what": title, "why": why} for title, why in without_mean(facts, metrics).items()]
     rows += [{"what": f"{row['codec']} {row['setting']}, {Path(row['image']).name}",
               "why": row["error"]} for row in facts["errors"]]
     return section("What could not be measured", table(
