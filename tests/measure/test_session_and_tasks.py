@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import argparse
+import json
 import socket
 import socketserver
 import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -18,7 +21,7 @@ from PIL import Image
 from unimic.codec.errors import InvalidInput
 from unimic.codec.tokens import TokenGrid, TokenSpace
 from unimic.edge import console
-from unimic.measure import choose, codecs, entropy, session
+from unimic.measure import choose, cli, codecs, entropy, session
 from unimic.measure.codecs import Codec, Encoded, Setting, Variant
 from unimic.measure.proxy import CountingProxy
 from unimic.measure.session import Turn
@@ -208,6 +211,48 @@ def test_a_dictionary_helps_zstd() -> None:
     text = b"a dog runs on the beach"
     assert len(found["zstd with a dictionary"](text)) < len(found["zstd"](text))
     assert "zstd with a dictionary" not in dict(entropy.compressors([]))
+    with pytest.raises(InvalidInput, match="--dictionary: zstd cannot learn from it"):
+        dict(entropy.compressors(known[:2]))
+
+
+def measure(*arguments: object) -> None:
+    parser = argparse.ArgumentParser()
+    cli.add(parser.add_subparsers())
+    args = parser.parse_args(["measure", *map(str, arguments)])
+    args.run(args)
+
+
+def test_entropy_of_little(store: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    if not {"image-entropy", "text-entropy"} <= {*store.entries}:
+        pytest.skip("the entropy models are not there yet")
+    tiny = tmp_path / "tiny.png"
+    Image.new("RGB", (16, 16), "teal").save(tiny)
+    (tmp_path / "d").mkdir()
+    texts = [tmp_path / "t.txt", tmp_path / "d" / "t.txt"]
+    for path in texts:
+        path.write_text(f"{path}\n")
+    measure("entropy", "--images", tiny, tiny, "--texts", *texts, "--json")
+    facts = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
+    assert facts["images"]["images"] == 1
+    assert None in facts["images"].values()  # of its one token, nothing was masked
+    assert [name for name in facts if name.startswith("texts")] == [f"texts {p}" for p in texts]
+    measure("entropy", "--images", tiny)
+    assert " –\n" in capsys.readouterr().out
+
+
+def test_nothing_to_measure(tmp_path: Path) -> None:
+    empty, text = tmp_path / "empty.txt", tmp_path / "text.txt"
+    empty.write_text("\n\n")
+    text.write_text("a dog\n")
+    (tmp_path / "folder").mkdir()
+    for arguments, said in (
+            (["entropy", "--texts", empty], r"empty\.txt: is empty"),
+            (["entropy", "--texts", text, "--dictionary", empty], r"empty\.txt: is empty"),
+            (["entropy", "--images", tmp_path / "folder"], "folder without files"),
+            (["speed", tmp_path / "folder"], "folder without files"),
+            (["speed", tmp_path / "absent"], "absent: cannot be read")):
+        with pytest.raises(InvalidInput, match=said):
+            measure(*arguments)
 
 
 def test_session_report() -> None:

@@ -425,7 +425,7 @@ def _be_lenient() -> None:
 def measure_entropy(args: argparse.Namespace) -> None:
     """Measure and report."""
     from unimic.codec.coder import load_coder
-    from unimic.measure.entropy import measure_pictures, measure_texts
+    from unimic.measure.entropy import compressors, measure_pictures, measure_texts
 
     if args.every < 1:
         raise InvalidInput("--every", f"is {args.every}", "use 1 or more")
@@ -436,13 +436,14 @@ def measure_entropy(args: argparse.Namespace) -> None:
     store = ModelStore.default()
     coder = load_coder(store)
     dictionary = _lines(args.dictionary) if args.dictionary else []
+    others = [*compressors([line.encode() for line in dictionary])]
     facts: dict[str, Any] = {}
     if pictures:
         with progress("pictures") as show:
             facts["images"] = measure_pictures(store, coder, pictures, show)
     for path, lines in texts.items():
         with progress(path.name) as show:
-            facts[f"texts {path.name}"] = measure_texts(store, coder, lines, dictionary, show)
+            facts[f"texts {path}"] = measure_texts(store, coder, lines, others, show)
     _tell(args, facts)
 
 
@@ -486,12 +487,17 @@ _NAME = "name pictures, or folders of pictures"
 
 def _lines(path: Path) -> list[str]:
     try:
-        return [line for line in path.read_text(encoding="utf-8").splitlines() if line]
+        lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line]
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidInput(str(path), f"cannot be read ({error})", "name a UTF-8 file") from error
+    if not lines:
+        raise InvalidInput(str(path), "is empty", "name a file with lines of text")
+    return lines
 
 
 def _table(facts: dict[str, Any]) -> list[str]:
+    from unimic.measure.html import shown
+
     lines = []
     for title, figures in facts.items():
         lines.append(title)
@@ -500,6 +506,6 @@ def _table(facts: dict[str, Any]) -> list[str]:
                 lines += [f"  {name.replace('_', ' ')}: {inner} {number:.3f}"
                           for inner, number in value.items()]
             else:
-                shown = f"{value:,.3f}" if isinstance(value, float) else f"{value:,}"
-                lines.append(f"  {name.replace('_', ' '):<40} {shown:>12}")
+                cell = shown(value, 3 if isinstance(value, float) else None)
+                lines.append(f"  {name.replace('_', ' '):<40} {cell:>12}")
     return lines
