@@ -29,11 +29,10 @@ from unimic.measure import ffmpeg
 SCALES = (1, 2, 4)
 GROUP = "unimic.codecs"
 Setting = int | str
-FAILURES = (Exception, SystemExit)  # what the code of a codec may raise; an interrupt is the user's
 
 
 def reason(error: BaseException) -> str:
-    """One of `FAILURES` in words."""
+    """What the code of a codec raised, in words."""
     plain = isinstance(error, (UnimicError, ImportError))  # these are made to be read
     return str(error) if plain else f"{type(error).__name__}: {error}"
 
@@ -256,7 +255,7 @@ def find(names: Sequence[str]) -> tuple[list[Variant], dict[str, str]]:
         if plain not in made and plain not in missing:
             try:
                 made[plain] = makers[plain]()
-            except FAILURES as error:
+            except Exception as error:  # of another package it may be anything
                 missing[plain] = reason(error)
         if plain in made:
             variants.append(Variant(made[plain], int(scale or 1), _settings(made[plain], settings)))

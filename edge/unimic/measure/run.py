@@ -89,7 +89,7 @@ def measure(task: Task) -> Row:
     """
     try:
         return task.row | _measure(task)
-    except codecs.FAILURES as error:
+    except (Exception, SystemExit) as error:  # a codec may raise anything, and may want to exit
         return task.row | {"error": codecs.reason(error)}
 
 

@@ -29,7 +29,7 @@ from unimic.edge.aio import Models
 from unimic.edge.client import Client
 from unimic.edge.results import Answer, Picture
 from unimic.measure.choose import Choice, smallest
-from unimic.measure.codecs import FAILURES, Variant, reason
+from unimic.measure.codecs import Variant, reason
 from unimic.measure.html import (
     Column,
     Drawing,
@@ -144,7 +144,7 @@ def _attempt(codec: str, left_out: dict[str, str]) -> Iterator[None]:
     """Go on where a codec raises; ``left_out`` gets the reason."""
     try:
         yield
-    except FAILURES as error:
+    except Exception as error:  # no exit: in this process that is a signal to end
         left_out[codec] = reason(error)
 
 
