@@ -90,6 +90,12 @@ def test_unknown_and_missing_codecs(monkeypatch: pytest.MonkeyPatch) -> None:
     found, missing = codecs.find(["absent", "jpeg", "absent/2"])
     assert [variant.name for variant in found] == ["jpeg"]
     assert missing == {"absent": "pip install absent"}
+
+    def broken() -> Codec:
+        raise KeyError("licence")
+
+    monkeypatch.setitem(codecs.BUILT_IN, "broken", broken)
+    assert codecs.find(["broken"]) == ([], {"broken": "KeyError: 'licence'"})
     for wrong in ("nonsense", "jpeg/x", "jpeg/0"):
         with pytest.raises(InvalidInput, match="is unknown"):
             codecs.find([wrong])

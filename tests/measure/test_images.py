@@ -3,8 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import errno
+import importlib.util
+import io
 import json
+import os
 import re
+import subprocess
+import sys
+from concurrent.futures import Future
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -15,7 +23,7 @@ import pytest
 from PIL import Image
 
 from unimic.codec.errors import InvalidInput, UnimicError
-from unimic.measure import cli, curves, html, metrics, report, run
+from unimic.measure import cli, codecs, curves, html, metrics, outputs, report, run
 from unimic.measure.journal import WIDTH, Journal
 from unimic.measure.metrics import METRICS, Judge
 
@@ -69,6 +77,108 @@ def test_one_command(files: list[Path], tmp_path: Path, capsys: pytest.CaptureFi
     _Balanced().feed(text)
 
 
+def test_what_is_named_twice_counts_once(files: list[Path], tmp_path: Path) -> None:
+    (tmp_path / "link.png").symlink_to(files[0])
+    out = tmp_path / "r.json"
+    assert measure(files[0], files[0].parent / "." / "a.png", tmp_path / "link.png", files[1],
+                   "--codecs", "jpeg:10,jpeg:10:10,jpeg/1:10,jpeg:16", "--metrics", "psnr",
+                   "--json", out, "--jobs", 1) == 0
+    facts = json.loads(out.read_text())
+    assert [(mean["setting"], mean["images"]) for mean in facts["averages"]] == [(10, 2), (16, 2)]
+    assert [row["image"] for row in facts["rows"]] == [
+        str(path) for path in files[:2] for _ in range(2)]
+
+
+def test_names_that_are_no_utf_8(
+        files: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    odd = files[0].rename(tmp_path / os.fsdecode(b"bl\xe4u.png"))
+    out, page, printed = tmp_path / "r.json", tmp_path / "r.html", io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(printed, "ascii"))
+    monkeypatch.setattr(report, "text", lambda *_: ["KID × 1000"])
+    assert measure(odd, "--codecs", "jpeg:10", "--metrics", "psnr", "--json", out, "--report",
+                   page, "--jobs", 1) == 0
+    assert json.loads(out.read_text())["rows"][0]["image"] == str(odd)
+    assert "bl?u.png" in page.read_text()
+    sys.stdout.flush()
+    assert printed.getvalue() == b"KID ? 1000\n"
+
+
+def test_json_alone_on_standard_output(
+        files: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+        capsysbinary: pytest.CaptureFixture[bytes]) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert measure(files[0], "--codecs", "jpeg:10", "--metrics", "psnr", "--json", "-",
+                   "--jobs", 1) == 0
+    assert json.loads(capsysbinary.readouterr().out)["rows"]
+    assert (tmp_path / "results.jsonl").exists()
+
+
+@pytest.mark.parametrize(("arguments", "said"), [
+    (["--json", "x.jsonl"], "--json: .*x.jsonl is also the file of the journal;"),
+    (["--json", "x.features"], "--json: .*x.features is also the file of the journal's features;"),
+    (["--json", "x", "--report", "./x"], "--json: x is also the file of --report;"),
+    (["--json", "-", "--report", "-"], "--json: - is also the file of --report;"),
+    (["--report", "absent/x.html"], "absent/x.html: its folder does not exist;"),
+    (["--report", "folder"], "folder: is a folder;"),
+    (["--json", "folder.json"], "folder.jsonl: is a folder;"),
+    (["--plots", "a.png"], "a.png: cannot be made a folder"),
+    (["--plots", "a.png/plots"], "a.png/plots: cannot be made a folder"),
+    (["--plots", "x", "--report", "x"], "x: is a folder;"),
+    (["--anchor", "jpge"], "--anchor: 'jpge' is not among the codecs that are measured; use jpeg"),
+    (["empty"], "empty: is a folder without files;"),
+    (["."], r"\.: is a folder without files;"),
+    (["absent.png"], "absent.png: cannot be read"),
+])
+def test_refused_before_all_work(arguments: list[str], said: str, files: list[Path],
+                                 tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    work = tmp_path / "work"
+    for folder in "empty", "folder", "folder.jsonl":
+        (work / folder).mkdir(parents=True)
+    monkeypatch.chdir(work)
+    if arguments != ["."]:
+        files[0].rename("a.png")
+    before = {*work.iterdir()}
+    pictures = ["a.png"] if arguments[0].startswith("--") else []
+    with pytest.raises(InvalidInput, match=f"^{said}"):
+        measure(*pictures, "--codecs", "jpeg", "--metrics", "psnr", *arguments)
+    assert {*work.iterdir()} - before <= {work / "x"}
+
+
+def test_folders_that_cannot_be_written_to(
+        files: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(dir: Path) -> object:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(outputs.tempfile, "TemporaryFile", fail)
+    for option in ["--report", tmp_path / "r.html"], ["--plots", tmp_path]:
+        with pytest.raises(InvalidInput, match="no file can be written there"):
+            measure(files[0], "--codecs", "jpeg", *option, "--json", tmp_path / "r.json")
+
+
+def test_no_codec_is_there(
+        files: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent() -> codecs.Codec:
+        raise ImportError("pip install absent")
+
+    monkeypatch.setitem(codecs.BUILT_IN, "absent", absent)
+    with pytest.raises(InvalidInput, match="--codecs: none of them"):
+        measure(files[0], "--codecs", "absent", "--json", tmp_path / "r.json")
+    assert not (tmp_path / "r.jsonl").exists()
+
+
+def test_the_picture_that_leaves_a_metric_without_means(
+        files: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    if metrics.find(["ms-ssim"])[1]:
+        pytest.skip("pytorch-msssim is not installed")
+    out, page = tmp_path / "r.json", tmp_path / "r.html"
+    assert measure(*files[:2], "--codecs", "jpeg:10", "--metrics", "psnr,ms-ssim", "--json", out,
+                   "--report", page, "--jobs", 1) == 0  # the first is 160 pixels high
+    said = "no mean, for a.png is under 161 pixels on a side"
+    assert f"unimic: MS-SSIM has {said}\n" in capsys.readouterr().err
+    assert said in page.read_text()
+    assert json.loads(out.read_text())["too_small"] == {"ms-ssim": [str(files[0])]}
+
+
 class _Balanced(HTMLParser):
     """Fails where a tag is closed that is not the one opened last."""
 
@@ -99,6 +209,60 @@ def test_a_codec_that_fails_is_a_row(files: list[Path], monkeypatch: pytest.Monk
     assert row["error"] == "ZeroDivisionError: oops"
     row = run.measure(run.Task(Path("absent.png"), "jpeg", 10, ("psnr",), fast=False, keep=False))
     assert "absent.png" in row["error"]
+    monkeypatch.setattr(run.Variant, "encode", lambda *_: sys.exit("no licence"))
+    row = run.measure(run.Task(files[0], "jpeg", 10, ("psnr",), fast=False, keep=False))
+    assert row["error"] == "SystemExit: no licence"
+
+
+class Pool:
+    """Answers at once; the second task is the death of its process."""
+
+    def __init__(self, *_: object) -> None:
+        self.submitted = 0
+
+    def __enter__(self) -> Pool:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def submit(self, work: object, task: run.Task) -> Future[run.Row]:
+        self.submitted += 1
+        if self.submitted == 3:
+            raise BrokenProcessPool
+        future: Future[run.Row] = Future()
+        if task.setting == 2:
+            future.set_exception(BrokenProcessPool())
+        else:
+            future.set_result(task.row)
+        return future
+
+
+def test_a_death_takes_only_what_was_under_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run, "ProcessPoolExecutor", Pool)
+    tasks = [run.Task(Path("a"), "jpeg", setting, (), fast=False, keep=False)
+             for setting in (1, 2, 3)]
+    rows: list[run.Row] = []
+    run.measure_all(tasks, 3, rows.append)
+    assert [row["setting"] for row in rows] == [1, 2, 3]
+    assert [row["setting"] for row in rows if "error" in row] == [2]
+
+
+def test_processes_end_with_the_one_that_started_them() -> None:
+    """They share its standard output, which is open as long as one of them lives."""
+    code = ("import concurrent.futures as f, multiprocessing as m, time\n"
+            "from unimic.measure import run\n"
+            "if __name__ == '__main__':\n"
+            "    pool = f.ProcessPoolExecutor(1, m.get_context('spawn'), run._leave_be)\n"
+            "    pool.submit(abs, 1).result()\n"
+            "    pool.submit(time.sleep, 60)\n"
+            "    print('works', flush=True)\n"
+            "    time.sleep(60)\n")
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as process:
+        assert process.stdout
+        assert process.stdout.readline() == b"works\n"
+        process.kill()
+        assert process.communicate(timeout=20)[0] == b""
 
 
 def test_journal(tmp_path: Path) -> None:
@@ -133,6 +297,40 @@ def test_journal(tmp_path: Path) -> None:
     path.write_text("words\n")
     with pytest.raises(InvalidInput, match="no journal"):
         Journal(path, {}, {}, resume=True)
+
+
+def test_journal_cut_within_a_character(tmp_path: Path) -> None:
+    path = tmp_path / "j.jsonl"
+    row = {"image": "bl\udce4u\u2028.png", "codec": "jpeg", "setting": 3, "psnr": 20.0}
+    journal = Journal(path, {}, {}, resume=False)
+    journal.add(row)  # a name that is no UTF-8, with what some call the end of a line
+    journal.close()
+    whole = path.read_bytes()
+    path.write_bytes(whole + '{"image": "blä'.encode()[:-1])
+    again = Journal(path, {}, {}, resume=True)
+    again.close()
+    assert [*again.rows.values()] == [row]
+    assert path.read_bytes().startswith(whole + b'{"made_by"')
+
+
+def test_another_picture_of_the_same_name_is_measured_anew(tmp_path: Path) -> None:
+    path, picture = tmp_path / "j.jsonl", tmp_path / "a.png"
+    picture.write_bytes(b"one")
+    task = run.Task(picture, "jpeg", 3, ("psnr", "dists"), fast=False, keep=False,
+                    content=run.content(picture))
+    journal = Journal(path, {}, {}, resume=False)
+    journal.add(task.row | {"psnr": 20.0, "dists": 0.5})
+    journal.close()
+    again = Journal(path, {}, {}, resume=True)
+    assert again.left(task) is None
+    picture.write_bytes(b"two")
+    other = replace(task, content=run.content(picture))
+    assert again.left(other) == other
+    again.add(other.row | {"psnr": 30.0})
+    again.close()
+    third = Journal(path, {}, {}, resume=True)
+    third.close()
+    assert third.left(other) == replace(other, metrics=("dists",))  # that of before is no value
 
 
 def test_another_version_of_a_codec_is_measured_anew(tmp_path: Path) -> None:
@@ -172,6 +370,15 @@ def test_features_lie_beside_the_journal(tmp_path: Path) -> None:
     again.close()
     assert again.left(task) == task
     assert again.left(replace(task, setting=0)) is None
+    with path.with_suffix(".features").open("ab") as file:
+        file.write(b"partly written")
+    again = Journal(path, {}, {}, resume=True)
+    again.add(row | {"setting": 2, "kid": features[0] + 1})
+    again.close()
+    third = Journal(path, {}, {}, resume=True)
+    third.close()
+    assert np.array_equal(third.rows["a", "jpeg", 2]["kid"], features[0] + 1)
+    assert third.left(task) == task  # others lie where its features were
 
 
 def curve(codec: str, *points: tuple[float, float]) -> list[run.Row]:
@@ -200,6 +407,8 @@ def test_ours_against_the_best_of_the_others() -> None:
     assert curves.below_best([*ours, *first, *second], "psnr", "unimic") == pytest.approx(25)
     assert curves.below_best(ours, "psnr", "unimic") is None
     assert curves.below_best(first, "psnr", "unimic") is None
+    for best in 0.0, -0.2:  # equal pictures; KID may be below 0
+        assert curves.below_best([*ours, *curve("c", (0.1, best))], "psnr", "unimic") is None
 
 
 def test_bd_rate() -> None:
@@ -210,6 +419,29 @@ def test_bd_rate() -> None:
     assert curves.bd_rate(anchor, twice[:3], "psnr", True) is None
     apart = curve("c", (0.1, 5), (0.2, 6), (0.4, 7), (0.8, 8))
     assert curves.bd_rate(anchor, apart, "psnr", True) is None
+    nothing = curve("b", (0.0, 9))
+    assert curves.bd_rate(anchor, [*nothing, *twice], "psnr", True) == curves.bd_rate(
+        anchor, twice, "psnr", True)
+
+
+def test_without_the_package_of_bd_rates(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [row | {"image": "a"} for row in
+            curve("vvc", (0.1, 25), (0.2, 28), (0.4, 31), (0.8, 34))]
+    monkeypatch.setitem(sys.modules, "bjontegaard", None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    context = report.Context("unimic measure", "a machine", {}, curves.missing(), "vvc")
+    facts = report.summary(rows, [METRICS["psnr"]], context)
+    assert facts["bd_rate_percent"] == {"psnr": {}}
+    assert "pip install bjontegaard" in report.html(rows, facts, [METRICS["psnr"]], context)
+
+
+def test_points_of_no_bits_are_left_out_of_logarithmic_plots() -> None:
+    some, none = [html.Point(0, 1, "none"), html.Point(2, 3, "some")], [html.Point(0, 1, "none")]
+    drawing = html.draw("t", "x", {"a": some, "b": none}, log_x=True)
+    assert drawing
+    assert drawing.content.count("<circle") == 1
+    assert html.draw("t", "x", {"b": none}, log_x=True) is None
+    assert html.draw("t", "x", {"b": none})
 
 
 def test_metrics(photo: Image.Image) -> None:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
+import json
 import socket
 import socketserver
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,7 +19,9 @@ from PIL import Image
 
 from unimic.codec.errors import InvalidInput
 from unimic.codec.tokens import TokenGrid, TokenSpace
-from unimic.measure import choose, codecs, entropy, session
+from unimic.edge import console
+from unimic.measure import choose, cli, codecs, entropy, session
+from unimic.measure.codecs import Codec, Encoded, Setting, Variant
 from unimic.measure.proxy import CountingProxy
 from unimic.measure.session import Turn
 
@@ -54,6 +60,8 @@ def test_proxy_without_a_server() -> None:
         host, _, port = proxy.address.rpartition(":")
         with socket.create_connection((host, int(port)), timeout=5) as client:
             assert client.recv(1) == b""
+    with pytest.raises(InvalidInput, match="--server: 'somewhere' has no port"):
+        CountingProxy("somewhere")
 
 
 def test_bytes_of_the_same_session_in_pictures(photo: Image.Image) -> None:
@@ -104,6 +112,10 @@ def draw(grid: TokenGrid) -> Image.Image:
     return small.resize((grid.width, grid.height))
 
 
+def nobody(done: int, all_: int) -> None:
+    """Nobody watches."""
+
+
 def test_drift(photo: Image.Image, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(session, "Client", Cloud)
     monkeypatch.setattr(session, "JUDGE", "psnr")
@@ -111,7 +123,9 @@ def test_drift(photo: Image.Image, monkeypatch: pytest.MonkeyPatch) -> None:
     choice, = choose.within([variant], photo, [1500])
     models: Any = SimpleNamespace(images=SimpleNamespace(decode=draw),
                                   coder=SimpleNamespace(space=TokenSpace("test", b"testtest")))
-    rows = session.drift("nowhere", models, photo, 100, [choice], 6, 1, lambda done, all_: None)
+    left_out: dict[str, str] = {}
+    rows = session.drift("nowhere", models, photo, 100, [choice], 6, 1, left_out, nobody)
+    assert not left_out
     assert [(row["codec"], row["turns"]) for row in rows] == [
         (name, turns) for turns in (1, 5, 6) for name in ("unimic", choice.name)]
     ours, theirs = rows[::2], rows[1::2]
@@ -119,8 +133,66 @@ def test_drift(photo: Image.Image, monkeypatch: pytest.MonkeyPatch) -> None:
     assert len({row["psnr"] for row in ours}) == 1
     assert theirs[0]["psnr"] > theirs[1]["psnr"]  # it is scaled and coded anew each time
     with pytest.raises(InvalidInput, match="too narrow"):
-        session.drift("nowhere", models, photo.crop((0, 0, 20, 90)), 100, [choice], 1, 1,
-                      lambda done, all_: None)
+        session.drift("nowhere", models, photo.crop((0, 0, 20, 90)), 100, [choice], 1, 1, {},
+                      nobody)
+
+
+def sometimes(name: str, calls: int) -> Codec:
+    """Sends the mean colour; encodes so many times."""
+    left = iter(range(calls))
+
+    def encode(image: Image.Image, setting: Setting) -> Encoded:
+        if next(left, None) is None:
+            raise RuntimeError("no licence")
+        return Encoded(bytes(np.asarray(image).mean((0, 1)).astype(np.uint8)))
+
+    return Codec(name, [0], [0], encode, lambda data, size: Image.new("RGB", size, tuple(data)), {})
+
+
+def test_codecs_that_fail_or_are_too_coarse_are_left_out(
+        photo: Image.Image, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session, "Client", Cloud)
+    turns = [Turn("share", {"turn": "share", "up_bytes": 9, "down_bytes": 1}, photo, None)]
+    monkeypatch.setattr(session, "converse", lambda *_: turns)
+    monkeypatch.setattr(session, "JUDGE", "psnr")
+    near = photo.resize((48, 40)).resize(photo.size)  # what our tokens show
+
+    class Images(SimpleNamespace):
+        encode = staticmethod(lambda image, pitch: image)
+        decode = staticmethod(lambda grid: near if grid is photo else draw(grid))
+
+    models: Any = SimpleNamespace(images=Images(),
+                                  coder=SimpleNamespace(space=TokenSpace("test", b"testtest")))
+    # By PSNR, the judge here, a picture is near enough if it is no nearer than ours.
+    families = [[Variant(sometimes(name, calls))] for name, calls in
+                (("never", 0), ("once", 1), ("twice", 2), ("always", 99))]
+    jpeg = codecs.find(["jpeg"])[0][0].codec
+    families.append([Variant(replace(jpeg, name="too good", knob=[95]))])
+    facts = session.measure("nowhere", models, photo, 100, families, 2, 1, console.progress)
+    ours = facts["lpips"]
+    assert [other["codec"] for other in facts["others"]] == ["twice", "always"]
+    assert [row["codec"] for row in facts["drift"]] == ["unimic", "always 0"] * 2
+    assert facts["left_out"] == {
+        **dict.fromkeys(("never", "once", "twice"), "RuntimeError: no licence"),
+        "too good": f"none of its settings reaches our LPIPS-VGG, {ours:.4f}"}
+    assert "left out: never: RuntimeError: no licence" in session.text(facts)
+    assert "too good" in session.html(facts, "unimic", "machine", {})
+
+
+def test_what_is_wrong_shows_before_the_session(
+        photo: Image.Image, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(address: str, models: object) -> None:
+        raise InvalidInput(address, "nobody is there", "start it")
+
+    monkeypatch.setattr(session, "converse", lambda *_: pytest.fail("it began"))
+    models: Any = SimpleNamespace(coder=SimpleNamespace(space=TokenSpace("test", b"testtest")))
+    for size in (48, 48), (63, 99), (99, 31):
+        with pytest.raises(InvalidInput, match=r"use one of at least 64×32 pixels"):
+            session.measure("nowhere", models, photo.resize(size), 100, [], 1, 1, console.progress)
+    monkeypatch.setattr(session, "Client", refuse)
+    with pytest.raises(InvalidInput, match=r"^nowhere: nobody is there"):
+        session.measure("nowhere", models, photo.resize((64, 32)), 100, [], 1, 1,
+                        console.progress)
 
 
 def test_edits_stay_in_their_half() -> None:
@@ -138,12 +210,54 @@ def test_a_dictionary_helps_zstd() -> None:
     text = b"a dog runs on the beach"
     assert len(found["zstd with a dictionary"](text)) < len(found["zstd"](text))
     assert "zstd with a dictionary" not in dict(entropy.compressors([]))
+    with pytest.raises(InvalidInput, match="--dictionary: zstd cannot learn from it"):
+        dict(entropy.compressors(known[:2]))
+
+
+def measure(*arguments: object) -> None:
+    parser = argparse.ArgumentParser()
+    cli.add(parser.add_subparsers())
+    args = parser.parse_args(["measure", *map(str, arguments)])
+    args.run(args)
+
+
+def test_entropy_of_little(store: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    if not {"image-entropy", "text-entropy"} <= {*store.entries}:
+        pytest.skip("the entropy models are not there yet")
+    tiny = tmp_path / "tiny.png"
+    Image.new("RGB", (16, 16), "teal").save(tiny)
+    (tmp_path / "d").mkdir()
+    texts = [tmp_path / "t.txt", tmp_path / "d" / "t.txt"]
+    for path in texts:
+        path.write_text(f"{path}\n")
+    measure("entropy", "--images", tiny, tiny, "--texts", *texts, "--json")
+    facts = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
+    assert facts["images"]["images"] == 1
+    assert None in facts["images"].values()  # of its one token, nothing was masked
+    assert [name for name in facts if name.startswith("texts")] == [f"texts {p}" for p in texts]
+    measure("entropy", "--images", tiny)
+    assert " –\n" in capsys.readouterr().out
+
+
+def test_nothing_to_measure(tmp_path: Path) -> None:
+    empty, text = tmp_path / "empty.txt", tmp_path / "text.txt"
+    empty.write_text("\n\n")
+    text.write_text("a dog\n")
+    (tmp_path / "folder").mkdir()
+    for arguments, said in (
+            (["entropy", "--texts", empty], r"empty\.txt: is empty"),
+            (["entropy", "--texts", text, "--dictionary", empty], r"empty\.txt: is empty"),
+            (["entropy", "--images", tmp_path / "folder"], "folder without files"),
+            (["speed", tmp_path / "folder"], "folder without files"),
+            (["speed", tmp_path / "absent"], "absent: cannot be read")):
+        with pytest.raises(InvalidInput, match=said):
+            measure(*arguments)
 
 
 def test_session_report() -> None:
     row = {"turn": "share", "up_bytes": 300, "down_bytes": 20}
     facts = {"turns": [row], "bytes": 320, "lpips": 0.4,
-             "others": [{"codec": "jpeg", "setting": 5, "keeps_pictures": [3200],
+             "left_out": {}, "others": [{"codec": "jpeg", "setting": 5, "keeps_pictures": [3200],
                          "keeps_nothing": [6400]}],
              "drift": [{"codec": "unimic", "turns": 1, "psnr": 20.0, "lpips-vgg": 0.4,
                         "changed_tokens": 0}]}

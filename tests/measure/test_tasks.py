@@ -131,6 +131,7 @@ def test_daquar(tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match="has no picture"):
         grounds.daquar(tmp_path, 1)
     Image.new("RGB", (9, 9)).save(tmp_path / "image1.png")
+    (tmp_path / "image1.txt").write_text("no picture")
     (subject,) = grounds.daquar(tmp_path, 5)
     assert subject.questions == (("what is it", "table"), ("what colour", "red"))
     assert subject.load().size == (9, 9)
@@ -143,6 +144,9 @@ def test_daquar(tmp_path: Path) -> None:
     usual = grounds.usual_answers(tmp_path)
     assert usual("How many  tables are there") == "2"
     assert usual("what colour is it") == "bed"  # of a type that is not there
+    (tmp_path / "daquar-eval.csv").write_text(header + "image1,what is it,table\nimage1,what\n")
+    with pytest.raises(InvalidInput, match=r"daquar-eval\.csv: line 3 is too short"):
+        grounds.daquar(tmp_path, 1)
 
 
 def test_easy_vqa() -> None:
@@ -168,7 +172,14 @@ def test_flickr8k(tmp_path: Path) -> None:
         grounds.flickr8k(tmp_path, "test")
     for name in "12":
         Image.new("RGB", (9, 9)).save(tmp_path / f"{name}.png")
-    assert [subject.name for subject in grounds.flickr8k(tmp_path, "test")] == ["1"]
+    (tmp_path / "1.txt").write_text("no picture")
+    (subject,) = grounds.flickr8k(tmp_path, "test")
+    assert subject.name == "1"
+    assert subject.load().size == (9, 9)
+    rows[2]["captions"] = []
+    (tmp_path / "flickr8k-captions.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    with pytest.raises(InvalidInput, match=r"flickr8k-captions\.jsonl: line 3 has no captions"):
+        grounds.flickr8k(tmp_path, "test")
 
 
 # ── answers and captions ──────────────────────────────────────────────────────────────────────

@@ -6,17 +6,19 @@ Libraries are imported when an action runs, so that ``--help`` is quick.
 from __future__ import annotations
 
 import argparse
+import io
 import itertools
 import json
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unimic.codec.errors import InvalidInput
 from unimic.codec.store import ModelStore
 from unimic.edge.console import (
-    check_output,
+    PIPE,
     common_options,
     picture_bytes,
     progress,
@@ -25,12 +27,13 @@ from unimic.edge.console import (
 )
 from unimic.edge.console import report as tell
 from unimic.edge.images import load_image
-from unimic.measure import machine
+from unimic.measure import machine, outputs
 
 if TYPE_CHECKING:
     from unimic.measure.codecs import Variant
     from unimic.measure.entropy import Picture
 
+RESULTS, ANCHOR = Path("results.json"), "vvc"
 ENTROPY_EXAMPLES = """\
 examples:
   unimic measure entropy --images kodak/ --texts captions.txt
@@ -87,14 +90,15 @@ def _add_images(actions: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     images.add_argument("--fast", action="store_true",
                         help="let LPIPS and DISTS compute in bfloat16: twice as fast on processors "
                         "that have it, and off by up to 0.001")
-    images.add_argument("--anchor", default="vvc", metavar="CODEC",
-                        help="what BD-rates compare with (default: %(default)s)")
+    images.add_argument("--anchor", metavar="CODEC",
+                        help=f"what BD-rates compare with (default: {ANCHOR})")
     images.add_argument("--report", type=Path, metavar="FILE", help="write a report as HTML")
     images.add_argument("--plots", type=Path, metavar="FOLDER",
                         help="write the report's curves as SVG files")
-    images.add_argument("--json", type=Path, default=Path("results.json"), metavar="FILE",
-                        help="where the results go; as they come they are kept as JSON lines in "
-                        "the file of the same name with .jsonl (default: %(default)s)")
+    images.add_argument("--json", type=Path, default=RESULTS, metavar="FILE",
+                        help="where the results go, - is standard output; as they come they are "
+                        "kept as JSON lines in the file of the same name with .jsonl "
+                        "(default: %(default)s)")
     images.add_argument("--crops", type=int, default=4, metavar="N",
                         help="pictures to show side by side in the report (default: %(default)s)")
     images.add_argument("--jobs", type=int, default=os.cpu_count() or 1, metavar="N",
@@ -225,7 +229,7 @@ def measure_speed(args: argparse.Namespace) -> None:
     with progress("service") as show:
         facts |= {f"packets a second, {name}": rates
                   for name, rates in service_speed(executors, packets, show).items()}
-    tell(args, facts, answer="\n".join(_table(facts)))
+    _tell(args, facts)
 
 
 def _names(text: str) -> list[str]:
@@ -234,35 +238,46 @@ def _names(text: str) -> list[str]:
 
 def measure_images(args: argparse.Namespace) -> int:
     """Measure, report, and say by the exit code whether all went well."""
-    from unimic.measure import codecs, metrics, report
-    from unimic.measure.journal import Journal
-    from unimic.measure.run import ORIGINAL, Task, measure_all, unreadable
+    from unimic.measure import codecs, curves, metrics, report
+    from unimic.measure.journal import FEATURES, Journal
+    from unimic.measure.run import ORIGINAL, Task, content, measure_all, unreadable
 
     for option in "jobs", "crops":
         if getattr(args, option) < (option == "jobs"):
             raise InvalidInput(f"--{option}", f"is {getattr(args, option)}", "use more")
-    _check_outputs(args, args.force or args.resume)
-    broken = {path: row for path in _files(args.images) if (row := unreadable(path))}
-    paths = [path for path in _files(args.images) if path not in broken]
+    journal_path = _journal_path(args.json)
+    if args.plots:
+        outputs.make_folder(args.plots)
+    outputs.check({"--json": args.json, "--report": args.report}, args.force or args.resume,
+                  {"the journal": journal_path,
+                   "the journal's features": journal_path.with_suffix(FEATURES)})
+    files = _files(args.images)
+    broken = {path: row for path in files if (row := unreadable(path))}
+    contents = {path: content(path) for path in files if path not in broken}
     judges, missing = metrics.find(args.metrics or list(metrics.METRICS))
     variants, missing_codecs = codecs.find(args.codecs or codecs.all_names())
-    missing |= missing_codecs
+    missing |= missing_codecs | curves.missing()
     _tell_missing(missing)
+    if not variants:
+        raise InvalidInput("--codecs", "none of them can be had here", "name others")
     versions = machine.versions(metrics.versions(judges),
                                 {"LPIPS and DISTS in": "bfloat16" if args.fast else "float32"})
     codec_versions = {variant.codec.name: variant.codec.versions for variant in variants}
-    journal_path = args.json.with_suffix(".jsonl")
+    if args.anchor and args.anchor not in codec_versions:
+        raise InvalidInput("--anchor", f"{args.anchor!r} is not among the codecs that are measured",
+                           f"use {', '.join(codec_versions)}")
     if args.force:
         journal_path.unlink(missing_ok=True)
     journal = Journal(journal_path, versions, codec_versions, args.resume)
     names = tuple(judge.name for judge in judges)
     of_sets = tuple(judge.name for judge in judges if judge.of_sets)
     tasks: list[Task] = []
-    for i, path in enumerate(paths):
+    for i, (path, known) in enumerate(contents.items()):
         if of_sets:
-            tasks.append(Task(path, ORIGINAL, "", of_sets, args.fast, keep=False))
-        tasks += [Task(path, variant.name, setting, names, args.fast, keep=i < args.crops)
+            tasks.append(Task(path, ORIGINAL, "", of_sets, args.fast, keep=False, content=known))
+        tasks += [Task(path, variant.name, setting, names, args.fast, i < args.crops, known)
                   for variant in variants for setting in variant.ladder]
+    tasks = [*{task.key: task for task in tasks}.values()]  # settings may be named twice
     to_do = [part for task in tasks if (part := journal.left(task))]
     with progress("measure") as show:
         show(len(tasks) - len(to_do), len(tasks))
@@ -277,10 +292,13 @@ def measure_images(args: argparse.Namespace) -> int:
     rows = [*(journal.rows[task.key] for task in tasks), *broken.values()]
     for more in codec_versions.values():
         versions |= more
-    context = report.Context(machine.command(), machine.describe(), versions, missing, args.anchor)
+    context = report.Context(machine.command(), machine.describe(), versions, missing,
+                             args.anchor or ANCHOR)
     facts = report.summary(rows, judges, context)
-    _write(args, facts, report.text(facts, judges), report.html(rows, facts, judges, context))
-    _write_plots(args, report.plots(facts, judges))
+    _write(args, facts, report.text(facts, judges), report.html(rows, facts, judges, context),
+           report.plots(facts, judges) if args.plots else {})
+    for title, why in report.without_mean(facts, judges).items():
+        print(f"unimic: {title} has {why}", file=sys.stderr)
     if facts["errors"]:
         first = facts["errors"][0]
         print(f"unimic: error: {len(facts['errors']):,} of {len(rows):,} measurements failed, the "
@@ -297,7 +315,9 @@ def measure_session(args: argparse.Namespace) -> None:
 
     if args.edits < 1:
         raise InvalidInput("--edits", f"is {args.edits}", "use 1 or more")
-    _check_outputs(args, args.force)
+    if args.plots:
+        outputs.make_folder(args.plots)
+    outputs.check({"--json": args.json, "--report": args.report}, args.force)
     families, versions = _families(args.codecs)
     judges, missing = metrics.find([session.JUDGE])
     if missing:
@@ -311,8 +331,8 @@ def measure_session(args: argparse.Namespace) -> None:
     versions = machine.versions(versions, metrics.versions(judges))
     command, described = machine.command(), machine.describe()
     facts |= {"command": command, "machine": described, "versions": versions}
-    _write(args, facts, session.text(facts), session.html(facts, command, described, versions))
-    _write_plots(args, session.plots(facts))
+    _write(args, facts, session.text(facts), session.html(facts, command, described, versions),
+           session.plots(facts) if args.plots else {})
 
 
 def measure_tasks(args: argparse.Namespace) -> None:
@@ -327,9 +347,8 @@ def measure_tasks(args: argparse.Namespace) -> None:
             raise InvalidInput(f"--{option}", f"is {getattr(args, option)}", "use 1 or more")
     if unknown := [name for name in args.tasks if name not in run.TASKS]:
         raise InvalidInput("--tasks", f"{unknown[0]!r} is unknown", f"use {', '.join(run.TASKS)}")
-    _check_outputs(args, args.force)
-    if args.samples:
-        check_output(str(args.samples), args.force)
+    outputs.check({"--json": args.json, "--report": args.report, "--samples": args.samples},
+                  args.force)
     families, versions = _families(args.codecs)
     options = run.Options(args.tasks, args.daquar, args.flickr8k, args.count, args.seeds, families)
     models, samples, found = Models.load(), run.Samples(), []
@@ -342,7 +361,8 @@ def measure_tasks(args: argparse.Namespace) -> None:
     versions = machine.versions(versions)
     facts = {**{part.title: part.as_dict() for part in found}, "command": command,
              "machine": described, "versions": versions}
-    _write(args, facts, findings.text(found), findings.html(found, command, described, versions))
+    _write(args, facts, findings.text(found), findings.html(found, command, described, versions),
+           {})
     if args.samples and (sheet := run.sheet(samples)):
         write_output(str(args.samples), picture_bytes(sheet, "JPEG"), force=True)
 
@@ -367,34 +387,45 @@ def _tell_missing(missing: dict[str, str]) -> None:
         print(f"unimic: {name} is skipped: {remedy}", file=sys.stderr)
 
 
-def _check_outputs(args: argparse.Namespace, force: bool) -> None:
-    for path in (args.json, args.report):
-        if path:
-            check_output(str(path), force)
+def _journal_path(results: Path) -> Path:
+    """Beside the results; where these go to standard output, beside where else they would be."""
+    beside = RESULTS if str(results) == PIPE else results
+    return beside.parent / f"{beside.stem}.jsonl"
 
 
-def _write(args: argparse.Namespace, facts: dict[str, Any], lines: list[str], report: str) -> None:
-    """Print the figures and write the files; whether they may be overwritten is known by now."""
-    print("\n".join(lines))
+def _write(args: argparse.Namespace, facts: dict[str, Any], lines: list[str], report: str,
+           plots: Mapping[str, str]) -> None:
+    """Write the files, then print the figures, unless one of the files is standard output.
+
+    Whether files may be overwritten is known by now. Plots of an earlier run are replaced like its
+    report. JSON is ASCII, for names of files need be no UTF-8.
+    """
     if args.json:
-        data = json.dumps(facts, ensure_ascii=False, indent=1).encode()
-        write_output(str(args.json), data, force=True)
+        write_output(str(args.json), json.dumps(facts, indent=1).encode(), force=True)
     if args.report:
-        write_output(str(args.report), report.encode(), force=True)
+        write_output(str(args.report), report.encode(errors="replace"), force=True)
+    for name, drawing in plots.items():
+        write_output(str(args.plots / f"{name}.svg"), drawing.encode(), force=True)
+    if PIPE not in (str(args.json), str(args.report)):
+        _be_lenient()
+        print("\n".join(lines))
 
 
-def _write_plots(args: argparse.Namespace, plots: dict[str, str]) -> None:
-    """Write the plots by name; those of an earlier run are replaced like its report."""
-    if args.plots:
-        args.plots.mkdir(parents=True, exist_ok=True)
-        for name, drawing in plots.items():
-            write_output(str(args.plots / f"{name}.svg"), drawing.encode(), force=True)
+def _tell(args: argparse.Namespace, facts: dict[str, Any]) -> None:
+    _be_lenient()
+    tell(args, facts, answer="\n".join(_table(facts)))
+
+
+def _be_lenient() -> None:
+    """What standard output has no letters for becomes question marks: no figure is lost for it."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
 
 
 def measure_entropy(args: argparse.Namespace) -> None:
     """Measure and report."""
     from unimic.codec.coder import load_coder
-    from unimic.measure.entropy import measure_pictures, measure_texts
+    from unimic.measure.entropy import compressors, measure_pictures, measure_texts
 
     if args.every < 1:
         raise InvalidInput("--every", f"is {args.every}", "use 1 or more")
@@ -405,14 +436,15 @@ def measure_entropy(args: argparse.Namespace) -> None:
     store = ModelStore.default()
     coder = load_coder(store)
     dictionary = _lines(args.dictionary) if args.dictionary else []
+    others = [*compressors([line.encode() for line in dictionary])]
     facts: dict[str, Any] = {}
     if pictures:
         with progress("pictures") as show:
             facts["images"] = measure_pictures(store, coder, pictures, show)
     for path, lines in texts.items():
         with progress(path.name) as show:
-            facts[f"texts {path.name}"] = measure_texts(store, coder, lines, dictionary, show)
-    tell(args, facts, answer="\n".join(_table(facts)))
+            facts[f"texts {path}"] = measure_texts(store, coder, lines, others, show)
+    _tell(args, facts)
 
 
 def _pictures(paths: list[Path], captions: Path | None) -> list[Picture]:
@@ -431,21 +463,41 @@ def _pictures(paths: list[Path], captions: Path | None) -> list[Picture]:
 
 
 def _files(paths: list[Path]) -> list[Path]:
-    """Files, and those in folders."""
-    files: list[Path] = []
+    """Files, and those in folders, each once.
+
+    Raises:
+        InvalidInput: there is no such file, or a folder has none.
+    """
+    files: dict[Path, Path] = {}
     for path in paths:
-        files += sorted(p for p in path.iterdir() if p.is_file()) if path.is_dir() else [path]
-    return files
+        try:
+            path.stat()
+            found = sorted(filter(Path.is_file, path.iterdir())) if path.is_dir() else [path]
+        except OSError as error:
+            raise InvalidInput(str(path), f"cannot be read ({error.strerror})", _NAME) from error
+        if not found:
+            raise InvalidInput(str(path), "is a folder without files", _NAME)
+        for file in found:
+            files.setdefault(file.resolve(), file)
+    return [*files.values()]
+
+
+_NAME = "name pictures, or folders of pictures"
 
 
 def _lines(path: Path) -> list[str]:
     try:
-        return [line for line in path.read_text(encoding="utf-8").splitlines() if line]
+        lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line]
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidInput(str(path), f"cannot be read ({error})", "name a UTF-8 file") from error
+    if not lines:
+        raise InvalidInput(str(path), "is empty", "name a file with lines of text")
+    return lines
 
 
 def _table(facts: dict[str, Any]) -> list[str]:
+    from unimic.measure.html import shown
+
     lines = []
     for title, figures in facts.items():
         lines.append(title)
@@ -454,6 +506,6 @@ def _table(facts: dict[str, Any]) -> list[str]:
                 lines += [f"  {name.replace('_', ' ')}: {inner} {number:.3f}"
                           for inner, number in value.items()]
             else:
-                shown = f"{value:,.3f}" if isinstance(value, float) else f"{value:,}"
-                lines.append(f"  {name.replace('_', ' '):<40} {shown:>12}")
+                cell = shown(value, 3 if isinstance(value, float) else None)
+                lines.append(f"  {name.replace('_', ' '):<40} {cell:>12}")
     return lines

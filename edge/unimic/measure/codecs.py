@@ -6,8 +6,8 @@ group ``unimic.codecs`` of any installed package::
     [project.entry-points."unimic.codecs"]
     mine = "my_package:codec"
 
-The function raises `ImportError`, with the words of what to install, where something is missing.
-It is called once in every worker process.
+The function raises `ImportError`, with the words of what to install, where something is missing;
+with any other exception, too, the codec is skipped. It is called once in every worker process.
 """
 
 from __future__ import annotations
@@ -23,12 +23,18 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, features
 
-from unimic.codec.errors import InvalidInput
+from unimic.codec.errors import InvalidInput, UnimicError
 from unimic.measure import ffmpeg
 
 SCALES = (1, 2, 4)
 GROUP = "unimic.codecs"
 Setting = int | str
+
+
+def reason(error: BaseException) -> str:
+    """What the code of a codec raised, in words."""
+    plain = isinstance(error, (UnimicError, ImportError))  # these are made to be read
+    return str(error) if plain else f"{type(error).__name__}: {error}"
 
 
 @dataclass(frozen=True)
@@ -249,8 +255,8 @@ def find(names: Sequence[str]) -> tuple[list[Variant], dict[str, str]]:
         if plain not in made and plain not in missing:
             try:
                 made[plain] = makers[plain]()
-            except ImportError as error:
-                missing[plain] = str(error)
+            except Exception as error:  # of another package it may be anything
+                missing[plain] = reason(error)
         if plain in made:
             variants.append(Variant(made[plain], int(scale or 1), _settings(made[plain], settings)))
     return variants, missing

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
@@ -11,6 +12,7 @@ from unimic.measure.metrics import Metric, kid
 from unimic.measure.run import Row, family
 
 SLACK = 0.1  # a tenth more bits than ours still is about our rate
+BD_RATE = "BD-rate"
 FIGURES = ("ideal_bits", "payload_bytes", "file_bytes", "bpp", "encode_seconds", "decode_seconds")
 
 
@@ -77,7 +79,9 @@ def families(means: Iterable[Row], metric: str, higher: bool) -> Iterator[tuple[
 
 
 def below_best(at_our_rate: Iterable[Row], metric: str, ours: str) -> float | None:
-    """By how many percent ours is below the best of the others; None without others.
+    """By how many percent ours is below the best of the others.
+
+    None without others, and where the best of them is at 0 or below: nothing is a share of that.
 
     Args:
         at_our_rate: of `at_rate`.
@@ -89,14 +93,22 @@ def below_best(at_our_rate: Iterable[Row], metric: str, ours: str) -> float | No
     if own is None or not rows:
         return None
     best = min(float(row[metric]) for row in rows.values())
-    return 100 * (1 - float(own[metric]) / best)
+    return 100 * (1 - float(own[metric]) / best) if best > 0 else None
+
+
+def missing() -> dict[str, str]:
+    """What to install for BD-rates, by their name; nothing where it is there."""
+    there = importlib.util.find_spec("bjontegaard")
+    return {} if there else {BD_RATE: "pip install bjontegaard"}
 
 
 def bd_rate(anchor: Sequence[Row], test: Sequence[Row], metric: str, higher: bool) -> float | None:
     """Bjøntegaard's rate difference in percent (VCEG-M33, Akima interpolation).
 
     None if a curve has fewer than four points or the two share less than a tenth of their range.
+    Points of no bits are not counted: rates are logarithmic.
     """
+    anchor, test = ([row for row in rows if row["bpp"] > 0] for rows in (anchor, test))
     if min(len(anchor), len(test)) < 4:
         return None
     from bjontegaard import bd_rate as compute

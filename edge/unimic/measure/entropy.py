@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unimic.codec.coder import Coder
+from unimic.codec.errors import InvalidInput
 from unimic.codec.networks import HISTOGRAM, IMAGE_ENTROPY
 from unimic.codec.packets import pack_image, pack_text
 from unimic.codec.progress import Progress
@@ -35,6 +36,8 @@ from unimic.edge.images import load_image
 LEAST_SKIP = 1  # leaves nothing out, but lets the encoder take cheaper codes
 
 DICTIONARY_BYTES = 112_640  # zstd's own choice
+Compressor = tuple[str, Callable[[bytes], bytes]]
+"""A name and what compresses."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,8 @@ def measure_pictures(store: ModelStore, coder: Coder, pictures: Sequence[Picture
     """Rates of pictures: generic, given the caption, and half of the tokens given the others.
 
     Returns:
-        Bits a token, percentages against both yardsticks, and code usage.
+        Bits a token, percentages against both yardsticks, and code usage. None where nothing was
+        masked, in pictures of a few tokens.
     """
     tokenizer, text = ImageTokenizer(store), TextTokenizer.of(store)
     order0 = order0_table(store)
@@ -110,13 +114,18 @@ def measure_pictures(store: ModelStore, coder: Coder, pictures: Sequence[Picture
         "rate_aware_below_raw_percent": 100 * (1 - total["cheaper"] / (tokens * raw)),
         "rate_aware_exchanged_percent": 100 * total["exchanged"] / tokens,
         **{f"{name}_below_generic_percent":
-           100 * (1 - total[f"{name}_masked"] / total[f"{name}_generic"])
+           _below(total[f"{name}_masked"], total[f"{name}_generic"])
            for name in _halves((1, 2), 0)},
     }
     if total.get("captioned"):
         figures["conditioned_below_generic_percent"] = (
             100 * (1 - total["captioned_ideal"] / total["captioned_generic"]))
     return figures
+
+
+def _below(value: float, other: float) -> float | None:
+    """By how many percent; None where the other is nothing."""
+    return 100 * (1 - value / other) if other else None
 
 
 def _halves(shape: tuple[int, ...], seed: int) -> dict[str, Mask]:
@@ -128,11 +137,8 @@ def _halves(shape: tuple[int, ...], seed: int) -> dict[str, Mask]:
 
 
 def measure_texts(store: ModelStore, coder: Coder, texts: Sequence[str],
-                  dictionary: Sequence[str], progress: Progress) -> dict[str, Any]:
-    """Rates of texts, each coded by itself, in bits a character, beside general compressors.
-
-    Some of these may learn from the texts of ``dictionary`` first.
-    """
+                  others: Sequence[Compressor], progress: Progress) -> dict[str, Any]:
+    """Rates of texts, each coded by itself, in bits a character, beside those of ``others``."""
     tokenizer = TextTokenizer.of(store)
     characters = sum(map(len, texts))
     ideal = payload = wire = tokens = 0.0
@@ -146,22 +152,24 @@ def measure_texts(store: ModelStore, coder: Coder, texts: Sequence[str],
         wire += 8 * packed.sizes.wire_bytes
     progress(len(texts), len(texts))
     data = [line.encode() for line in texts]
-    others = {name: 8 * sum(len(pack(d)) for d in data) / characters
-              for name, pack in compressors([line.encode() for line in dictionary])}
     return {
         "texts": len(texts), "characters": characters, "tokens": int(tokens),
         "ideal_bits_per_character": ideal / characters,
         "payload_bits_per_character": payload / characters,
         "wire_bits_per_character": wire / characters,
-        "others_bits_per_character": others,
+        "others_bits_per_character": {
+            name: 8 * sum(len(pack(d)) for d in data) / characters for name, pack in others},
     }
 
 
-def compressors(dictionary: Sequence[bytes]) -> Iterable[tuple[str, Callable[[bytes], bytes]]]:
+def compressors(dictionary: Sequence[bytes]) -> Iterable[Compressor]:
     """General compressors at their strongest, those of other packages where installed.
 
     zstd also with a dictionary trained on the texts ``dictionary``, if there are any. What both
     sides know beforehand (the format, the dictionary's number) is not written.
+
+    Raises:
+        InvalidInput: the texts are too few to be learnt from.
     """
     yield "zlib", lambda d: zlib.compress(d, 9)
     yield "bz2", lambda d: bz2.compress(d, 9)
@@ -174,7 +182,11 @@ def compressors(dictionary: Sequence[bytes]) -> Iterable[tuple[str, Callable[[by
             19, format=zstd.FORMAT_ZSTD1_MAGICLESS, write_content_size=False, write_dict_id=False)
         yield "zstd", zstd.ZstdCompressor(compression_params=settings).compress
         if dictionary:
-            trained = zstd.train_dictionary(DICTIONARY_BYTES, list(dictionary))
+            try:
+                trained = zstd.train_dictionary(DICTIONARY_BYTES, list(dictionary))
+            except zstd.ZstdError as error:
+                raise InvalidInput("--dictionary", f"zstd cannot learn from it ({error})",
+                                   "use a file of more texts") from error
             yield "zstd with a dictionary", zstd.ZstdCompressor(
                 dict_data=trained, compression_params=settings).compress
     with suppress(ImportError):

@@ -206,22 +206,28 @@ class Drawing:
 def plot(title: str, x_title: str, curves: Mapping[str, Sequence[Point]], *,
          bold: str = "", log_x: bool = False) -> str:
     """What `draw` draws, for a page; nothing where there are no points."""
-    return draw(title, x_title, curves, bold=bold, log_x=log_x).figure() if any(
-        curves.values()) else ""
+    drawing = draw(title, x_title, curves, bold=bold, log_x=log_x)
+    return drawing.figure() if drawing else ""
 
 
 def draw(title: str, x_title: str, curves: Mapping[str, Sequence[Point]], *,
-         bold: str = "", log_x: bool = False) -> Drawing:
+         bold: str = "", log_x: bool = False) -> Drawing | None:
     """Curves with labelled axes; the value axis spans the data and says so by its labels.
+
+    None where there are no points.
 
     Args:
         title: above it: what the value axis shows.
         x_title: below it.
-        curves: points by series, in the order of x; at least one.
+        curves: points by series, in the order of x.
         bold: the series drawn thicker.
-        log_x: whether x is logarithmic.
+        log_x: whether x is logarithmic; points at 0 have no place there and are left out.
     """
+    if log_x:
+        curves = {name: [p for p in curve if p.x > 0] for name, curve in curves.items()}
     points = [point for curve in curves.values() for point in curve]
+    if not points:
+        return None
     low, high = min(p.x for p in points), max(p.x for p in points)
     xs = _log_ticks(low, high) if log_x else _ticks(low, high)
     ys = _ticks(min(p.y for p in points), max(p.y for p in points))

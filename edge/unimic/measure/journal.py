@@ -1,12 +1,15 @@
 """A journal of measurements: lines of JSON, to go on from after an interruption.
 
 Each line adds to what is known of one measurement. What metrics of sets need of a picture is too
-much for a line; it is kept in a file beside the journal, and the line says where.
+much for a line; it is kept in a file beside the journal, and the line says where. Lines are ASCII:
+names of files may be no UTF-8 at all, and a line that was cut is no worse than any other text.
 """
 
 from __future__ import annotations
 
 import json
+import os
+import zlib
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +23,7 @@ from unimic.measure.metrics import Features
 from unimic.measure.run import Row, Task, family
 
 WIDTH = 2048  # features of a crop
+FEATURES = ".features"  # of the file beside a journal
 
 
 class Journal:
@@ -41,7 +45,7 @@ class Journal:
     def __init__(self, path: Path, versions: Mapping[str, str],
                  codecs: Mapping[str, Mapping[str, str]], resume: bool) -> None:
         self.rows: dict[tuple[str, str, Setting], Row] = {}
-        self._features = path.with_suffix(".features")
+        self._features = path.with_suffix(FEATURES)
         if not path.exists():
             self._features.unlink(missing_ok=True)
         elif not resume:
@@ -53,8 +57,7 @@ class Journal:
 
     def _read(self, path: Path, versions: Mapping[str, str],
               codecs: Mapping[str, Mapping[str, str]]) -> None:
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-        whole = [line for line in lines if line.endswith("\n")]
+        *whole, cut = path.read_bytes().split(b"\n")
         made: Mapping[str, Mapping[str, str]] = {}
         try:
             for row in map(json.loads, whole):
@@ -66,18 +69,19 @@ class Journal:
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise InvalidInput(str(path), f"is no journal of measurements ({error!r})",
                                "use another name, or -f to overwrite it") from error
-        if len(whole) < len(lines):  # the last line was being written when the run ended
-            path.write_text("".join(whole), encoding="utf-8")
+        if cut:  # it was being written when the run ended
+            os.truncate(path, path.stat().st_size - len(cut))
 
     def _learn(self, row: Row) -> None:
         key = row["image"], row["codec"], row["setting"]
         known = self.rows.get(key, {})
-        self.rows[key] = row if "error" in known or "error" in row else known | row
+        other = "error" in known or "error" in row or known.get("content") != row.get("content")
+        self.rows[key] = row if other else known | row
 
     def left(self, task: Task) -> Task | None:
         """What of ``task`` is still to do; None if nothing is."""
         row = self.rows.get(task.key)
-        if row is None or "error" in row:
+        if row is None or "error" in row or row.get("content", "") != task.content:
             return task
         metrics = tuple(name for name in task.metrics if name not in row)
         keep = task.keep and "crop" not in row
@@ -90,20 +94,24 @@ class Journal:
                      for name, value in row.items()})
 
     def _write(self, line: Mapping[str, Any]) -> None:
-        self._file.write(json.dumps(line, ensure_ascii=False) + "\n")
+        self._file.write(json.dumps(line) + "\n")
         self._file.flush()
 
     def close(self) -> None:
         """Close the file."""
         self._file.close()
 
-    # Features in a line are {"first": row in the file of features, "count": rows}.
+    # Features in a line are {"first": row in the file of features, "count": rows, "crc32": …}. By
+    # the checksum it is known that what lies there now is what was written, also after the file
+    # was cut or lost and others took the place.
 
     def _kept(self, features: Features) -> dict[str, int]:
+        data = features.astype("<f2").tobytes()
         with self._features.open("ab") as file:
             first = file.tell() // (2 * WIDTH)
-            file.write(features.astype("<f2").tobytes())
-        return {"first": first, "count": len(features)}
+            file.truncate(2 * WIDTH * first)  # a row that was being written when a run ended
+            file.write(data)
+        return {"first": first, "count": len(features), "crc32": zlib.crc32(data)}
 
     def _found(self, row: Row) -> Row:
         """A row as it was added, but for features that are lost."""
@@ -116,11 +124,12 @@ class Journal:
             found[name] = value
         return found
 
-    def _features_at(self, first: int, count: int) -> Features | None:
+    def _features_at(self, first: int, count: int, crc32: int | None = None
+                     ) -> Features | None:
         if not self._features.exists():
             return None
         values = np.fromfile(self._features, "<f2", count * WIDTH, offset=2 * WIDTH * first)
-        return values.reshape(count, WIDTH) if values.size == count * WIDTH else None
+        return values.reshape(count, WIDTH) if zlib.crc32(values.tobytes()) == crc32 else None
 
 
 def _check(path: Path, made_by: Mapping[str, str], versions: Mapping[str, str]) -> None:

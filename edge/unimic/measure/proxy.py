@@ -7,6 +7,8 @@ import threading
 from contextlib import suppress
 from types import TracebackType
 
+from unimic.codec.errors import InvalidInput
+
 
 class CountingProxy:
     """Relays connections to ``target``, ``host:port``, and counts their bytes.
@@ -21,10 +23,15 @@ class CountingProxy:
         address: ``host:port`` to connect to.
         up: bytes that clients sent, all that TCP carried but for its own headers.
         down: bytes that they received.
+
+    Raises:
+        InvalidInput: ``target`` has no port.
     """
 
     def __init__(self, target: str) -> None:
         host, _, port = target.rpartition(":")
+        if not port.isdecimal():
+            raise InvalidInput("--server", f"{target!r} has no port", "name host and port")
         self._target = host.strip("[]"), int(port)
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._open: list[socket.socket] = []

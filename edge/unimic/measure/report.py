@@ -13,7 +13,15 @@ import numpy as np
 from PIL import Image
 
 from unimic.edge.images import load_image
-from unimic.measure.curves import SLACK, at_rate, averages, bd_rate, below_best, families
+from unimic.measure.curves import (
+    BD_RATE,
+    SLACK,
+    at_rate,
+    averages,
+    bd_rate,
+    below_best,
+    families,
+)
 from unimic.measure.html import (
     Column,
     Drawing,
@@ -26,7 +34,7 @@ from unimic.measure.html import (
     shown,
     table,
 )
-from unimic.measure.metrics import Metric
+from unimic.measure.metrics import SMALLEST, Metric
 from unimic.measure.run import ORIGINAL, Row, family, middle, webp_base64
 
 OURS = "unimic"
@@ -44,7 +52,7 @@ class Context:
         command: that made it.
         machine: and when.
         versions: of everything, by name.
-        missing: codecs and metrics that were skipped, and what to install.
+        missing: codecs, metrics and figures that were skipped, and what to install.
         anchor: the codec that BD-rates compare with.
     """
 
@@ -59,7 +67,8 @@ def summary(rows: Sequence[Row], metrics: Sequence[Metric], context: Context) ->
     """All that follows from the rows, those of the original pictures among them, for programs.
 
     ``at_our_rate``, ``below_best_percent`` and ``bd_rate_percent`` are by metric; of the last None
-    means that the curves do not overlap enough.
+    means that the curves do not overlap enough, and it is empty where BD-rates are skipped.
+    ``too_small`` are the pictures for which a metric has no mean, by metric.
     """
     originals = {row["image"]: row for row in rows if row["codec"] == ORIGINAL}
     measured = [row for row in rows if row["codec"] != ORIGINAL]
@@ -85,7 +94,11 @@ def summary(rows: Sequence[Row], metrics: Sequence[Metric], context: Context) ->
             metric.name: {name: bd_rate(fronts[metric.name][context.anchor], front, metric.name,
                                         metric.higher)
                           for name, front in fronts[metric.name].items()}
-            if context.anchor in fronts[metric.name] else {} for metric in metrics},
+            if context.anchor in fronts[metric.name] and BD_RATE not in context.missing else {}
+            for metric in metrics},
+        "too_small": {metric.name: small for metric in metrics if (small := list(dict.fromkeys(
+            row["image"] for row in measured
+            if "error" not in row and row.get(metric.name) is None)))},
         "errors": [row for row in rows if "error" in row],
         "rows": [{name: value for name, value in row.items() if name not in not_for_json}
                  for row in measured if "error" not in row],
@@ -124,7 +137,7 @@ def html(rows: Sequence[Row], facts: Row, metrics: Sequence[Metric], context: Co
                        *_TIMES],
                       [row | {"image": Path(row["image"]).name} for row in good], OURS),
                 "</details>"),
-        _troubles(facts),
+        _troubles(facts, metrics),
         section("Made with", table(
             [Column("name", "what"), Column("version", "version", left=True)],
             [{"name": name, "version": version} for name, version in context.versions.items()]),
@@ -150,6 +163,18 @@ def text(facts: Row, metrics: Sequence[Metric]) -> list[str]:
                   if (row := rows[metric.name].get(name)) else "–") for metric in metrics]
         lines.append(f"{name:<10}" + "".join(f"{cell:>24}" for cell in cells))
     return [*lines, *filter(None, (_lead(facts, metrics), _losses(metrics)))]
+
+
+def without_mean(facts: Row, metrics: Sequence[Metric]) -> dict[str, str]:
+    """Titles of metrics without means, and the pictures that are too small for them."""
+    found = {}
+    for metric in metrics:
+        if names := [Path(image).name for image in facts["too_small"].get(metric.name, [])]:
+            more = f" and {len(names) - 1:,} more" if len(names) > 1 else ""
+            found[metric.title] = (f"no mean, for {names[0]}{more} "
+                                   f"{'are' if more else 'is'} under {SMALLEST[metric.name]} "
+                                   "pixels on a side")
+    return found
 
 
 def _title(metric: Metric) -> str:
@@ -220,10 +245,10 @@ def _curves(means: Sequence[Row], metrics: Sequence[Metric]) -> dict[str, Drawin
                                f"{row['codec']} {row['setting']}: {row['bpp']:.4f} bpp, "
                                f"{row[metric.name]:.{metric.digits}f}") for row in rows]
                   for name, rows in families(means, metric.name, metric.higher)}
-        if curves:
-            better = "higher" if metric.higher else "lower"
-            drawings[metric.name] = draw(f"{_title(metric)} ({better} is better)",
-                                         "bits per pixel (file)", curves, bold=OURS, log_x=True)
+        better = "higher" if metric.higher else "lower"
+        if drawing := draw(f"{_title(metric)} ({better} is better)", "bits per pixel (file)",
+                           curves, bold=OURS, log_x=True):
+            drawings[metric.name] = drawing
     return drawings
 
 
@@ -311,8 +336,9 @@ def _bit_map(row: Row) -> list[str]:
                     f"{bits.min():.1f} … {bits.max():.1f}, mean {bits.mean():.2f}", "map")]
 
 
-def _troubles(facts: Row) -> str:
+def _troubles(facts: Row, metrics: Sequence[Metric]) -> str:
     rows = [{"what": name, "why": f"skipped: {why}"} for name, why in facts["missing"].items()]
+    rows += [{"what": title, "why": why} for title, why in without_mean(facts, metrics).items()]
     rows += [{"what": f"{row['codec']} {row['setting']}, {Path(row['image']).name}",
               "why": row["error"]} for row in facts["errors"]]
     return section("What could not be measured", table(

@@ -7,10 +7,12 @@ a picture does wrong becomes such a row too, and the rest goes on.
 from __future__ import annotations
 
 import base64
+import hashlib
 import io
 import multiprocessing
 import os
 import signal
+import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -25,7 +27,7 @@ import numpy as np
 from PIL import Image
 
 from unimic.codec.errors import InvalidInput, UnimicError
-from unimic.edge.images import load_image
+from unimic.edge.images import load_image, read_bytes
 from unimic.measure import codecs
 from unimic.measure.codecs import Setting, Variant
 from unimic.measure.metrics import Judge, features
@@ -47,6 +49,7 @@ class Task:
         fast: whether networks may compute in bfloat16.
         keep: whether a crop of what was decoded and, where there are any, the bits of each token
             are kept for a report.
+        content: of the file, by `content`.
     """
 
     image: Path
@@ -55,11 +58,23 @@ class Task:
     metrics: tuple[str, ...]
     fast: bool
     keep: bool
+    content: str = ""
 
     @property
     def key(self) -> tuple[str, str, Setting]:
         """What tells measurements of one journal apart."""
         return str(self.image), self.codec, self.setting
+
+    @property
+    def row(self) -> Row:
+        """The fields that all rows begin with."""
+        return {"image": str(self.image), "content": self.content, "codec": self.codec,
+                "setting": self.setting}
+
+
+def content(path: Path) -> str:
+    """What tells the contents of files apart, 16 characters."""
+    return hashlib.sha256(read_bytes(path)).hexdigest()[:16]
 
 
 def family(row: Row) -> str:
@@ -72,13 +87,10 @@ def measure(task: Task) -> Row:
 
     A metric of sets has its `Features` as its field.
     """
-    row: Row = {"image": str(task.image), "codec": task.codec, "setting": task.setting}
     try:
-        return row | _measure(task)
-    except UnimicError as error:
-        return row | {"error": str(error)}
-    except Exception as error:  # a codec may raise anything
-        return row | {"error": f"{type(error).__name__}: {error}"}
+        return task.row | _measure(task)
+    except (Exception, SystemExit) as error:  # a codec may raise anything, and may want to exit
+        return task.row | {"error": codecs.reason(error)}
 
 
 def _measure(task: Task) -> Row:
@@ -168,9 +180,10 @@ def measure_all(tasks: Sequence[Task], jobs: int, done: Callable[[Row], None]) -
                     _collect(running, done)
                 return
             except BrokenProcessPool:
-                for task in running.values():
-                    done({"image": str(task.image), "codec": task.codec, "setting": task.setting,
-                          "error": "the process that measured it died (out of memory?)"})
+                wait(running)  # those that ended well, too, may not have been collected
+                for future, task in running.items():
+                    done(task.row | {"error": "the process that measured it died (out of memory?)"}
+                         if future.exception() else future.result())
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
@@ -185,5 +198,13 @@ def _collect(running: dict[Future[Row], Task], done: Callable[[Row], None]) -> N
 
 
 def _leave_be() -> None:
-    """An interrupt is for the process that started the others."""
+    """An interrupt is for the process that started the others; if that is killed, so are they."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent
+    parent.join()
+    os._exit(1)  # from a thread; nobody is there to read what is under way

@@ -13,8 +13,8 @@ anew in every turn.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from html import escape
 from typing import Any
@@ -29,7 +29,7 @@ from unimic.edge.aio import Models
 from unimic.edge.client import Client
 from unimic.edge.results import Answer, Picture
 from unimic.measure.choose import Choice, smallest
-from unimic.measure.codecs import Variant
+from unimic.measure.codecs import Variant, reason
 from unimic.measure.html import (
     Column,
     Drawing,
@@ -41,7 +41,7 @@ from unimic.measure.html import (
     section,
     table,
 )
-from unimic.measure.metrics import Judge
+from unimic.measure.metrics import SMALLEST, Judge
 from unimic.measure.proxy import CountingProxy
 
 Row = dict[str, Any]
@@ -109,34 +109,43 @@ def converse(address: str, models: Models, photo: Image.Image, quality: int, see
 
 
 def match(families: Sequence[Sequence[Variant]], photo: Image.Image, decoded: Image.Image,
-          progress: Progress) -> tuple[float, list[Choice]]:
+          left_out: dict[str, str], progress: Progress) -> tuple[float, list[Choice]]:
     """Our LPIPS of the photo, and for each codec the smallest file that is not worse.
 
     Args:
         families: the variants of each codec.
-        photo: the original.
+        photo: the original, large enough for `left_half`.
         decoded: what our tokens of it show.
+        left_out: gets codecs that have none, and why.
         progress: called as ``progress(done, all)``.
-
-    Raises:
-        InvalidInput: the photo is too small to be judged.
     """
     judge = Judge(photo, (JUDGE,))
 
     def distance(picture: Image.Image) -> float:
         value = judge(picture)[JUDGE]
-        if value is None:
-            raise InvalidInput("photo", f"{photo.width}×{photo.height} pixels are too few to judge",
-                               "use a larger one")
+        assert value is not None
         return value
 
     ours, choices = distance(decoded), []
     for done, variants in enumerate(families, start=1):
-        choice = smallest(variants, photo, lambda picture: distance(picture) <= ours)
-        if choice:
-            choices.append(choice)
+        name = variants[0].codec.name
+        with _attempt(name, left_out):
+            choice = smallest(variants, photo, lambda picture: distance(picture) <= ours)
+            if choice:
+                choices.append(choice)
+            else:
+                left_out[name] = f"none of its settings reaches our LPIPS-VGG, {ours:.4f}"
         progress(done, len(families))
     return ours, choices
+
+
+@contextmanager
+def _attempt(codec: str, left_out: dict[str, str]) -> Iterator[None]:
+    """Go on where a codec raises; ``left_out`` gets the reason."""
+    try:
+        yield
+    except Exception as error:  # no exit: in this process that is a signal to end
+        left_out[codec] = reason(error)
 
 
 def picture_bytes(turns: Sequence[Turn], choice: Choice) -> Row:
@@ -165,19 +174,34 @@ def picture_bytes(turns: Sequence[Turn], choice: Choice) -> Row:
 # ── drift ─────────────────────────────────────────────────────────────────────────────────────
 
 
+def left_half(photo: Image.Image, pitch: int) -> tuple[int, int, int, int]:
+    """The part that nobody edits: a box of whole columns of tokens.
+
+    Raises:
+        InvalidInput: it is too small to be judged.
+    """
+    width, least = photo.width // 2 // pitch * pitch, SMALLEST.get(JUDGE, 1)
+    if min(width, photo.height) < least:
+        raise InvalidInput(
+            "photo", f"{photo.width}×{photo.height} pixels are too narrow or too low to be judged",
+            f"use one of at least {2 * pitch * -(-least // pitch)}×{least} pixels")
+    return 0, 0, width, photo.height
+
+
 def drift(address: str, models: Models, photo: Image.Image, quality: int,
-          choices: Sequence[Choice], edits: int, seed: int, progress: Progress) -> list[Row]:
+          choices: Sequence[Choice], edits: int, seed: int, left_out: dict[str, str],
+          progress: Progress) -> list[Row]:
     """Quality of the left half after 1, 5, 20, 50 turns of editing the right half.
+
+    ``left_out`` gets codecs that fail on the way, and why.
 
     Returns:
         Rows with ``codec``, ``turns``, ``psnr``, the LPIPS, and of ours ``changed_tokens`` (in the
         left half, since the first turn; anything but 0 is an error of ours).
     """
     pitch = models.coder.space.pitch(quality)
-    half = photo.width // 2 // pitch  # columns of tokens that nobody edits
-    if not half:
-        raise InvalidInput("photo", f"{photo.width} pixels are too narrow", "use a larger one")
-    kept = (0, 0, half * pitch, photo.height)
+    kept = left_half(photo, pitch)
+    half = kept[2] // pitch  # columns of tokens
     judge = Judge(photo.crop(kept), ("psnr", JUDGE))
     pixels = dict.fromkeys(choices, photo)
     rows: list[Row] = []
@@ -186,21 +210,23 @@ def drift(address: str, models: Models, photo: Image.Image, quality: int,
         picture = cloud.share(photo, quality=quality)
         first = picture.grid.codes[:, :half]
         for turn in range(1, edits + 1):
-            box = _box(photo.size, half * pitch, turn)
+            box = _box(photo.size, kept[2], turn)
             picture = cloud.inpaint(picture, box, "", seed=seed + turn)
             new = picture.image.crop(box)
-            for choice, before in pixels.items():
+            held, pixels = pixels, {}
+            for choice, before in held.items():
                 edited = before.copy()
                 edited.paste(new, box[:2])
-                data = choice.variant.encode(edited, choice.setting).data
-                pixels[choice] = choice.variant.decode(data, photo.size)
+                with _attempt(choice.variant.codec.name, left_out):
+                    data = choice.variant.encode(edited, choice.setting).data
+                    pixels[choice] = choice.variant.decode(data, photo.size)
             if turn in (*CHECKPOINTS, edits):
                 codes = picture.grid.codes[:, :half]
                 shown = models.images.decode(TokenGrid(codes, kept[2], kept[3], pitch))
                 rows.append({"codec": "unimic", "turns": turn, **judge(shown),
                              "changed_tokens": int(np.count_nonzero(codes != first))})
-                rows += [{"codec": choice.name, "turns": turn, **judge(held.crop(kept))}
-                         for choice, held in pixels.items()]
+                rows += [{"codec": choice.name, "turns": turn, **judge(coded.crop(kept))}
+                         for choice, coded in pixels.items()]
             progress(turn, edits)
     return rows
 
@@ -225,22 +251,35 @@ def measure(address: str, models: Models, photo: Image.Image, quality: int,
 
     Returns:
         ``turns`` (ours), ``bytes`` (of both ways together), ``lpips`` (of ours), ``others`` (see
-        `picture_bytes`) and ``drift`` (see `drift`).
+        `picture_bytes`), ``drift`` (see `drift`), and ``left_out``: codecs, and why.
+
+    Raises:
+        InvalidInput: the photo is too small to be judged.
+        ServiceError: the service cannot be reached.
     """
+    left_half(photo, models.coder.space.pitch(quality))
+    with Client(address, models=models):
+        pass  # behind the relay an error would name the relay's address
+    left_out: dict[str, str] = {}
     with progress("session") as show:
         turns = converse(address, models, photo, quality, seed, show)
     with progress("other codecs") as show:
         decoded = models.images.decode(
             models.images.encode(photo, models.coder.space.pitch(quality)))
-        lpips, choices = match(families, photo, decoded, show)
+        lpips, choices = match(families, photo, decoded, left_out, show)
+    others: dict[Choice, Row] = {}
+    for choice in choices:
+        with _attempt(choice.variant.codec.name, left_out):
+            others[choice] = picture_bytes(turns, choice)
     with progress("drift") as show:
-        drifted = drift(address, models, photo, quality, choices, edits, seed, show)
+        drifted = drift(address, models, photo, quality, [*others], edits, seed, left_out, show)
     return {
         "turns": [turn.row for turn in turns],
         "bytes": sum(turn.row["up_bytes"] + turn.row["down_bytes"] for turn in turns),
         "lpips": lpips,
-        "others": [picture_bytes(turns, choice) for choice in choices],
+        "others": [*others.values()],
         "drift": drifted,
+        "left_out": left_out,
     }
 
 
@@ -264,7 +303,7 @@ def text(facts: Row) -> list[str]:
         changed = (f", {row['changed_tokens']} tokens changed" if "changed_tokens" in row else "")
         lines.append(f"  {row['turns']:>3} turns  {row['codec']:<14} LPIPS-VGG {row[JUDGE]:.4f}, "
                      f"PSNR {row['psnr']:.2f} dB{changed}")
-    return lines
+    return [*lines, *(f"left out: {codec}: {why}" for codec, why in facts["left_out"].items())]
 
 
 def html(facts: Row, command: str, machine: str, versions: Mapping[str, str]) -> str:
@@ -309,7 +348,10 @@ def html(facts: Row, command: str, machine: str, versions: Mapping[str, str]) ->
             *(drawing.figure() for drawing in _curves(facts).values()), "</div>",
             table([Column("codec", "codec"), Column("turns", "turns"),
                    Column("psnr", "PSNR, dB", 2), Column(JUDGE, "LPIPS-VGG", 4),
-                   Column("changed_tokens", "tokens changed")], facts["drift"], "unimic")),
+                   Column("changed_tokens", "tokens changed")], facts["drift"], "unimic"),
+            table([Column("codec", "left out"), Column("why", "why", left=True)],
+                  [{"codec": codec, "why": why} for codec, why in facts["left_out"].items()])
+            if facts["left_out"] else ""),
         section("Made with", table(
             [Column("name", "what"), Column("version", "version", left=True)],
             [{"name": name, "version": version} for name, version in versions.items()])),
@@ -329,7 +371,9 @@ def _drifting(facts: Row) -> list[str]:
 
 def _curves(facts: Row) -> dict[str, Drawing]:
     titles = {"psnr": "PSNR, dB (higher is better)", JUDGE: "LPIPS-VGG (lower is better)"}
-    return {metric: draw(title, "turns", {
+    curves = {metric: {
         name: [Point(row["turns"], row[metric], f"{name}, {row['turns']} turns: {row[metric]:.4f}")
                for row in facts["drift"] if row["codec"] == name]
-        for name in _drifting(facts)}, bold="unimic") for metric, title in titles.items()}
+        for name in _drifting(facts)} for metric in titles}
+    return {metric: drawing for metric, title in titles.items()
+            if (drawing := draw(title, "turns", curves[metric], bold="unimic"))}

@@ -16,6 +16,7 @@ from PIL import Image
 
 from unimic.codec.errors import InvalidInput, UnimicError
 from unimic.codec.progress import Progress
+from unimic.edge.console import picture_format
 from unimic.edge.images import load_image
 from unimic.measure.tasks.findings import Row
 
@@ -167,10 +168,17 @@ def _type(question: str) -> str:
 
 def _rows(path: Path) -> list[tuple[str, str, str]]:
     """Image, question and answer of a file of DAQUAR's."""
+    found = []
     try:
         with path.open(encoding="utf-8", newline="") as file:
-            return [(row["image_id"], row["question"].strip(), row["answer"].strip())
-                    for row in csv.DictReader(file)]
+            rows = csv.DictReader(file)
+            for row in rows:
+                cells = row["image_id"], row["question"], row["answer"]
+                if None in cells:
+                    raise InvalidInput(str(path), f"line {rows.line_num} is too short",
+                                       "write image_id, question and answer")
+                found.append((cells[0], cells[1].strip(), cells[2].strip()))
+        return found
     except (OSError, KeyError, UnicodeDecodeError) as error:
         raise InvalidInput(str(path), f"cannot be read ({error!r})",
                            "name the folder of DAQUAR") from error
@@ -191,12 +199,17 @@ def flickr8k(folder: Path, split: str) -> list[Subject]:
         InvalidInput: the folder lacks them.
     """
     path, files = folder / "flickr8k-captions.jsonl", _files(folder)
+    found = []
     try:
         with path.open(encoding="utf-8") as lines:
-            rows = [json.loads(line) for line in lines]
-        found = [Subject(row["image"], partial(load_image, files[row["image"]]),
-                         captions=tuple(row["captions"]))
-                 for row in rows if row["split"] == split and row["image"] in files]
+            for number, line in enumerate(lines, start=1):
+                row = json.loads(line)
+                if not row["captions"]:
+                    raise InvalidInput(str(path), f"line {number} has no captions",
+                                       "add them, or take the line out")
+                if row["split"] == split and row["image"] in files:
+                    found.append(Subject(row["image"], partial(load_image, files[row["image"]]),
+                                         captions=tuple(row["captions"])))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InvalidInput(str(path), f"cannot be read ({error!r})",
                            "name the folder of Flickr8k") from error
@@ -208,5 +221,4 @@ def flickr8k(folder: Path, split: str) -> list[Subject]:
 
 def _files(folder: Path) -> dict[str, Path]:
     """Pictures by their names without extensions."""
-    return {path.stem: path for path in sorted(folder.rglob("*"))
-            if path.suffix not in (".csv", ".jsonl")}
+    return {path.stem: path for path in sorted(folder.rglob("*")) if picture_format(str(path))}
