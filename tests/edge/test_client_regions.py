@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import io
+import math
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -34,6 +37,24 @@ def test_one_region_named_in_every_way():
         assert (region.tokens == tokens).all()
 
 
+def test_a_mask_lies_as_the_photo_does():
+    """Both from the same camera: the photo is turned upright, so is the mask."""
+    sideways = Image.new("L", (50, 70))
+    sideways.paste(255, (0, 0, 10, 20))
+    sideways.getexif()[0x0112] = 6
+    file = io.BytesIO()
+    sideways.save(file, "PNG", exif=sideways.getexif())
+    region = find(Image.open(file))
+    assert region.pixels[:10, 50:].all()
+    assert region.pixels.sum() == 200
+
+
+def test_transparent_parts_of_a_mask_do_not_count():
+    layer = Image.new("RGBA", (70, 50), (255, 255, 255, 0))
+    layer.paste((255, 255, 255, 255), (30, 10, 40, 20))
+    assert (find(layer).pixels == find((30, 10, 40, 20)).pixels).all()
+
+
 def test_tokens_are_whole_patches_of_pixels():
     tokens = np.zeros((4, 5), bool)
     tokens[3, 4] = True
@@ -55,10 +76,14 @@ def test_a_region_of_a_picture_within_its_canvas():
 @pytest.mark.parametrize("mask", [
     np.zeros((50, 70), bool), np.ones((50, 71), bool), np.ones((50, 70), np.uint8),
     Image.new("L", (71, 50), 255), Image.new("L", (70, 50), 0), (0, 0, 0, 0), (0, 0, 71, 1),
-    (-1, 0, 5, 5), (5, 5, 1, 1), (1, 2, 3), "box", 7, None])
+    (-1, 0, 5, 5), (5, 5, 1, 1), (1, 2, 3), "box", 7, None, "1234", (0, 0, math.inf, 1),
+    (0, 0, math.nan, 1), (0.0, 0.0, 9.9, 9.9), (0, 0, 1 << 99, 1), Image.new("L", (0, 0))])
 def test_what_is_no_region(mask):
     with pytest.raises(InvalidInput, match="mask"):
         find(mask)
+    with pytest.raises(InvalidInput) as caught:
+        find_region(mask, WHOLE, GRID, "hole")
+    assert caught.value.field == "hole"
 
 
 def test_seams_lie_inside_the_mask():

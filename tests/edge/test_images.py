@@ -13,7 +13,7 @@ import pytest
 from PIL import Image, ImageCms
 
 from unimic.codec.errors import InvalidInput, LimitExceeded
-from unimic.edge.images import load_image
+from unimic.edge.images import load_image, load_mask
 
 RED = (200, 30, 40)
 
@@ -161,7 +161,35 @@ def test_sources(tmp_path: Path) -> None:
     with path.open("rb") as file, os.fdopen(read, "rb") as pipe:
         images = [load_image(s) for s in (path, str(path), path.read_bytes(), file, pipe,
                                           ByteByByte(), Image.open(path))]
+        images += [load_image(kind(path.read_bytes())) for kind in (bytearray, memoryview)]
     assert all(image == colours() for image in images)
+
+
+def test_what_is_no_source(tmp_path: Path) -> None:
+    path = tmp_path / "notes.txt"
+    path.write_text("words")
+    with path.open() as text:
+        for source in (None, 7, np.asarray(colours()), [1, 2], text):
+            with pytest.raises(InvalidInput, match=r"picture: .*(is not a file|open as text)"):
+                load_image(source)
+    with pytest.raises(InvalidInput, match=r"photo\.png: is not a picture"):
+        load_image(b"words", name="photo.png")
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+def test_transparent_parts_of_a_mask_are_black(mode: str) -> None:
+    layer = Image.new("RGBA", (4, 3), (255, 255, 255, 0))
+    layer.putpixel((1, 2), (255, 255, 255, 255))
+    layer.putpixel((2, 2), (0, 0, 0, 255))
+    bright = np.asarray(load_mask(layer.convert(mode)))
+    assert bright.shape == (3, 4)
+    assert np.argwhere(bright >= 128).tolist() == [[2, 1]]
+
+
+def test_transparent_grey_of_sixteen_bits_in_a_mask() -> None:
+    mask = Image.fromarray(np.array([[60000, 65535]], dtype=np.uint16))
+    mask.info["transparency"] = 60000
+    assert np.asarray(load_mask(mask)).tolist() == [[0, 255]]
 
 
 def test_first_frame_of_an_animation() -> None:

@@ -334,7 +334,7 @@ class AsyncClient:
 
         def area(grid: TokenGrid) -> Mask | None:
             view = View(0, 0, photo.width, photo.height)
-            return None if hole is None else find_region(hole, view, grid).tokens
+            return None if hole is None else find_region(hole, view, grid, "hole").tokens
 
         if budget is None:
             pitch = coder.space.pitch(quality)

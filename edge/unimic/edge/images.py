@@ -20,13 +20,16 @@ FILE_LIMITS = Limits(max_tokens=MAX_PIXELS // 256, max_text_tokens=1 << 17)
 """Of .umc files: one on one's own disk may be larger than what a service takes from strangers."""
 
 # Only formats that Pillow decodes itself: others start outside programs or are not pictures.
-_FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "TIFF", "JPEG2000", "GIF", "BMP", "PPM")
+FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "TIFF", "JPEG2000", "GIF", "BMP", "PPM")
 _USABLE = "use a JPEG, PNG, WebP, AVIF, TIFF, JPEG 2000, GIF, BMP or PNM picture"
 
-ImageSource = str | os.PathLike[str] | bytes | BinaryIO | Image.Image
+Bytes = bytes | bytearray | memoryview
+FileSource = str | os.PathLike[str] | Bytes | BinaryIO
+ImageSource = FileSource | Image.Image
 
 
-def load_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
+def load_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS, name: str | None = None
+               ) -> Image.Image:
     """Load a picture as 8-bit sRGB, upright, without metadata.
 
     EXIF rotation is applied, transparency is laid on white, embedded colour profiles are converted
@@ -37,14 +40,24 @@ def load_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS) -> Image.Im
         source: a path, the bytes of a file, an open binary file (also a pipe), or a Pillow image.
         max_pixels: width × height that is still accepted; the file's header is asked before any
             pixel is decoded.
+        name: what errors call it; a file's name, unless given.
 
     Raises:
         InvalidInput: there is no such file, it is not a picture, or it is damaged.
         LimitExceeded: the file or the picture is too large.
     """
-    name = _name(source)
+    return _load(source, max_pixels, name or _name(source), background=255)
+
+
+def load_mask(source: ImageSource, *, name: str | None = None) -> Image.Image:
+    """Load a mask as 8-bit grey, as `load_image` does, but with transparency laid on black: what
+    was painted on an empty layer is meant, not the empty rest."""
+    return _load(source, MAX_PIXELS, name or _name(source), background=0).convert("L")
+
+
+def _load(source: ImageSource, max_pixels: int, name: str, background: int) -> Image.Image:
     if not isinstance(source, Image.Image):
-        source = _open(name, read_bytes(source))
+        source = _open(name, read_bytes(source, name=name))
     if source.width * source.height > max_pixels:
         raise LimitExceeded(name, f"{source.width}×{source.height} pixels are more than "
                             f"{max_pixels:,}", "scale the picture down")
@@ -52,7 +65,7 @@ def load_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS) -> Image.Im
         raise InvalidInput(name, "the picture is empty", "use one of at least 1×1 pixels")
     try:
         upright = ImageOps.exif_transpose(source)
-        return _to_srgb(_flatten(upright), source.info.get("icc_profile"))
+        return _to_srgb(_flatten(upright, background), source.info.get("icc_profile"))
     except UnimicError:
         raise
     except Exception as error:  # Pillow's readers raise nearly anything for a damaged file
@@ -60,20 +73,25 @@ def load_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS) -> Image.Im
                            "use an undamaged copy") from error
 
 
-def read_bytes(source: str | os.PathLike[str] | bytes | BinaryIO) -> bytes:
-    """All bytes of a file, at most `MAX_FILE_BYTES`.
+def read_bytes(source: FileSource, *, name: str | None = None) -> bytes:
+    """All bytes of a file, at most `MAX_FILE_BYTES`; ``name`` as in `load_image`.
 
     Raises:
         InvalidInput: the file cannot be read.
         LimitExceeded: it is too large.
     """
-    name = _name(source)
+    name = name or _name(source)
     try:
         if isinstance(source, (str, os.PathLike)):
             with open(source, "rb") as file:
                 data = _read(file)
+        elif isinstance(source, Bytes):
+            data = bytes(source)
+        elif hasattr(source, "read"):
+            data = _read(source)
         else:
-            data = source if isinstance(source, bytes) else _read(source)
+            raise InvalidInput(name, f"a {type(source).__name__} is not a file", "use a path, "
+                               "bytes, an open binary file or a Pillow image")
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path, a closed file
         raise InvalidInput(name, f"cannot be read ({_reason(error)})",
                            "check the path and its permissions") from error
@@ -87,13 +105,15 @@ def _read(file: BinaryIO) -> bytes:
     """One byte more than is allowed, or all; an unbuffered pipe gives some at a time."""
     data = bytearray()
     while part := file.read(MAX_FILE_BYTES + 1 - len(data)):
+        if isinstance(part, str):
+            raise ValueError("it is open as text, not as bytes")
         data += part
     return bytes(data)
 
 
 def _open(name: str, data: bytes) -> Image.Image:
     try:
-        return Image.open(io.BytesIO(data), formats=_FORMATS)
+        return Image.open(io.BytesIO(data), formats=FORMATS)
     except UnidentifiedImageError as error:
         raise InvalidInput(name, "is not a picture", _USABLE) from error
     except Image.DecompressionBombError as error:
@@ -103,18 +123,18 @@ def _open(name: str, data: bytes) -> Image.Image:
                            _USABLE) from error
 
 
-def _flatten(image: Image.Image) -> Image.Image:
-    """Any mode to 8-bit RGB or CMYK, with transparent parts laid on white."""
+def _flatten(image: Image.Image, background: int) -> Image.Image:
+    """Any mode to 8-bit RGB or CMYK, with transparent parts laid on a grey of ``background``."""
     if image.mode == "F" or image.mode.startswith("I"):
-        return _narrow(image)
+        return _narrow(image, background)
     if image.has_transparency_data:
         layer = image.convert("RGBA")
-        white = Image.new("RGBA", layer.size, "white")
-        return Image.alpha_composite(white, layer).convert("RGB")
+        plain = Image.new("RGBA", layer.size, (background, background, background, 255))
+        return Image.alpha_composite(plain, layer).convert("RGB")
     return image.convert("CMYK" if image.mode == "CMYK" else "RGB")
 
 
-def _narrow(image: Image.Image) -> Image.Image:
+def _narrow(image: Image.Image, background: int) -> Image.Image:
     """Grey values of 16 or 32 bits or floats, to 8 bits.
 
     Files do not say what stands for white, so it is the first of these that no value exceeds:
@@ -127,7 +147,7 @@ def _narrow(image: Image.Image) -> Image.Image:
     grey = np.clip(np.rint(values * (255 / white)), 0, 255).astype(np.uint8)
     transparent = image.info.get("transparency")
     if isinstance(transparent, int):
-        grey[values == transparent] = 255
+        grey[values == transparent] = background
     return Image.fromarray(grey).convert("RGB")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -12,12 +13,13 @@ from PIL import Image, ImageFilter
 from unimic.codec.canvas import Margins
 from unimic.codec.errors import InvalidInput
 from unimic.codec.tokens import Mask, TokenGrid
+from unimic.edge.images import load_mask
 
 Box = tuple[int, int, int, int]
 MaskSource = Mask | Image.Image | Sequence[int]
 """Where to make an image anew: a bool array ``(height, width)`` in the picture's pixels or
 ``(rows, columns)`` in the tokens of its grid, a Pillow image of the picture's size (bright pixels
-count), or a box of pixels (left, top, right, bottom)."""
+count, transparent ones do not), or a box of pixels (left, top, right, bottom)."""
 
 SEAM = 3
 
@@ -50,13 +52,14 @@ class Region:
     tokens: Mask
 
 
-def find_region(mask: MaskSource, view: View, grid: TokenGrid) -> Region:
+def find_region(mask: MaskSource, view: View, grid: TokenGrid, field: str = "mask") -> Region:
     """The region that a mask means.
 
     Args:
         mask: see `MaskSource`.
         view: where the picture is in its canvas.
         grid: the canvas's tokens.
+        field: what errors call the mask.
 
     Raises:
         InvalidInput: the mask has another type or size, or covers nothing of the picture.
@@ -64,29 +67,30 @@ def find_region(mask: MaskSource, view: View, grid: TokenGrid) -> Region:
     picture, canvas = (view.height, view.width), (grid.height, grid.width)
     shown = np.zeros(picture, bool)
     if isinstance(mask, Image.Image):
-        if mask.size != picture[::-1]:
-            raise InvalidInput("mask", f"the mask has {mask.width}×{mask.height} pixels, the "
+        bright = load_mask(mask, name=field)
+        if bright.size != picture[::-1]:
+            raise InvalidInput(field, f"the mask has {bright.width}×{bright.height} pixels, the "
                                f"picture {view.width}×{view.height}", "make them equal")
-        shown = np.asarray(mask.convert("L")) >= 128
+        shown = np.asarray(bright) >= 128
     elif isinstance(mask, np.ndarray):
         if mask.dtype != np.bool_:
-            raise InvalidInput("mask", f"dtype {mask.dtype}", "pass a bool array")
+            raise InvalidInput(field, f"dtype {mask.dtype}", "pass a bool array")
         if mask.shape == picture:
             shown = mask
         elif mask.shape == grid.codes.shape:
             full = mask.repeat(grid.pitch, 0).repeat(grid.pitch, 1)[: canvas[0], : canvas[1]]
             shown = full[view.window]
         else:
-            raise InvalidInput("mask", f"shape {mask.shape}",
+            raise InvalidInput(field, f"shape {mask.shape}",
                                f"pass {picture} for pixels or {grid.codes.shape} for tokens")
     else:
-        left, top, right, bottom = _box(mask)
+        left, top, right, bottom = _box(field, mask)
         if not (0 <= left < right <= view.width and 0 <= top < bottom <= view.height):
-            raise InvalidInput("mask", f"the box {(left, top, right, bottom)} is empty or leaves "
+            raise InvalidInput(field, f"the box {(left, top, right, bottom)} is empty or leaves "
                                f"the picture", f"stay within 0 … {view.width}, 0 … {view.height}")
         shown[top:bottom, left:right] = True
     if not shown.any():
-        raise InvalidInput("mask", "covers nothing", "set at least one pixel or token")
+        raise InvalidInput(field, "covers nothing", "set at least one pixel or token")
     pixels = np.zeros(canvas, bool)
     pixels[view.window] = shown
     return Region(pixels, widen(pixels, grid.codes.shape, grid.pitch))
@@ -139,10 +143,10 @@ def seam_weights(pixels: Mask, window: tuple[slice, slice]) -> NDArray[np.float3
     return weights[inside]
 
 
-def _box(mask: object) -> Box:
+def _box(field: str, mask: Sequence[int]) -> Box:
     try:
-        left, top, right, bottom = (int(edge) for edge in mask)  # type: ignore[attr-defined]
+        left, top, right, bottom = map(operator.index, mask)
     except (TypeError, ValueError):
-        raise InvalidInput("mask", f"{type(mask).__name__} is not a mask",
-                           "pass a bool array, a picture or a box of four numbers") from None
+        raise InvalidInput(field, f"this {type(mask).__name__} is not a mask", "pass a bool array, "
+                           "a picture or a box of four whole numbers") from None
     return left, top, right, bottom
