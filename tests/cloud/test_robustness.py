@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import io
+import math
 import os
 import signal
 import socket
@@ -13,13 +15,14 @@ import sys
 import threading
 import time
 import weakref
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 
 import grpc
 import numpy as np
 import pytest
-from fake_backend import EchoBackend, FakeCoder, draw, fake_models
+from fake_backend import EchoBackend, FakeCoder, FakeImages, draw, fake_models
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from PIL import Image
 
@@ -27,6 +30,7 @@ from unimic.cloud.backends.base import GenerateRequest, Sampling
 from unimic.cloud.batching import Batcher
 from unimic.codec.errors import InvalidInput, UnimicError
 from unimic.codec.limits import Limits
+from unimic.codec.progress import ignore
 from unimic.edge import AsyncClient, Client, DeadlineExceeded, ServiceError, Tls
 from unimic.v1.service_pb2_grpc import MultimodalStub
 
@@ -233,7 +237,8 @@ async def test_cancelling_a_call_stops_the_computation(serve):
         await cloud.generate("b", 32, 32)
 
 
-@pytest.mark.parametrize("kind", [Exception, TimeoutError])
+@pytest.mark.parametrize("kind", [Exception, TimeoutError, SystemExit, KeyboardInterrupt,
+                                  asyncio.CancelledError, GeneratorExit])
 async def test_a_callback_may_say_that_it_is_enough(serve, kind):
     class Enough(kind):
         pass
@@ -249,6 +254,72 @@ async def test_a_callback_may_say_that_it_is_enough(serve, kind):
             await cloud.generate("a", 32, 32, steps=1000, on_progress=stop)
         await until(lambda: backend.cancelled)
         await cloud.generate("b", 32, 32)
+
+
+@pytest.mark.parametrize("kind", [Exception, SystemExit, KeyboardInterrupt,
+                                  asyncio.CancelledError, StopIteration])
+def test_a_callback_of_the_synchronous_client_may_too(server_process, kind):
+    class Enough(kind):
+        pass
+
+    def stop(step: int, steps: int) -> None:
+        raise Enough
+
+    with server_process("--step-seconds", "0.02") as (address, _), Client(
+            address, models=fake_models(), timeout=30) as cloud:
+        with pytest.raises(RuntimeError if kind is StopIteration else Enough) as caught:
+            cloud.generate("a", 32, 32, steps=1000, on_progress=stop)
+        assert isinstance(caught.value.__cause__ or caught.value, Enough)
+        cloud.generate("b", 32, 32)
+
+
+def test_a_callback_cannot_call_the_synchronous_client(server_process):
+    with server_process() as (address, _), Client(
+            address, models=fake_models(), timeout=30) as cloud:
+        for call in (cloud.close, lambda: cloud.generate("b", 32, 32),
+                     lambda: Client(address, models=fake_models())):
+            with pytest.raises(InvalidInput, match="client: is called from on_progress"):
+                cloud.generate("a", 32, 32, on_progress=lambda *step, call=call: call())
+        cloud.generate("b", 32, 32)
+
+
+def slow(kind: type, method: str):
+    """A fake of which one method ends only when its watch ends it, or the test is over."""
+    def work(self, *_, **__):
+        self.begun.set()
+        while not self.over.is_set():
+            try:
+                self.watch(0, 1)
+            except BaseException:
+                self.stopped.set()
+                raise
+
+    events = {name: threading.Event() for name in ("begun", "stopped", "over")}
+    return type("Slow", (kind,), {method: work, "watch": staticmethod(ignore), **events})()
+
+
+@pytest.mark.parametrize(("part", "kind", "method"), [
+    ("images", FakeImages, "encode"), ("coder", FakeCoder, "encode_image"),
+    ("coder", FakeCoder, "encode_text"), ("coder", FakeCoder, "decode_image"),
+    ("coder", FakeCoder, "decode_text")])
+async def test_giving_up_stops_the_work_on_the_device(serve, part, kind, method):
+    """Else a program could end only when all of its large photo is coded."""
+    async def use_everything() -> None:
+        photo = await cloud.share(Image.new("RGB", (32, 32)))
+        await cloud.inpaint(photo, (0, 0, 9, 9), "a")
+        await cloud.ask(photo, "what? " * 50)  # short texts travel as they are
+
+    working_on = slow(kind, method)
+    async with serve() as address, AsyncClient(
+            address, models=replace(fake_models(), **{part: working_on})) as cloud:
+        call = asyncio.create_task(use_everything())
+        assert await asyncio.to_thread(working_on.begun.wait, 30)
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+        stopped = await asyncio.to_thread(working_on.stopped.wait, SOON)
+        working_on.over.set()
+        assert stopped
 
 
 async def test_cancelling_stops_entropy_coding(serve):
@@ -311,6 +382,137 @@ async def test_one_who_gives_up_does_not_stop_the_others_of_the_batch(serve):
         for number, call in enumerate(calls[1:], start=1):
             assert ((await call).grid.codes == draw(str(number), 1, (2, 2))).all()
         assert backend.cancelled == 0
+
+
+async def test_a_client_that_is_dropped_ends_its_session(serve):
+    """Even where results are kept."""
+    def use(address: str) -> list:
+        cloud = Client(address, models=fake_models())
+        picture = cloud.generate("a", 32, 32)
+        return [picture, cloud.caption(picture)]
+
+    async with serve(sessions=1) as address:
+        results = await asyncio.to_thread(use, address)
+        client = await connect_at_last(address)
+        results += [await client.generate("a", 32, 32)]
+        del client
+        await (await connect_at_last(address)).close()
+        assert len({result.stats.down.wire_bytes for result in results}) == 2
+
+
+async def connect_at_last(address: str) -> AsyncClient:
+    """A client, as soon as the server has a place for its session."""
+    client = AsyncClient(address, models=fake_models())
+    with soon():
+        while True:
+            with suppress(ServiceError):
+                await client.connect()
+                return client
+            await asyncio.sleep(0.01)
+
+
+def test_another_event_loop(server_process):
+    def run(work):
+        return asyncio.run(asyncio.wait_for(work, 30))
+
+    async def there() -> None:
+        await cloud.connect()
+        with pytest.raises(InvalidInput, match="another event loop"):
+            await asyncio.to_thread(run, cloud.generate("a", 32, 32))
+        with pytest.raises(InvalidInput, match="another event loop"):
+            await asyncio.to_thread(run, cloud.close())
+        await cloud.generate("a", 32, 32)
+
+    async def again() -> None:
+        await cloud.connect()
+        await cloud.generate("a", 32, 32)
+        await cloud.close()
+
+    with server_process() as (address, _):
+        cloud = AsyncClient(address, models=fake_models())
+        run(there())
+        with pytest.raises(InvalidInput, match="another event loop"):
+            run(cloud.generate("a", 32, 32))
+        run(cloud.close())  # its loop is closed, and so is the session
+        run(again())
+
+
+FORKED = """
+import os, sys
+from fake_backend import fake_models
+from unimic.codec.errors import InvalidInput
+from unimic.edge import Client
+cloud = Client(sys.argv[1], models=fake_models())
+picture = cloud.generate("a", 32, 32)
+if os.fork() == 0:
+    for use in (lambda: cloud.caption(picture), cloud.close,
+                lambda: Client(sys.argv[1], models=fake_models())):
+        try:
+            use()
+        except InvalidInput as error:
+            print(error, flush=True)
+    os._exit(0)
+os.wait()
+print(cloud.caption(picture))
+cloud.close()
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes cannot be forked here")
+def test_a_forked_process_is_told_so(server_process):
+    with server_process() as (address, _):
+        printed = subprocess.run(
+            [sys.executable, "-W", "ignore", "-c", FORKED, address], capture_output=True, text=True,
+            check=True, timeout=60,
+            env={**os.environ, "GRPC_ENABLE_FORK_SUPPORT": "0",  # it kills the child now and then
+                 "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
+        ).stdout.splitlines()
+    assert len(printed) == 4
+    assert all(line.startswith("client: ") and "fork" in line for line in printed[:3])
+    assert printed[3].startswith("a picture →")
+
+
+# ── arguments of the wrong type ───────────────────────────────────────────────────────────────
+
+
+async def test_wrong_arguments_are_told_as_such(serve):
+    async with serve() as address, AsyncClient(address, models=fake_models()) as cloud:
+        picture = await cloud.share(Image.new("RGB", (32, 32)))
+        box = (0, 0, 9, 9)
+        for field, call in (
+                ("seed", lambda: cloud.generate("a", seed=1.0)),
+                ("seed", lambda: cloud.inpaint(picture, box, seed="1")),
+                ("steps", lambda: cloud.generate("a", steps=1.5)),
+                ("temperature", lambda: cloud.generate("a", temperature="1")),
+                ("guidance", lambda: cloud.generate("a", guidance=math.nan)),
+                ("width", lambda: cloud.generate("a", width=16.0)),
+                ("height", lambda: cloud.generate("a", height=None)),
+                ("width", lambda: cloud.generate("a", width=10**10)),
+                ("prompt", lambda: cloud.generate(5)),
+                ("prompt", lambda: cloud.inpaint(picture, box, b"a")),
+                ("left", lambda: cloud.outpaint(picture, left=1.5)),
+                ("left", lambda: cloud.outpaint(picture, left=math.nan)),
+                ("width", lambda: cloud.outpaint(picture, left=2**40)),
+                ("question", lambda: cloud.ask(picture, None)),
+                ("photo", lambda: cloud.ask(None, "what?")),
+                ("budget", lambda: cloud.share(picture.image, budget="100")),
+                ("budget", lambda: cloud.share(picture.image, budget=math.nan)),
+                ("picture", lambda: cloud.share(np.asarray(picture.image))),
+                ("picture", lambda: cloud.share(None)),
+                ("hole", lambda: cloud.share(picture.image, hole=(0, 0, 99, 1))),
+                ("timeout", lambda: cloud.generate("a", timeout="1")),
+                ("timeout", lambda: cloud.generate("a", timeout=math.nan))):
+            with pytest.raises(UnimicError) as caught:
+                await call()
+            assert caught.value.field == field
+        file = io.BytesIO()
+        picture.image.save(file, "PNG")
+        for source in (file.getvalue(), bytearray(file.getvalue()), file.getbuffer()):
+            assert (await cloud.share(source)).image == picture.image
+        await cloud.generate("a", np.int64(32), np.int32(32), seed=np.uint8(1), steps=np.int8(2),
+                             temperature=1, guidance=np.float32(2), timeout=np.float64(30))
+        with pytest.raises(InvalidInput, match="connect_timeout"):
+            await AsyncClient(address, models=fake_models(), connect_timeout="1").connect()
 
 
 # ── many at once ──────────────────────────────────────────────────────────────────────────────

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import numpy as np
@@ -80,6 +81,36 @@ def test_tiles_are_invisible(tokenizer: ImageTokenizer, monkeypatch: pytest.Monk
     # The comparison notices a halo that is too small.
     monkeypatch.setattr(image_tokenizer, "HALO", 0)
     assert (tokenizer.encode(image).codes != whole.codes).any()
+
+
+def test_who_watches_can_stop_it_after_each_tile(tokenizer: ImageTokenizer,
+                                                 monkeypatch: pytest.MonkeyPatch) -> None:
+    class Enough(Exception):
+        pass
+
+    def watch(done: int, total: int) -> None:
+        if done == 2:
+            raise Enough
+
+    monkeypatch.setattr(image_tokenizer, "CORE", 5)
+    grid = tokenizer.encode(noise(200, 90))
+    watched = copy.copy(tokenizer)
+    watched.watch = watch
+    with pytest.raises(Enough):
+        watched.encode(noise(200, 90))
+    with pytest.raises(Enough):
+        watched.decode(grid)
+    assert tokenizer.decode(grid).size == (200, 90)  # the other one goes on
+
+
+def test_copies_load_the_networks_once(tiny_store: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded = []
+    monkeypatch.setattr(tiny_store, "path", lambda name, file: (
+        loaded.append(file) or tiny_store.folder / file))
+    tokenizer = ImageTokenizer(tiny_store, threads=1)
+    for _ in range(2):
+        copy.copy(tokenizer).encode(noise(16, 16))
+    assert loaded == ["encoder.onnx"]
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (64, 65), (200, 3), (188, 250)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -11,7 +12,8 @@ from PIL import Image
 
 from unimic.codec.errors import LimitExceeded
 from unimic.codec.limits import Limits
-from unimic.codec.packets import pack_image, unpack_image
+from unimic.codec.packets import PackedImage, pack_image, unpack_image
+from unimic.codec.progress import Progress
 from unimic.codec.tokens import PITCHES, Mask, TokenGrid
 from unimic.edge.aio import Models
 from unimic.edge.cli import main
@@ -79,6 +81,28 @@ def test_who_takes_the_picture_takes_every_pitch(models: Models, photo: Image.Im
     assert packed.grid.pitch > 16
     back = unpack_image(models.coder, packed.packet, limits=most)
     assert np.array_equal(back.codes, packed.grid.codes)
+
+
+def test_the_search_can_be_stopped_anywhere(models: Models, photo: Image.Image) -> None:
+    class Enough(Exception):
+        pass
+
+    def pack(watch: Progress) -> PackedImage:
+        watched = models.watched(watch)
+        return pack_photo_within(watched.coder, watched.images, photo, 90, most_tokens=MOST)
+
+    looks: list[int] = []
+    plain = pack_photo_within(models.coder, models.images, photo, 90, most_tokens=MOST)
+    assert pack(lambda done, total: looks.append(done)).packet == plain.packet
+    for last in (1, 2, len(looks) // 2, len(looks)):  # the first is a tile, the second a wave
+        left = iter(range(last - 1))
+
+        def watch(done: int, total: int, left: Iterator[int] = left) -> None:
+            if next(left, None) is None:
+                raise Enough
+
+        with pytest.raises(Enough):
+            pack(watch)
 
 
 @pytest.mark.parametrize("budget", [-1, 0, 5])

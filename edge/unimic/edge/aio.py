@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import copy
+import math
 import weakref
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from time import perf_counter
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 from PIL import Image
@@ -32,15 +34,18 @@ from unimic.codec.progress import Progress
 from unimic.codec.store import ModelStore
 from unimic.codec.text import TextTokenizer
 from unimic.codec.tokens import Codes, Mask, TokenGrid, check_size, check_tokens
-from unimic.edge.connection import Connection, Reply, Tls
+from unimic.edge.arguments import check_text, number, whole
+from unimic.edge.connection import Connection, Interrupted, Reply, Tls
 from unimic.edge.image_tokenizer import ImageTokenizer
 from unimic.edge.images import ImageSource, load_image
 from unimic.edge.rate import pack_photo_within
 from unimic.edge.regions import MaskSource, View, find_region, grow
 from unimic.edge.results import Answer, Canvas, Edit, Picture, Pixels, Stats
+from unimic.edge.threads import run_watched
 from unimic.v1 import packet_pb2
 from unimic.v1 import service_pb2 as pb
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 
@@ -67,6 +72,12 @@ class Models:
         return cls(ImageTokenizer(store, threads),
                    TextTokenizer.of(store),
                    load_coder(store, threads=threads))
+
+    def watched(self, watch: Progress) -> Models:
+        """These, telling ``watch`` of each tile and wave; what that raises ends the work."""
+        images = copy.copy(self.images)
+        images.watch = watch
+        return replace(self, images=images, coder=self.coder.watched(watch))
 
 
 class AsyncClient:
@@ -101,6 +112,7 @@ class AsyncClient:
         self._connect_timeout = connect_timeout
         self._limits = Limits()
         self._connection: Connection | None = None
+        self._dropped: weakref.finalize[..., AsyncClient] | None = None
 
     async def __aenter__(self) -> AsyncClient:
         await self.connect()
@@ -116,20 +128,28 @@ class AsyncClient:
         Raises:
             ServiceError: the service cannot be reached or works in another token space.
         """
+        timeout = self._connect_timeout
+        if timeout is not None:
+            timeout = number("connect_timeout", timeout, 0, math.inf)
         await self.close()
         connection = Connection(self._address, self._tls, self._limits.max_message_bytes)
         coder = self._models.coder
         try:
-            await connection.open(coder.space.id, coder.models, self._connect_timeout)
+            await connection.open(coder.space.id, coder.models, timeout)
         except BaseException:
             await connection.close()
             raise
         self._connection = connection
+        # The session's own tasks would keep it open when nobody refers to the client any more.
+        self._dropped = weakref.finalize(self, connection.close_soon)
+        self._dropped.atexit = False
 
     async def close(self) -> None:
         """End the session; calls that still run fail."""
         if self._connection:
             await self._connection.close()
+        if self._dropped:
+            self._dropped.detach()
 
     # ── calls ─────────────────────────────────────────────────────────────────────────────────
 
@@ -148,7 +168,9 @@ class AsyncClient:
                 as faithful as they and the server's tasks allow. Needs the entropy model on both
                 sides.
         """
-        return await self._within(timeout, self._share(image, hole, quality, budget))
+        if budget is not None:
+            budget = whole("budget", budget)
+        return await self._within(timeout, self._share, image, hole, quality, budget)
 
     async def ask(self, photo: Picture, question: str, *, timeout: float | None = None,
                   on_progress: Progress | None = None) -> Answer:
@@ -159,16 +181,17 @@ class AsyncClient:
             question: any text that is not blank; for none see `caption`.
             on_progress: called as ``on_progress(step, steps)``.
         """
+        check_text("question", question)
         if not question.strip():
             raise InvalidInput("question", "is empty", "ask something, or use caption")
         task = pb.Task(kind=pb.TASK_KIND_ANSWER)
-        return await self._within(timeout, self._answer(task, photo, question, on_progress))
+        return await self._within(timeout, self._answer, task, photo, question, on_progress)
 
     async def caption(self, photo: Picture, *, timeout: float | None = None,
                       on_progress: Progress | None = None) -> Answer:
         """What a picture shows."""
         task = pb.Task(kind=pb.TASK_KIND_CAPTION)
-        return await self._within(timeout, self._answer(task, photo, "", on_progress))
+        return await self._within(timeout, self._answer, task, photo, "", on_progress)
 
     async def inpaint(self, photo: Picture, mask: MaskSource, prompt: str = "", *,
                       seed: int | None = None, steps: int | None = None,
@@ -190,7 +213,7 @@ class AsyncClient:
         """
         task = pb.Task(kind=pb.TASK_KIND_INPAINT,
                        sampling=_sampling(seed, steps, temperature, guidance))
-        return await self._within(timeout, self._inpaint(task, photo, mask, prompt, on_progress))
+        return await self._within(timeout, self._inpaint, task, photo, mask, prompt, on_progress)
 
     async def outpaint(self, photo: Picture, *, left: int = 0, top: int = 0, right: int = 0,
                        bottom: int = 0, prompt: str = "", seed: int | None = None,
@@ -205,8 +228,10 @@ class AsyncClient:
         """
         task = pb.Task(kind=pb.TASK_KIND_OUTPAINT,
                        sampling=_sampling(seed, steps, temperature, guidance))
-        return await self._within(timeout, self._outpaint(
-            task, photo, Margins(left, top, right, bottom), prompt, on_progress))
+        wanted = Margins(whole("left", left), whole("top", top), whole("right", right),
+                         whole("bottom", bottom))
+        return await self._within(timeout, self._outpaint, task, photo, wanted, prompt,
+                                  on_progress)
 
     async def generate(self, prompt: str, width: int = 256, height: int = 256, *,
                        seed: int | None = None, steps: int | None = None,
@@ -214,6 +239,7 @@ class AsyncClient:
                        timeout: float | None = None, on_progress: Progress | None = None
                        ) -> Picture:
         """A new picture of ``width`` × ``height`` pixels; the other arguments as in `inpaint`."""
+        width, height = whole("width", width), whole("height", height)
         if width < 1 or height < 1:
             raise InvalidInput("size", f"{width}×{height} pixels is empty", "use at least 1×1")
         check_tokens(width, height, self._models.coder.space.patch,
@@ -221,12 +247,16 @@ class AsyncClient:
         task = pb.Task(kind=pb.TASK_KIND_GENERATE, width=width, height=height,
                        sampling=_sampling(seed, steps, temperature, guidance))
         view = View(0, 0, width, height)
-        return await self._within(timeout, self._image(task, None, prompt, None, None, None, view,
-                                                       None, on_progress))
+        return await self._within(timeout, self._image, task, None, prompt, None, None, None, view,
+                                  None, on_progress)
 
-    async def _within(self, timeout: float | None, call: Coroutine[Any, Any, T]) -> T:
+    async def _within(self, timeout: float | None, call: Callable[P, Coroutine[Any, Any, T]],
+                      *args: P.args, **kwargs: P.kwargs) -> T:
         seconds = self._timeout if timeout is None else timeout
-        task = asyncio.create_task(call)
+        if seconds is not None:
+            seconds = number("timeout", seconds, 0, math.inf)
+        self._session.check_loop()
+        task = asyncio.create_task(call(*args, **kwargs))
         try:
             done, _ = await asyncio.wait((task,), timeout=seconds)
         finally:  # the time is up, or whoever called has been cancelled
@@ -235,6 +265,9 @@ class AsyncClient:
         if task.cancelled() and not done:
             raise DeadlineExceeded("timeout", f"no result within {seconds:g} s",
                                    "allow more time or ask for less")
+        error = task.exception()
+        if isinstance(error, Interrupted):
+            raise error.reason
         return task.result()
 
     # ── how data flows: pixels, tokens, packets, the wire, and back ───────────────────────────
@@ -243,7 +276,7 @@ class AsyncClient:
                      budget: int | None) -> Picture:
         connection = self._session
         began = perf_counter()
-        photo, packed, packed_hole = await asyncio.to_thread(
+        photo, packed, packed_hole = await run_watched(
             self._encode_photo, image, hole, quality, budget)
         encode_seconds = perf_counter() - began
         share = pb.Share(packet=packed.packet)
@@ -258,11 +291,12 @@ class AsyncClient:
     async def _answer(self, task: pb.Task, photo: Picture, question: str,
                       on_progress: Progress | None) -> Answer:
         connection = self._session
-        sent = await self._send(connection, task, photo, question, None, on_progress)
+        sent = await self._send(connection, task, self._own(photo), question, None, on_progress)
         began = perf_counter()
-        ids, text = await asyncio.to_thread(self._decode_text, sent.reply.result.packet)
+        ids, text = await run_watched(self._decode_text, sent.reply.result.packet)
+        coder = self._models.coder
         stats = _stats(sent.reply, sent.packed, sent.encode_seconds, perf_counter() - began,
-                       partial(self._pack_text, ids))
+                       partial(pack_text, coder, ids, raw=self._raw(coder.text_model)))
         return Answer(text, sent.reply.result.confidence, stats)
 
     async def _inpaint(self, task: pb.Task, photo: Picture, mask: MaskSource, prompt: str,
@@ -293,18 +327,19 @@ class AsyncClient:
                      packed_mask: Packed | None, base: TokenGrid | None, mask: Mask | None,
                      view: View, edit: Edit | None, on_progress: Progress | None) -> Picture:
         """Tasks that make a picture: ``mask`` of ``base`` comes down, or all of a new one."""
-        connection = self._session
+        connection, coder = self._session, self._models.coder
         sent = await self._send(connection, task, photo, prompt, packed_mask, on_progress)
         began = perf_counter()
         try:
-            grid = await asyncio.to_thread(
-                unpack_image, self._models.coder, sent.reply.result.packet, limits=self._limits,
-                base=base, mask=mask, prompt=sent.prompt)
+            grid = await run_watched(lambda watch: unpack_image(
+                coder.watched(watch), sent.reply.result.packet, limits=self._limits, base=base,
+                mask=mask, prompt=sent.prompt))
         except BaseException:  # the server holds what is lost here
             connection.release(sent.reply.result.id)
             raise
         stats = _stats(sent.reply, sent.packed, sent.encode_seconds, perf_counter() - began,
-                       partial(self._pack_image, grid, mask, sent.prompt))
+                       partial(pack_image, coder, grid, mask=mask, prompt=sent.prompt,
+                               raw=self._raw(coder.image_model)))
         return self._hold(connection, sent.reply, grid, view, stats, edit)
 
     async def _send(self, connection: Connection, task: pb.Task, photo: Picture | None, text: str,
@@ -317,8 +352,9 @@ class AsyncClient:
             task.mask.CopyFrom(mask.packet)
             packed.append(mask)
         prompt = None
+        check_text("prompt", text)
         if text:  # an empty prompt is no prompt: neither side takes it as context
-            prompt, packed_text = await asyncio.to_thread(self._encode_text, text)
+            prompt, packed_text = await run_watched(self._encode_text, text)
             task.text.CopyFrom(packed_text.packet)
             packed.append(packed_text)
         task.progress = on_progress is not None
@@ -326,10 +362,12 @@ class AsyncClient:
         reply = await connection.request(pb.ClientMessage(task=task), on_progress)
         return _Sent(reply, prompt, packed, encode_seconds)
 
-    def _encode_photo(self, image: ImageSource, hole: MaskSource | None, quality: int,
-                      budget: int | None) -> tuple[Image.Image, PackedImage, Packed | None]:
+    def _encode_photo(self, watch: Progress, image: ImageSource, hole: MaskSource | None,
+                      quality: int, budget: int | None
+                      ) -> tuple[Image.Image, PackedImage, Packed | None]:
         photo = load_image(image)
-        coder, images = self._models.coder, self._models.images
+        models = self._models.watched(watch)
+        coder, images = models.coder, models.images
         raw, limits = self._raw(coder.image_model), self._session.opened.limits
 
         def area(grid: TokenGrid) -> Mask | None:
@@ -351,24 +389,17 @@ class AsyncClient:
         unsent = area(packed.grid)
         return photo, packed, None if unsent is None else pack_mask(unsent, *packed.grid.size)
 
-    def _encode_text(self, text: str) -> tuple[Codes, Packed]:
+    def _encode_text(self, watch: Progress, text: str) -> tuple[Codes, Packed]:
         ids = self._models.text.encode(text)
         most = min(self._limits.max_text_tokens, self._session.opened.limits.max_text_tokens)
         if ids.size > most:
             raise LimitExceeded("text", f"{ids.size} tokens are over {most}", "shorten it")
-        return ids, self._pack_text(ids)
+        coder = self._models.coder.watched(watch)
+        return ids, pack_text(coder, ids, raw=self._raw(coder.text_model))
 
-    def _decode_text(self, packet: packet_pb2.Packet) -> tuple[Codes, str]:
-        ids = unpack_text(self._models.coder, packet, limits=self._limits)
+    def _decode_text(self, watch: Progress, packet: packet_pb2.Packet) -> tuple[Codes, str]:
+        ids = unpack_text(self._models.coder.watched(watch), packet, limits=self._limits)
         return ids, self._models.text.decode(ids)
-
-    def _pack_image(self, grid: TokenGrid, mask: Mask | None, prompt: Codes | None) -> Packed:
-        coder = self._models.coder
-        return pack_image(coder, grid, mask=mask, prompt=prompt, raw=self._raw(coder.image_model))
-
-    def _pack_text(self, ids: Codes) -> Packed:
-        coder = self._models.coder
-        return pack_text(coder, ids, raw=self._raw(coder.text_model))
 
     def _raw(self, model: bytes | None) -> bool:
         """Fixed-length tokens where the two sides share no model."""
@@ -420,10 +451,10 @@ def _stats(reply: Reply, packed: list[Packed], encode_seconds: float, decode_sec
 
 def _sampling(seed: int | None, steps: int | None, temperature: float | None,
               guidance: float | None) -> pb.Sampling | None:
-    for name, value, least, most in (
-            ("seed", seed, 0, (1 << 64) - 1), ("steps", steps, 1, 1000),
-            ("temperature", temperature, 0, 999), ("guidance", guidance, 0, 999)):
-        if value is not None and not least <= value <= most:  # NaN fails too
-            raise InvalidInput(name, f"{value} is out of range", f"use {least} to {most}")
-    chosen = pb.Sampling(seed=seed, steps=steps, temperature=temperature, guidance=guidance)
+    chosen = pb.Sampling()
+    for name, value, check, least, most in (
+            ("seed", seed, whole, 0, (1 << 64) - 1), ("steps", steps, whole, 1, 1000),
+            ("temperature", temperature, number, 0, 999), ("guidance", guidance, number, 0, 999)):
+        if value is not None:
+            setattr(chosen, name, check(name, value, least, most))
     return chosen if chosen.ByteSize() else None  # nothing chosen, nothing sent

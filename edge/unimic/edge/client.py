@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 from collections.abc import Coroutine
+from concurrent.futures import Future
 from functools import cache
 from types import TracebackType
 from typing import Any, TypeVar
 
+from unimic.codec.errors import InvalidInput
 from unimic.codec.progress import Progress
 from unimic.edge.aio import AsyncClient, Models
-from unimic.edge.connection import Tls
+from unimic.edge.connection import Tls, check_process
 from unimic.edge.images import ImageSource
 from unimic.edge.regions import MaskSource
 from unimic.edge.results import Answer, Picture
@@ -30,6 +33,23 @@ def _background() -> asyncio.AbstractEventLoop:
     return loop
 
 
+def _check_thread(loop: asyncio.AbstractEventLoop) -> None:
+    with contextlib.suppress(RuntimeError):  # no loop runs in this thread: the usual case
+        if asyncio.get_running_loop() is loop:
+            raise InvalidInput("client", "is called from on_progress, and would wait for itself",
+                               "let on_progress return, and call then or from another thread")
+
+
+async def _outcome(call: Coroutine[Any, Any, T]) -> Future[T]:
+    """What a call comes to, never raised: a `SystemExit` would end the loop of all clients."""
+    outcome: Future[T] = Future()
+    try:
+        outcome.set_result(await call)
+    except BaseException as error:
+        outcome.set_exception(error)
+    return outcome
+
+
 class Client:
     """A session with the cloud service.
 
@@ -42,8 +62,9 @@ class Client:
             edited.image.save("edited.png")
 
     Connects when it is made. Arguments, calls and errors are those of `AsyncClient`. May be used
-    from several threads. An interrupt (Ctrl-C), or an error raised in ``on_progress``, which is
-    called from a thread in the background, cancels a call: the server stops computing.
+    from several threads, but not in a process that was forked after the first client was made. An
+    interrupt (Ctrl-C), or an error raised in ``on_progress``, which is called from a thread in the
+    background and cannot use the client itself, cancels a call: the server stops computing.
     """
 
     def __init__(self, address: str, *, tls: Tls | None = None, models: Models | None = None,
@@ -110,9 +131,17 @@ class Client:
             guidance=guidance, timeout=timeout, on_progress=on_progress))
 
     def _run(self, call: Coroutine[Any, Any, T]) -> T:
-        future = asyncio.run_coroutine_threadsafe(call, _background())
         try:
-            return future.result()
+            check_process()
+            loop = _background()
+            _check_thread(loop)
+        except InvalidInput:
+            call.close()
+            raise
+        future = asyncio.run_coroutine_threadsafe(_outcome(call), loop)
+        try:
+            outcome = future.result()
         except BaseException:
             future.cancel()
             raise
+        return outcome.result()

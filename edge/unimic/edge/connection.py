@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import os
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cache
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -19,6 +22,19 @@ from unimic.codec.version import __version__
 from unimic.codec.wire import channel_options, from_failure
 from unimic.v1 import service_pb2 as pb
 from unimic.v1 import service_pb2_grpc
+
+
+class Interrupted(Exception):
+    """What ``on_progress`` raised, in a shape that tasks carry: a `SystemExit` would end the event
+    loop, a `StopIteration` cannot be awaited.
+
+    Attributes:
+        reason: what it raised.
+    """
+
+    def __init__(self, reason: BaseException) -> None:
+        super().__init__(reason)
+        self.reason = reason
 
 
 class ServiceError(UnimicError):
@@ -102,6 +118,22 @@ class _Pending:
     progress_bytes: int = 0
 
 
+@cache
+def _first_process() -> int:
+    return os.getpid()
+
+
+def check_process() -> None:
+    """Raise `InvalidInput` in a fork of the process that first called this.
+
+    gRPC's threads are not there any more, so whatever waits for them would wait for ever.
+    """
+    if _first_process() != os.getpid():
+        raise InvalidInput("client", "gRPC was at work when this process was forked, and cannot go "
+                           "on in it", "connect only after the fork, or start processes with "
+                           "multiprocessing's spawn")
+
+
 class Connection:
     """A channel with one session on it; made by `connect`, on the running event loop.
 
@@ -112,6 +144,7 @@ class Connection:
     opened: pb.Opened
 
     def __init__(self, address: str, tls: Tls | None, max_message_bytes: int) -> None:
+        check_process()
         self.address = address
         self._max_message_bytes = max_message_bytes
         options = channel_options(max_message_bytes)
@@ -126,6 +159,7 @@ class Connection:
         self._lost: ServiceError | None = None
         self._loop = asyncio.get_running_loop()
         self._tasks: list[asyncio.Task[None]] = []
+        self._closing: asyncio.Task[None] | None = None
 
     async def open(self, space: bytes, models: tuple[bytes, ...], timeout: float | None) -> None:
         """Open the session.
@@ -159,6 +193,7 @@ class Connection:
         Raises:
             UnimicError: as the server reports it.
             ServiceError: the session has ended.
+            Interrupted: ``on_progress`` raised something; the request is cancelled.
         """
         request = message.task if message.HasField("task") else message.share
         request.id = next(self._ids)
@@ -186,11 +221,30 @@ class Connection:
 
     def release_soon(self, name: int) -> None:
         """`release` for any thread, at any time."""
+        self._soon(self.release, name)
+
+    def close_soon(self) -> None:
+        """`close` for any thread, at any time."""
+        def close() -> None:
+            self._closing = self._loop.create_task(self.close())
+
+        self._soon(close)
+
+    def _soon(self, act: Callable[..., None], *args: object) -> None:
         with contextlib.suppress(RuntimeError):  # the loop is closed: so is the session
-            self._loop.call_soon_threadsafe(self.release, name)
+            self._loop.call_soon_threadsafe(act, *args)
+
+    def check_loop(self) -> None:
+        """Raise `InvalidInput` on another event loop than that of the session."""
+        if asyncio.get_running_loop() is not self._loop:
+            raise InvalidInput("client", "is connected on another event loop",
+                               "connect one on each event loop")
 
     async def close(self) -> None:
         """End the session; requests that wait fail."""
+        if self._loop.is_closed():  # so is the session
+            return
+        self.check_loop()
         self._lose(ServiceError(self.address, grpc.StatusCode.CANCELLED, "the client was closed"))
         for task in self._tasks:
             task.cancel()
@@ -208,15 +262,18 @@ class Connection:
             pass  # the reader tells why the stream has ended
 
     async def _read(self) -> None:
+        lost = ServiceError(self.address, grpc.StatusCode.CANCELLED, "the event loop has ended")
         try:
             while isinstance(message := await self._stream.read(), pb.ServerMessage):
                 self._receive(message)
-            self._lose(ServiceError(self.address, await self._stream.code(),
-                                    "the server ended the session"))
+            lost = ServiceError(self.address, await self._stream.code(),
+                                "the server ended the session")
         except grpc.aio.AioRpcError as error:
-            self._lose(ServiceError(self.address, error.code(), error.details() or ""))
-        except Exception as error:  # whatever it is, nobody may wait for ever
-            self._lose(ServiceError(self.address, grpc.StatusCode.INTERNAL, repr(error)))
+            lost = ServiceError(self.address, error.code(), error.details() or "")
+        except Exception as error:
+            lost = ServiceError(self.address, grpc.StatusCode.INTERNAL, repr(error))
+        finally:  # whatever it is, nobody may wait for ever
+            self._lose(lost)
 
     def _receive(self, message: pb.ServerMessage) -> None:
         kind = message.WhichOneof("message")
@@ -231,8 +288,8 @@ class Connection:
             if waiting and pending.on_progress:
                 try:
                     pending.on_progress(message.progress.step, message.progress.steps)
-                except Exception as error:  # the caller's own way to say that it is enough
-                    pending.answer.set_exception(error)
+                except BaseException as error:  # the caller's own way to say that it is enough
+                    pending.answer.set_exception(Interrupted(error))
                     self._outbox.put_nowait(pb.ClientMessage(
                         cancel=pb.Cancel(id=message.progress.id)))
             return

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, partial
 
 import numpy as np
 import onnxruntime as ort
@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from unimic.codec.networks import session_options
-from unimic.codec.progress import Progress
+from unimic.codec.progress import Progress, ignore
 from unimic.codec.store import IMAGE_TOKENIZER, ModelStore
 from unimic.codec.tokens import Codes, Distances, TokenGrid, grid_shape
 from unimic.edge.images import load_image
@@ -42,12 +42,17 @@ class ImageTokenizer:
     Args:
         store: holds the model ``image-tokenizer``.
         threads: CPU threads of each network; all cores by default.
+
+    Attributes:
+        space: of the tokens.
+        watch: called as ``watch(done, all)`` after each tile, where a call names no ``progress``;
+            what it raises ends the work.
     """
 
     def __init__(self, store: ModelStore, threads: int | None = None) -> None:
-        self._store = store
-        self._threads = threads
         self.space = store.space()
+        self.watch: Progress = ignore
+        self._network = cache(partial(_load, store, threads))  # copies share what is loaded
 
     def encode(self, image: Image.Image, pitch: int | None = None,
                progress: Progress | None = None) -> TokenGrid:
@@ -57,8 +62,9 @@ class ImageTokenizer:
             image: any Pillow image; `load_image` makes it RGB.
             pitch: pixels a side that each token shall stand for, one of `PITCHES`; the tokenizer's
                 own patch unless given, for which the picture need not be resampled.
-            progress: called as ``progress(done, all)`` after each tile.
+            progress: called as ``progress(done, all)`` after each tile, in place of `watch`.
         """
+        tell = progress or self.watch
         image = load_image(image)
         patch = self.space.patch
         pitch = pitch or patch
@@ -69,17 +75,17 @@ class ImageTokenizer:
             mode="edge")
         pixels = _resampled(pixels, (rows * patch, columns * patch))
         codes = np.empty((rows, columns), dtype=np.int32)
+        encoder = self._network("encoder.onnx")
         distances = [np.empty((rows, columns, output.shape[-1]), np.float32)
-                     for output in self._encoder.get_outputs()[1:]]
+                     for output in encoder.get_outputs()[1:]]
         tiles = list(_tiles(rows, columns))
         for done, tile in enumerate(tiles, start=1):
             part = pixels[tile.pixels(patch)].astype(np.float32) / 255
-            found, *parts = self._encoder.run(None, {"pixels": part.transpose(2, 0, 1)[None]})
+            found, *parts = encoder.run(None, {"pixels": part.transpose(2, 0, 1)[None]})
             codes[tile.core] = found[0][tile.kept]
             for all_, of_tile in zip(distances, parts, strict=True):
                 all_[tile.core] = of_tile[0][tile.kept]
-            if progress:
-                progress(done, len(tiles))
+            tell(done, len(tiles))
         grid = TokenGrid(codes, image.width, image.height, pitch,
                          Distances(*distances) if distances else None)
         grid.check(self.space)
@@ -91,36 +97,30 @@ class ImageTokenizer:
         Raises:
             InvalidInput: the grid does not fit the token space.
         """
+        tell = progress or self.watch
         grid.check(self.space)
         rows, columns = grid.codes.shape
         patch = self.space.patch
         pixels = np.empty((rows * patch, columns * patch, 3), dtype=np.uint8)
+        decoder = self._network("decoder.onnx")
         tiles = list(_tiles(rows, columns))
         for done, tile in enumerate(tiles, start=1):
             codes: Codes = np.ascontiguousarray(grid.codes[tile.read], dtype=np.int32)
-            (part,) = self._decoder.run(None, {"codes": codes[None]})
+            (part,) = decoder.run(None, {"codes": codes[None]})
             bytes_: NDArray[np.uint8] = np.rint(part[0] * 255).clip(0, 255).astype(np.uint8)
             pixels[_scaled(tile.core, patch)] = bytes_.transpose(1, 2, 0)[
                 _scaled(tile.kept, patch)]
-            if progress:
-                progress(done, len(tiles))
+            tell(done, len(tiles))
         pixels = _resampled(pixels, (rows * grid.pitch, columns * grid.pitch))
         return Image.fromarray(pixels[: grid.height, : grid.width])
 
-    @cached_property
-    def _encoder(self) -> ort.InferenceSession:
-        return self._session("encoder.onnx")
 
-    @cached_property
-    def _decoder(self) -> ort.InferenceSession:
-        return self._session("decoder.onnx")
-
-    def _session(self, file: str) -> ort.InferenceSession:
-        options = session_options(self._threads)
-        # Tiles come in several shapes: plans kept for each of them would only cost memory.
-        options.enable_mem_pattern = False
-        return ort.InferenceSession(str(self._store.path(IMAGE_TOKENIZER, file)), options,
-                                    providers=["CPUExecutionProvider"])
+def _load(store: ModelStore, threads: int | None, file: str) -> ort.InferenceSession:
+    options = session_options(threads)
+    # Tiles come in several shapes: plans kept for each of them would only cost memory.
+    options.enable_mem_pattern = False
+    return ort.InferenceSession(str(store.path(IMAGE_TOKENIZER, file)), options,
+                                providers=["CPUExecutionProvider"])
 
 
 Window = tuple[slice, slice]
