@@ -11,8 +11,10 @@ import pytest
 from fake_backend import fake_models
 from PIL import Image
 
+from unimic.codec.errors import InvalidInput
 from unimic.edge import Models
-from unimic.edge.cli import main
+from unimic.edge.cli import build_parser, main
+from unimic.edge.demo import demo
 
 
 @pytest.fixture(autouse=True)
@@ -49,6 +51,11 @@ def test_tasks(server: str, capsys: pytest.CaptureFixture[str]) -> None:
     mask.save("mask.png")
     assert main(["inpaint", "p.png", "mask-out.png", "--mask", "mask.png", "--seed", "2"]) == 0
     assert (np.asarray(Image.open("mask-out.png")) == edited).all()
+    layer = Image.new("RGBA", (64, 48), (255, 255, 255, 0))
+    layer.paste((255, 255, 255, 255), (16, 16, 32, 32))
+    layer.save("layer.png")
+    assert main(["inpaint", "p.png", "layer-out.png", "--mask", "layer.png", "--seed", "2"]) == 0
+    assert (np.asarray(Image.open("layer-out.png")) == edited).all()
 
     assert main(["outpaint", "p.png", "wide.webp", "--left", "10", "--bottom", "16"]) == 0
     assert Image.open("wide.webp").size == (74, 64)
@@ -60,18 +67,52 @@ def test_tasks(server: str, capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [(["ask", "missing.png"], "missing.png: cannot be read"),
+     (["ask", "text.png"], "text.png: is not a picture"),
+     (["inpaint", "p.png", "x.png", "--mask", "text.png"], "text.png: is not a picture"),
+     (["demo", "--photo", "p.png", "--out", "text.png"], "text.png: no folder can be made there"),
+     (["demo", "--photo", "p.png", "--out", "text.png/x"], "text.png/x: no folder can be made"),
      (["inpaint", "p.png", "x.png", "--box", "0,0,100,100"], "mask: the box"),
      (["outpaint", "p.png", "x.png"], "margins"),
      (["generate", "refuse", "x.png"], "prompt: is not nice"),
      (["generate", "a dog", "p.png"], "p.png: exists")])
 def test_errors(server: str, arguments: list[str], words: str,
                 capsys: pytest.CaptureFixture[str]) -> None:
+    Path("text.png").write_text("words")
+    if arguments[0] == "demo":
+        arguments = [*arguments, "--server", server]
     assert main(arguments) == 1
     err = capsys.readouterr().err
     assert err.startswith("unimic: error: ")
     assert words in err
     assert err.count("\n") == 1
     assert not Path("x.png").exists()
+
+
+def test_the_folder_of_a_demo_is_made_before_any_turn(server: str, monkeypatch: pytest.MonkeyPatch,
+                                                      ) -> None:
+    def stop(*_: object) -> None:
+        assert Path("out").is_dir()
+        raise InvalidInput("turns", "are not taken", "stop here")
+
+    monkeypatch.setattr("unimic.edge.demo._converse", stop)
+    for _ in range(2):  # an empty folder is no reason to ask for -f
+        with pytest.raises(InvalidInput, match="turns"):
+            demo(build_parser(["demo"]).parse_args(
+                ["demo", "--photo", "p.png", "--out", "out", "--server", server]))
+
+
+@pytest.mark.parametrize("arguments", [
+    ["generate", "a dog", "x.jpg", "--size", "65501x1"],
+    ["outpaint", "p.png", "x.webp", "--left", "16320"],
+    ["inpaint", "wide.png", "x.webp", "--box", "0,0,1,1"],
+    ["generate", "a dog", "x.ico"]])
+def test_what_the_output_cannot_hold_is_told_before_anything_is_sent(
+        arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    Image.new("L", (16384, 1)).save("wide.png")
+    assert main([*arguments, "--server", "127.0.0.1:1"]) == 1
+    err = capsys.readouterr().err
+    assert err.startswith("unimic: error: x.")
+    assert "use .png" in err
 
 
 def test_nobody_listens(capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import shlex
 import shutil
 import subprocess
 import sys
@@ -14,8 +16,10 @@ import pytest
 from PIL import Image
 
 from unimic.codec import store as store_module
+from unimic.codec.errors import InvalidInput
 from unimic.codec.store import ModelStore, add_model
 from unimic.edge.cli import main
+from unimic.edge.console import MOST_PIXELS_A_SIDE, picture_bytes, picture_format
 
 TEXTS = ["", "Two dogs run on a beach.", "naïve 漢字 🏖️\r\n\ttabs\n", "é" * 1000]
 
@@ -252,6 +256,75 @@ def test_pipes() -> None:
     assert Image.open("back.png").size == (50, 37)
 
 
+@pytest.mark.parametrize(("redirection", "words"), [
+    ("decode p.umc - >/dev/full", "standard output: cannot be written (No space left"),
+    ("info p.umc >/dev/full", "standard output: cannot be written (No space left"),
+    ("decode p.umc - >&-", "standard output: is closed"),
+    ("info p.umc >&-", "standard output: is closed"),
+    ("info - <&-", "standard input: is closed")])
+def test_standard_streams_that_fail(redirection: str, words: str) -> None:
+    run("encode", "photo.png", "p.umc", "--raw")
+    ended = subprocess.run(f"{shlex.join(command())} {redirection}", shell=True,
+                           capture_output=True, text=True)
+    assert ended.returncode == 1
+    assert ended.stderr.startswith(f"unimic: error: {words}")
+    assert ended.stderr.count("\n") == 1
+
+
+def test_no_standard_error() -> None:
+    ended = subprocess.run(f"{shlex.join(command('encode', 'photo.png', 'p.umc', '--raw'))} 2>&-",
+                           shell=True, stdout=subprocess.PIPE)
+    assert (ended.returncode, ended.stdout) == (0, b"")
+
+
+@pytest.mark.parametrize("name", [f"back.{extension}" for extension in (
+    "png", "jpg", "webp", "avif", "tif", "jp2", "gif", "bmp", "ppm")])
+def test_every_format_keeps_the_size(name: str) -> None:
+    run("encode", "photo.png", "p.umc", "--raw")
+    assert run("decode", "p.umc", name) == 0
+    assert Image.open(name).size == (50, 37)
+
+
+@pytest.mark.parametrize("name", ["x.ico", "x.icns", "x.xbm", "x.palm", "x.pdf", "x.im"])
+def test_formats_that_do_not(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    run("encode", "photo.png", "p.umc", "--raw", "--prompt", "not to be written as a picture")
+    assert run("decode", "p.umc", name) == 1
+    err = capsys.readouterr().err
+    assert err.startswith(f"unimic: error: {name}: ")
+    assert "use .png" in err
+    assert not Path(name).exists()
+    assert picture_format(name) is None
+
+
+@pytest.mark.parametrize("kind", MOST_PIXELS_A_SIDE)
+def test_limits_of_formats_are_where_they_are_said_to_be(kind: str) -> None:
+    most = MOST_PIXELS_A_SIDE[kind]
+    for size in ((most, 1), (1, most)):
+        data = picture_bytes(Image.new("RGB", size), kind)
+        assert Image.open(io.BytesIO(data)).size == size
+    for size in ((most + 1, 1), (1, most + 1)):
+        with pytest.raises(InvalidInput, match=r"x\.y: .* use \.png"):
+            picture_bytes(Image.new("RGB", size), kind, "x.y")
+
+
+def test_an_encoder_that_fails() -> None:
+    with pytest.raises(InvalidInput, match=r"x\.webp: cannot be written .* use \.png"):
+        picture_bytes(Image.new("RGB", (0, 1)), "WEBP", "x.webp")
+
+
+def test_a_picture_too_large_for_the_format_is_not_even_drawn(
+        capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise AssertionError("it was drawn")
+
+    run("encode", "photo.png", "p.umc", "--raw")
+    monkeypatch.setitem(MOST_PIXELS_A_SIDE, "WEBP", 49)
+    monkeypatch.setattr("unimic.edge.image_tokenizer.ImageTokenizer.decode", fail)
+    assert run("decode", "p.umc", "x.webp") == 1
+    assert "x.webp: 50×37 pixels are more than the 49 a side that WEBP holds; use .png" in (
+        capsys.readouterr().err)
+
+
 def test_reader_that_goes_away() -> None:
     run("encode", "photo.png", "p.umc", "--raw")
     with subprocess.Popen(command("decode", "p.umc", "-"), stdout=subprocess.PIPE,
@@ -259,6 +332,12 @@ def test_reader_that_goes_away() -> None:
         process.stdout.close()
         assert process.stderr.read() == b""
     assert process.returncode == 1
+
+
+def test_demo_refuses_small_photos(capsys: pytest.CaptureFixture[str]) -> None:
+    Image.new("RGB", (15, 99)).save("small.png")
+    assert run("demo", "--photo", "small.png", "--out", "out") == 1
+    assert capsys.readouterr().err.startswith("unimic: error: small.png: 15×99 pixels are too few")
 
 
 def test_demo_says_why_its_service_did_not_start(capsys: pytest.CaptureFixture[str]) -> None:

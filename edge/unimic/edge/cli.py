@@ -22,6 +22,7 @@ from importlib.metadata import entry_points
 from unimic.codec.errors import InvalidInput, UnimicError
 from unimic.codec.version import __version__
 from unimic.edge.commands import demo, files, models, tasks
+from unimic.edge.console import discard_output
 
 DESCRIPTION = """\
 Code pictures and texts as tokens, and work on them with a multimodal model in the cloud.
@@ -87,7 +88,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:  # whoever read our output has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        discard_output()
         return 1
     except Exception as error:  # a traceback would not help the user
         return _fail(f"unexpected {type(error).__name__}: {error}", verbose)

@@ -10,18 +10,19 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from PIL import Image
 from tqdm import tqdm
 
 from unimic.codec.errors import InvalidInput
 from unimic.codec.progress import Progress
-from unimic.edge.images import read_bytes
+from unimic.edge.images import FORMATS, read_bytes
 
 PIPE = "-"
 USUAL_QUALITY = 100  # at which nothing is resampled
-
+MOST_PIXELS_A_SIDE = {"JPEG": 65500, "WEBP": 16383, "AVIF": 32768, "GIF": 65535}
+"""Where an encoder, or for AVIF the decoder, has a limit."""
 
 
 def quality_option(parser: argparse._ActionsContainer) -> None:
@@ -44,7 +45,11 @@ def common_options(*, overwrite: bool = False) -> argparse.ArgumentParser:
 
 def read_input(path: str) -> bytes:
     """The bytes of a file, or of standard input for ``-``."""
-    return read_bytes(sys.stdin.buffer if path == PIPE else path)
+    if path != PIPE:
+        return read_bytes(path)
+    if sys.stdin is None:  # Python's word for a closed one
+        raise InvalidInput("standard input", "is closed", "open it, or name a file")
+    return read_bytes(sys.stdin.buffer, name="standard input")
 
 
 def check_output(path: str, force: bool) -> None:
@@ -66,8 +71,8 @@ def check_output(path: str, force: bool) -> None:
 def write_output(path: str, data: bytes, force: bool) -> None:
     """Write a file as a whole, or to standard output for ``-``."""
     if path == PIPE:
-        sys.stdout.buffer.write(data)
-        sys.stdout.buffer.flush()
+        with _standard_output() as stdout:
+            stdout.buffer.write(data)
         return
     check_output(path, force)  # someone may have made it since
     try:
@@ -86,21 +91,70 @@ def write_output(path: str, data: bytes, force: bool) -> None:
                            "check the folder, its permissions and the free space") from error
 
 
+@contextmanager
+def _standard_output() -> Iterator[TextIO]:
+    """Standard output, and its errors as a user can act on them."""
+    if sys.stdout is None:  # Python's word for a closed one
+        raise InvalidInput("standard output", "is closed", "open it, or name a file")
+    try:
+        yield sys.stdout
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader's wish, which is no error
+        raise
+    except OSError as error:
+        discard_output()
+        raise InvalidInput("standard output", f"cannot be written ({error.strerror})",
+                           "check where it goes, and the free space") from error
+
+
+def discard_output() -> None:
+    """Let what standard output still holds go nowhere when Python ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def picture_format(path: str) -> str | None:
     """Pillow's name of the format that the extension of ``path`` asks for, None if of none.
 
-    For ``-`` it is PNG.
+    Only `FORMATS` count: others shrink a picture or take its colours, or fail, and that when all
+    work is done. For ``-`` it is PNG.
     """
     if path == PIPE:
         return "PNG"
-    kind = Image.registered_extensions().get(os.path.splitext(path)[1].lower())
-    return kind if kind in Image.SAVE else None
+    kind = Image.registered_extensions().get(_extension(path))
+    return kind if kind in FORMATS and kind in Image.SAVE else None
 
 
-def picture_bytes(image: Image.Image, kind: str) -> bytes:
-    """A picture in the format ``kind``."""
+def output_format(path: str) -> str | None:
+    """`picture_format` of a file to write; `InvalidInput` for formats that do not count."""
+    kind = picture_format(path)
+    if kind is None and _extension(path) in Image.registered_extensions():
+        raise InvalidInput(path, "this format does not hold every RGB picture, or cannot be "
+                           "written here",
+                           "use .png, .jpg, .webp, .avif, .tif, .jp2, .gif, .bmp or .ppm")
+    return kind
+
+
+def _extension(path: str) -> str:
+    return os.path.splitext(path)[1].lower()
+
+
+def check_picture_size(path: str, kind: str, width: int, height: int) -> None:
+    """Refuse a picture that the format ``kind`` of ``path`` cannot hold, before any work is done.
+    """
+    most = MOST_PIXELS_A_SIDE.get(kind)
+    if most and max(width, height) > most:
+        raise InvalidInput(path, f"{width}×{height} pixels are more than the {most:,} a side that "
+                           f"{kind} holds", "use .png")
+
+
+def picture_bytes(image: Image.Image, kind: str, path: str = "picture") -> bytes:
+    """A picture in the format ``kind``; ``path`` is what errors call it."""
+    check_picture_size(path, kind, *image.size)
     file = io.BytesIO()
-    image.save(file, kind, **({"quality": 95} if kind in ("JPEG", "WEBP", "AVIF") else {}))
+    try:
+        image.save(file, kind, **({"quality": 95} if kind in ("JPEG", "WEBP", "AVIF") else {}))
+    except Exception as error:  # each of Pillow's encoders has its own
+        raise InvalidInput(path, f"cannot be written as {kind} ({error})", "use .png") from error
     return file.getvalue()
 
 
@@ -110,20 +164,21 @@ def report(args: argparse.Namespace, facts: dict[str, Any], *, answer: str | Non
 
     Details go to standard error, and JSON too when the command's own output is a pipe.
     """
-    if args.json:
-        piped = getattr(args, "output", None) == PIPE
-        print(json.dumps(facts, ensure_ascii=False), file=sys.stderr if piped else sys.stdout)
-        return
-    if answer is not None:
-        print(answer)
-    if details is not None and args.verbose:
+    told = json.dumps(facts, ensure_ascii=False) if args.json else answer
+    if args.json and getattr(args, "output", None) == PIPE:
+        print(told, file=sys.stderr)
+    elif told is not None:
+        with _standard_output() as stdout:
+            print(told, file=stdout)
+    if details is not None and args.verbose and not args.json:
         print(details, file=sys.stderr)
 
 
 @contextmanager
 def progress(label: str) -> Iterator[Progress]:
     """A progress bar on a terminal, nothing in a pipe; yields a function of (done, all)."""
-    with tqdm(desc=label, disable=None, leave=False, file=sys.stderr) as bar:
+    silent = True if sys.stderr is None else None  # closed, or tqdm shall look
+    with tqdm(desc=label, disable=silent, leave=False, file=sys.stderr) as bar:
         def show(done: int, all_: int) -> None:
             bar.total = all_
             bar.update(done - bar.n)

@@ -15,6 +15,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from queue import Empty, Queue
 from time import perf_counter
 from typing import TypeVar
@@ -25,12 +26,13 @@ from unimic.codec.errors import InvalidInput
 from unimic.codec.progress import Progress
 from unimic.edge.aio import Models
 from unimic.edge.client import Client
-from unimic.edge.console import progress, report
+from unimic.edge.console import picture_bytes, progress, report, write_output
 from unimic.edge.contact_sheet import Tile, contact_sheet
 from unimic.edge.images import load_image
 from unimic.edge.results import Answer, Picture, Stats
 
 SIDE = 256
+LEAST_SIDE = 16
 MARGIN = 32
 SHEET = "contact-sheet.jpg"
 LISTENING = "listening on "
@@ -51,21 +53,37 @@ class Turn:
 
 def demo(args: argparse.Namespace) -> None:
     """Run the demo."""
-    if args.out.exists() and not args.force:
+    if args.out.is_dir() and any(args.out.iterdir()) and not args.force:
         raise InvalidInput(str(args.out), "exists", "use -f to overwrite the pictures in it")
     photo = load_image(args.photo) if args.photo else _example()
+    if min(photo.size) < LEAST_SIDE:
+        raise InvalidInput(str(args.photo), f"{photo.width}×{photo.height} pixels are too few to "
+                           "make a part anew", f"use at least {LEAST_SIDE}×{LEAST_SIDE}")
     models = Models.load()
     with service(args.server) as address, Client(address, models=models) as cloud:
+        _make_folder(args.out)
         turns, tiles = _converse(cloud, models, photo, args)
-    args.out.mkdir(parents=True, exist_ok=True)
     for name, tile in tiles.items():
-        tile.picture.save(args.out / f"{name}.png")
-    contact_sheet(list(tiles.values())).save(args.out / SHEET, quality=90)
+        _write(args.out / f"{name}.png", tile.picture, "PNG")
+    _write(args.out / SHEET, contact_sheet(list(tiles.values())), "JPEG")
     facts = {"out": str(args.out), "turns": [
         {"turn": turn.name, "outcome": turn.outcome, "seconds": turn.seconds,
          **turn.stats.as_dict()} for turn in turns]}
     report(args, facts, answer=f"{_table(turns)}\n\nPictures: {args.out / SHEET} and the others "
            "beside it.")
+
+
+def _write(path: Path, picture: Image.Image, kind: str) -> None:
+    write_output(str(path), picture_bytes(picture, kind, str(path)), force=True)
+
+
+def _make_folder(path: Path) -> None:
+    """Make it before any turn is taken, so that none is taken in vain."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InvalidInput(str(path), f"no folder can be made there ({error.strerror})",
+                           "name another") from error
 
 
 def _example() -> Image.Image:

@@ -28,9 +28,10 @@ from unimic.edge.console import (
     PIPE,
     USUAL_QUALITY,
     check_output,
+    check_picture_size,
     common_options,
+    output_format,
     picture_bytes,
-    picture_format,
     progress,
     quality_option,
     read_input,
@@ -144,10 +145,10 @@ def _load(args: argparse.Namespace) -> Image.Image | str:
         text = None
     if not args.text:
         try:
-            return load_image(data)
-        except InvalidInput as error:
+            return load_image(data, name=args.input)
+        except InvalidInput:
             if text is None or "\0" in text:
-                raise InvalidInput(args.input, error.message, error.remedy) from error
+                raise
     if text is None:
         raise InvalidInput(args.input, "is not UTF-8 text", "convert it to UTF-8")
     return text
@@ -221,7 +222,7 @@ def decode(args: argparse.Namespace) -> None:
 
     check_output(args.output, args.force)
     began = time.perf_counter()
-    kind = picture_format(args.output)
+    kind = output_format(args.output)
     packets = umc.read(io.BytesIO(read_input(args.input)), FILE_LIMITS)
     store = ModelStore.default()
     coder = load_coder(store)
@@ -231,9 +232,12 @@ def decode(args: argparse.Namespace) -> None:
     if isinstance(content, TokenGrid):
         from unimic.edge.image_tokenizer import ImageTokenizer
 
+        assert kind
+        check_picture_size(args.output, kind, content.width, content.height)
         with progress("draw") as show:
             image = ImageTokenizer(store).decode(content, show)
-        data, what = picture_bytes(image, kind or "PNG"), f"{image.width}×{image.height} pixels"
+        data = picture_bytes(image, kind, args.output)
+        what = f"{image.width}×{image.height} pixels"
     else:
         text = TextTokenizer.of(store).decode(cast(Codes, content))
         data, what = text.encode("utf-8"), f"{len(text):,} characters"

@@ -9,18 +9,21 @@ from typing import TYPE_CHECKING, Any
 from unimic.codec.errors import InvalidInput
 from unimic.edge.console import (
     check_output,
+    check_picture_size,
     common_options,
+    output_format,
     picture_bytes,
-    picture_format,
     progress,
     quality_option,
     read_input,
     report,
     write_output,
 )
-from unimic.edge.images import load_image
+from unimic.edge.images import load_image, load_mask
 
 if TYPE_CHECKING:
+    from PIL import Image
+
     from unimic.edge.client import Client
     from unimic.edge.results import Picture, Stats
 
@@ -151,7 +154,7 @@ def connect(args: argparse.Namespace) -> Client:
 
 def ask(args: argparse.Namespace) -> None:
     """Answer a question, or caption."""
-    image = load_image(read_input(args.input))
+    image = _load(args)
     with connect(args) as cloud:
         photo = cloud.share(image, quality=args.quality)
         answer = cloud.ask(photo, args.question) if args.question else cloud.caption(photo)
@@ -161,9 +164,10 @@ def ask(args: argparse.Namespace) -> None:
 
 def inpaint(args: argparse.Namespace) -> None:
     """Make a region anew."""
-    kind = _check_picture(args)
-    image = load_image(read_input(args.input))
-    region = args.box or load_image(args.mask)
+    kind = _check_output(args)
+    image = _load(args)
+    check_picture_size(args.output, kind, *image.size)
+    region = args.box or load_mask(args.mask)
     with connect(args) as cloud, progress("inpaint") as show:
         photo = cloud.share(image, quality=args.quality)
         result = cloud.inpaint(photo, region, args.prompt, on_progress=show, **_sampling(args))
@@ -172,9 +176,11 @@ def inpaint(args: argparse.Namespace) -> None:
 
 def outpaint(args: argparse.Namespace) -> None:
     """Extend a picture."""
-    kind = _check_picture(args)
-    image = load_image(read_input(args.input))
+    kind = _check_output(args)
+    image = _load(args)
     margins = {side: getattr(args, side) for side in ("left", "top", "right", "bottom")}
+    check_picture_size(args.output, kind, args.left + image.width + args.right,
+                       args.top + image.height + args.bottom)
     with connect(args) as cloud, progress("outpaint") as show:
         photo = cloud.share(image, quality=args.quality)
         result = cloud.outpaint(photo, **margins, prompt=args.prompt, on_progress=show,
@@ -184,15 +190,21 @@ def outpaint(args: argparse.Namespace) -> None:
 
 def generate(args: argparse.Namespace) -> None:
     """Make a picture."""
-    kind = _check_picture(args)
+    kind = _check_output(args)
+    check_picture_size(args.output, kind, *args.size)
     with connect(args) as cloud, progress("generate") as show:
         result = cloud.generate(args.prompt, *args.size, on_progress=show, **_sampling(args))
         _write(args, kind, result, {"task": result.stats})
 
 
-def _check_picture(args: argparse.Namespace) -> str:
+def _load(args: argparse.Namespace) -> Image.Image:
+    return load_image(read_input(args.input), name=args.input)
+
+
+def _check_output(args: argparse.Namespace) -> str:
+    """The format to write."""
     check_output(args.output, args.force)
-    kind = picture_format(args.output)
+    kind = output_format(args.output)
     if kind is None:
         raise InvalidInput(args.output, "its extension is not that of a picture",
                            "use .png, .jpg, .webp or another")
@@ -204,7 +216,7 @@ def _sampling(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _write(args: argparse.Namespace, kind: str, result: Picture, stats: dict[str, Stats]) -> None:
-    write_output(args.output, picture_bytes(result.image, kind), args.force)
+    write_output(args.output, picture_bytes(result.image, kind, args.output), args.force)
     facts = {"output": args.output, "width": result.width, "height": result.height}
     _report(args, facts, stats)
 
