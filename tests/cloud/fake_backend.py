@@ -111,6 +111,10 @@ class FakeImages:
 
     space = SPACE
 
+    def watched(self, watch):
+        self.watch = watch
+        return self
+
     def encode(self, image: Image.Image, pitch: int = 16) -> TokenGrid:
         rows, columns = grid_shape(image.width, image.height, pitch)
         grey = np.asarray(image.convert("L"))

@@ -73,7 +73,7 @@ def test_tiles_are_invisible(tokenizer: ImageTokenizer, monkeypatch: pytest.Monk
     monkeypatch.setattr(image_tokenizer, "CORE", 5)
     monkeypatch.setattr(image_tokenizer, "HALO", 1)
     steps: list[tuple[int, int]] = []
-    tiled = tokenizer.encode(image, progress=lambda done, all_: steps.append((done, all_)))
+    tiled = tokenizer.watched(lambda done, all_: steps.append((done, all_))).encode(image)
     assert steps == [(n, 15) for n in range(1, 16)]
     assert (tiled.codes == whole.codes).all()
     redrawn = tokenizer.decode(tiled)
@@ -94,8 +94,7 @@ def test_who_watches_can_stop_it_after_each_tile(tokenizer: ImageTokenizer,
 
     monkeypatch.setattr(image_tokenizer, "CORE", 5)
     grid = tokenizer.encode(noise(200, 90))
-    watched = copy.copy(tokenizer)
-    watched.watch = watch
+    watched = tokenizer.watched(watch)
     with pytest.raises(Enough):
         watched.encode(noise(200, 90))
     with pytest.raises(Enough):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import copy
 import math
 import weakref
 from collections.abc import Callable, Coroutine
@@ -75,9 +74,7 @@ class Models:
 
     def watched(self, watch: Progress) -> Models:
         """These, telling ``watch`` of each tile and wave; what that raises ends the work."""
-        images = copy.copy(self.images)
-        images.watch = watch
-        return replace(self, images=images, coder=self.coder.watched(watch))
+        return replace(self, images=self.images.watched(watch), coder=self.coder.watched(watch))
 
 
 class AsyncClient:

@@ -17,6 +17,7 @@ the encoder and after the decoder.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache, partial
@@ -45,26 +46,28 @@ class ImageTokenizer:
 
     Attributes:
         space: of the tokens.
-        watch: called as ``watch(done, all)`` after each tile, where a call names no ``progress``;
-            what it raises ends the work.
     """
 
     def __init__(self, store: ModelStore, threads: int | None = None) -> None:
         self.space = store.space()
-        self.watch: Progress = ignore
+        self._watch: Progress = ignore
         self._network = cache(partial(_load, store, threads))  # copies share what is loaded
 
-    def encode(self, image: Image.Image, pitch: int | None = None,
-               progress: Progress | None = None) -> TokenGrid:
+    def watched(self, watch: Progress) -> ImageTokenizer:
+        """This tokenizer, telling ``watch`` the tiles done and to do; what that raises ends the
+        work."""
+        tokenizer = copy.copy(self)
+        tokenizer._watch = watch
+        return tokenizer
+
+    def encode(self, image: Image.Image, pitch: int | None = None) -> TokenGrid:
         """Tokens of a picture of any size; its right and lower edges are repeated to whole patches.
 
         Args:
             image: any Pillow image; `load_image` makes it RGB.
             pitch: pixels a side that each token shall stand for, one of `PITCHES`; the tokenizer's
                 own patch unless given, for which the picture need not be resampled.
-            progress: called as ``progress(done, all)`` after each tile, in place of `watch`.
         """
-        tell = progress or self.watch
         image = load_image(image)
         patch = self.space.patch
         pitch = pitch or patch
@@ -85,19 +88,18 @@ class ImageTokenizer:
             codes[tile.core] = found[0][tile.kept]
             for all_, of_tile in zip(distances, parts, strict=True):
                 all_[tile.core] = of_tile[0][tile.kept]
-            tell(done, len(tiles))
+            self._watch(done, len(tiles))
         grid = TokenGrid(codes, image.width, image.height, pitch,
                          Distances(*distances) if distances else None)
         grid.check(self.space)
         return grid
 
-    def decode(self, grid: TokenGrid, progress: Progress | None = None) -> Image.Image:
+    def decode(self, grid: TokenGrid) -> Image.Image:
         """The RGB picture of a grid, of ``grid.width`` × ``grid.height`` pixels.
 
         Raises:
             InvalidInput: the grid does not fit the token space.
         """
-        tell = progress or self.watch
         grid.check(self.space)
         rows, columns = grid.codes.shape
         patch = self.space.patch
@@ -110,7 +112,7 @@ class ImageTokenizer:
             bytes_: NDArray[np.uint8] = np.rint(part[0] * 255).clip(0, 255).astype(np.uint8)
             pixels[_scaled(tile.core, patch)] = bytes_.transpose(1, 2, 0)[
                 _scaled(tile.kept, patch)]
-            tell(done, len(tiles))
+            self._watch(done, len(tiles))
         pixels = _resampled(pixels, (rows * grid.pitch, columns * grid.pitch))
         return Image.fromarray(pixels[: grid.height, : grid.width])
 

@@ -168,7 +168,7 @@ def _pack_picture(
         pitch = coder.space.pitch(args.quality)
         check_size(image.width, image.height, pitch, FILE_LIMITS.max_tokens)
         with progress("look") as show:
-            grid = images.encode(image, pitch, show)
+            grid = images.watched(show).encode(image, pitch)
         with progress("code") as show:
             packed: Packed = pack_image(coder.watched(show), grid, prompt=ids, raw=args.raw)
     else:
@@ -235,7 +235,7 @@ def decode(args: argparse.Namespace) -> None:
         assert kind
         check_picture_size(args.output, kind, content.width, content.height)
         with progress("draw") as show:
-            image = ImageTokenizer(store).decode(content, show)
+            image = ImageTokenizer(store).watched(show).decode(content)
         data = picture_bytes(image, kind, args.output)
         what = f"{image.width}×{image.height} pixels"
     else:
