@@ -100,6 +100,9 @@ async def test_a_client_keeps_to_the_servers_limits(serve):
         with pytest.raises(LimitExceeded, match="width"):
             await cloud.outpaint(photo, right=16 * 1024)
         assert await cloud.ask(photo, "?" * 50)
+        coarse = await cloud.share(Image.new("RGB", (160, 160)), quality=50)
+        with pytest.raises(LimitExceeded, match="300 tokens of 16 pixels"):
+            await cloud.outpaint(coarse, right=320)  # 75 tokens, but too many pixels
 
 
 @pytest.mark.parametrize(("arguments", "field"), [

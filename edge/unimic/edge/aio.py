@@ -309,8 +309,9 @@ class AsyncClient:
         margins, view = grow(self._own(photo).view, wanted, photo.grid.pitch)
         height = margins.top + photo.grid.height + margins.bottom
         width = margins.left + photo.grid.width + margins.right
-        check_tokens(width, height, photo.grid.pitch,
-                     self._session.opened.limits.max_task_tokens)
+        limits = self._session.opened.limits
+        check_size(width, height, photo.grid.pitch, limits.max_tokens)
+        check_tokens(width, height, photo.grid.pitch, limits.max_task_tokens)
         task.margins.CopyFrom(pb.Margins(**vars(margins)))
         base, mask = enlarge(photo.grid, margins)
         region = np.ones((height, width), bool)
