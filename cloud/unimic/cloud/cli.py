@@ -7,11 +7,9 @@ import asyncio
 from dataclasses import replace
 from pathlib import Path
 
-import torch
-
 from unimic.cloud.backends.base import backend_names, load_backend
 from unimic.cloud.coding import Together
-from unimic.cloud.networks import load_device_coder
+from unimic.cloud.networks import check_device, load_device_coder
 from unimic.cloud.server import Server, ServerOptions, ServerTls
 from unimic.codec.errors import InvalidInput
 from unimic.codec.limits import Limits
@@ -64,7 +62,7 @@ def serve(options: argparse.Namespace) -> int:
         UnimicError: an option is wrong, or a model is not here.
     """
     chosen, limits = _server_options(options), _limits(options.limit)
-    _check_device(options.device)
+    check_device(options.device)
     store = ModelStore.default()
     backend = load_backend(options.backend, store, options.device, options.weights)
     coder = load_device_coder(store, options.device, Together())
@@ -76,14 +74,6 @@ def serve(options: argparse.Namespace) -> int:
 
     asyncio.run(run())
     return 0
-
-
-def _check_device(name: str) -> None:
-    try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError) as error:  # the latter without any CUDA
-        raise InvalidInput("--device", f"{name}: {error}".splitlines()[0],
-                           "name a device of this machine, as cpu or cuda") from error
 
 
 def _limits(changes: list[str]) -> Limits:

@@ -1,20 +1,14 @@
-"""Entropy coding for sessions: together where they can, and only as long as somebody waits."""
+"""Entropy coding of the images of all sessions together."""
 
 from __future__ import annotations
 
-import asyncio
 import queue
 import threading
-from collections.abc import Callable, Sequence
-from concurrent.futures import Executor
-from typing import NamedTuple, TypeVar
+from collections.abc import Sequence
+from typing import NamedTuple
 
-from unimic.cloud.backends.base import Cancelled
-from unimic.codec.coder import Coder
 from unimic.codec.lockstep import Job, advance
 from unimic.codec.networks import ImageNetwork
-
-T = TypeVar("T")
 
 MOST_TOGETHER = 64
 """Windows coded in one batch: more would not be faster for each, and the others would wait."""
@@ -73,22 +67,3 @@ def _turn(live: Sequence[_Call]) -> list[_Call]:
             chosen.append(call)
             windows += call.job.width
     return chosen
-
-
-async def run_coding(threads: Executor, coder: Coder, work: Callable[[Coder], T]) -> T:
-    """Run ``work`` in a thread; cancel the call to stop it, at its next window.
-
-    A large photo is many windows of work.
-    """
-    stop = threading.Event()
-
-    def check(done: int, total: int) -> None:
-        if stop.is_set():
-            raise Cancelled
-
-    try:
-        return await asyncio.get_running_loop().run_in_executor(
-            threads, work, coder.watched(check))
-    except asyncio.CancelledError:
-        stop.set()
-        raise

@@ -20,6 +20,7 @@ from unimic.cloud.models.image_entropy import (
 )
 from unimic.cloud.models.text_entropy import TextEntropyConfig, TextEntropyNet
 from unimic.codec.coder import Coder, Drive, coder_of, load_coder
+from unimic.codec.errors import InvalidInput
 from unimic.codec.exactness import Executor
 from unimic.codec.image_rows import Integers
 from unimic.codec.networks import (
@@ -84,9 +85,19 @@ class ByNumber:
 
 def executors(store: ModelStore, name: str, device: str) -> list[Executor]:
     """PyTorch on ``device``, one sequence at a time and in batches; see `unimic models verify`."""
+    check_device(device)
     load = {IMAGE_ENTROPY: load_image_network, TEXT_ENTROPY: load_text_network}[name]
     network = load(store, device)
     return [Executor(f"PyTorch on {device}", network, batch) for batch in (1, 7, 64)]
+
+
+def check_device(name: str) -> None:
+    """Raise `InvalidInput` unless this machine has the device."""
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:  # the latter without any CUDA
+        raise InvalidInput("--device", f"{name}: {error}".splitlines()[0],
+                           "name a device of this machine, as cpu or cuda") from error
 
 
 def load_image_network(store: ModelStore, device: str) -> TorchImageNetwork:

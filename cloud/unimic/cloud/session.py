@@ -24,7 +24,6 @@ from unimic.cloud.backends.base import (
     Sampling,
 )
 from unimic.cloud.batching import Batcher
-from unimic.cloud.coding import run_coding
 from unimic.codec.canvas import Margins, enlarge
 from unimic.codec.coder import Coder
 from unimic.codec.errors import InvalidInput, LimitExceeded, UnimicError, UnknownModel
@@ -37,6 +36,7 @@ from unimic.codec.packets import (
     unpack_mask,
     unpack_text,
 )
+from unimic.codec.progress import run_watched
 from unimic.codec.text import TextTokenizer
 from unimic.codec.tokens import Codes, Mask, TokenGrid, grid_shape
 from unimic.codec.version import __version__
@@ -403,5 +403,7 @@ class Session:
         return model not in self._models
 
     async def _code(self, threads: Executor, work: Callable[[Coder], T]) -> T:
-        return await run_coding(threads, self._engine.coder, work)
+        """Do it with a coder that stops at its next wave when nobody waits any more."""
+        return await run_watched(
+            threads, lambda watch: work(self._engine.coder.watched(watch)))
 

@@ -92,8 +92,7 @@ def device_executors(store: ModelStore, name: str, devices: Sequence[str]) -> It
         for point in found:
             try:
                 yield from point.load()(store, name, device)
-            # PyTorch without CUDA says so by an AssertionError.
-            except (ImportError, RuntimeError, AssertionError) as error:
+            except (ImportError, RuntimeError) as error:
                 raise InvalidInput("--device", f"{device}: {error}".splitlines()[0],
                                    "name a device of this machine, as cpu or cuda") from error
 

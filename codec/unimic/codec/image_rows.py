@@ -66,9 +66,13 @@ def stack(parts: list[Rows], layout: Layout, multiple: int = 1) -> Integers:
     out = np.zeros((len(FIELDS), len(parts), longest), np.int64)
     for i, part in enumerate(parts):
         out[:, i, :len(part)] = [getattr(part, name) for name in FIELDS]
-        out[:2, i, len(part):] = layout.empty_row
-        out[-1, i, len(part):] = NEVER
+        hide(out[:, i, len(part):], layout)
     return out
+
+
+def hide(rows: Integers, layout: Layout) -> None:
+    """Make zeros, int64 ``(4, …)``, rows that only fill up: nobody sees them."""
+    rows[:2], rows[-1] = layout.empty_row, NEVER
 
 
 @dataclass(frozen=True)

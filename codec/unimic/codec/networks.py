@@ -21,7 +21,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from unimic.codec.errors import ExactnessError
-from unimic.codec.image_rows import FIELDS, NEVER, Integers, Layout
+from unimic.codec.image_rows import FIELDS, Integers, Layout, hide
 from unimic.codec.proof import facts, prove
 from unimic.codec.store import ModelStore
 
@@ -176,7 +176,7 @@ class OnnxImageNetwork:
             memory = self._graphs.empty(rows.shape[1], self._heads)
         if missing := -rows.shape[2] % FEW:  # see check_golden: so no product has a ragged end
             rows = np.pad(rows, ((0, 0), (0, 0), (0, missing)))
-            rows[:2, :, -missing:], rows[-1, :, -missing:] = self.layout.empty_row, NEVER
+            hide(rows[..., -missing:], self.layout)
         return self._graphs.run("content", *rows, *memory)
 
     def ask(self, rows: Integers, memory: Memory) -> tuple[Floats, Floats]:
@@ -231,17 +231,16 @@ def check_golden(store: ModelStore, name: str, network: Any) -> None:
     """
     with np.load(store.path(name, GOLDEN)) as file:
         golden = dict(file)
-    outputs = run_image_golden(network, golden) if name == IMAGE_ENTROPY else run_text_golden(
-        network, golden)
-    for key, value in outputs.items():
-        if not np.array_equal(value, golden[key]):
-            raise ExactnessError(
-                name, f"{type(network).__name__} computes other {key} than the model's golden ones",
-                "do not use this device or library version for coding; raw packets still work")
-    whole, parts = (_image_in_parts if name == IMAGE_ENTROPY else _text_in_parts)(network, golden)
-    if not np.array_equal(whole, parts):
+    run, in_parts = ((run_image_golden, _image_in_parts) if name == IMAGE_ENTROPY
+                     else (run_text_golden, _text_in_parts))
+    wrong = [f"other {key} than the model's golden ones"
+             for key, value in run(network, golden).items()
+             if not np.array_equal(value, golden[key])]
+    if not wrong and not np.array_equal(*in_parts(network, golden)):
+        wrong = ["other logits for many rows than for few"]
+    if wrong:
         raise ExactnessError(
-            name, f"{type(network).__name__} computes other logits for many rows than for few",
+            name, f"{type(network).__name__} computes {wrong[0]}",
             "do not use this device or library version for coding; raw packets still work")
 
 

@@ -45,7 +45,7 @@ if TYPE_CHECKING:  # it brings ONNX Runtime, which a reader of packets may do wi
 PRICE = 0.008
 """What a bit is worth below the full rate, in squared distance of the latents (each -1 … 1).
 
-So little that hardly any fidelity is lost; docs/results.md has the curve."""
+So little that hardly any fidelity is lost; docs/experiments.md has the curve."""
 
 
 @dataclass(frozen=True)

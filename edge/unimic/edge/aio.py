@@ -29,7 +29,7 @@ from unimic.codec.packets import (
     unpack_image,
     unpack_text,
 )
-from unimic.codec.progress import Progress
+from unimic.codec.progress import Progress, run_watched
 from unimic.codec.store import ModelStore
 from unimic.codec.text import TextTokenizer
 from unimic.codec.tokens import Codes, Mask, TokenGrid, check_size, check_tokens
@@ -40,7 +40,6 @@ from unimic.edge.images import ImageSource, load_image
 from unimic.edge.rate import pack_photo_within
 from unimic.edge.regions import MaskSource, View, find_region, grow
 from unimic.edge.results import Answer, Canvas, Edit, Picture, Pixels, Stats
-from unimic.edge.threads import run_watched
 from unimic.v1 import packet_pb2
 from unimic.v1 import service_pb2 as pb
 
@@ -274,7 +273,7 @@ class AsyncClient:
         connection = self._session
         began = perf_counter()
         photo, packed, packed_hole = await run_watched(
-            self._encode_photo, image, hole, quality, budget)
+            None, self._encode_photo, image, hole, quality, budget)
         encode_seconds = perf_counter() - began
         share = pb.Share(packet=packed.packet)
         if packed_hole:
@@ -290,7 +289,7 @@ class AsyncClient:
         connection = self._session
         sent = await self._send(connection, task, self._own(photo), question, None, on_progress)
         began = perf_counter()
-        ids, text = await run_watched(self._decode_text, sent.reply.result.packet)
+        ids, text = await run_watched(None, self._decode_text, sent.reply.result.packet)
         coder = self._models.coder
         stats = _stats(sent.reply, sent.packed, sent.encode_seconds, perf_counter() - began,
                        partial(pack_text, coder, ids, raw=self._raw(coder.text_model)))
@@ -329,7 +328,7 @@ class AsyncClient:
         sent = await self._send(connection, task, photo, prompt, packed_mask, on_progress)
         began = perf_counter()
         try:
-            grid = await run_watched(lambda watch: unpack_image(
+            grid = await run_watched(None, lambda watch: unpack_image(
                 coder.watched(watch), sent.reply.result.packet, limits=self._limits, base=base,
                 mask=mask, prompt=sent.prompt))
         except BaseException:  # the server holds what is lost here
@@ -352,7 +351,7 @@ class AsyncClient:
         prompt = None
         check_text("prompt", text)
         if text:  # an empty prompt is no prompt: neither side takes it as context
-            prompt, packed_text = await run_watched(self._encode_text, text)
+            prompt, packed_text = await run_watched(None, self._encode_text, text)
             task.text.CopyFrom(packed_text.packet)
             packed.append(packed_text)
         task.progress = on_progress is not None

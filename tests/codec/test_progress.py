@@ -7,8 +7,7 @@ import threading
 
 import pytest
 
-from unimic.codec.progress import Progress
-from unimic.edge.threads import run_watched
+from unimic.codec.progress import Progress, run_watched
 
 
 async def test_work_that_nobody_waits_for_ends() -> None:
@@ -23,7 +22,7 @@ async def test_work_that_nobody_waits_for_ends() -> None:
         finally:
             ended.set()
 
-    call = asyncio.create_task(run_watched(work))
+    call = asyncio.create_task(run_watched(None, work))
     await begun.wait()
     call.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -36,4 +35,4 @@ async def test_work_that_is_waited_for_is_done() -> None:
         watch(0, 1)
         return number * factor
 
-    assert await run_watched(work, 6, factor=7) == 42
+    assert await run_watched(None, work, 6, factor=7) == 42
