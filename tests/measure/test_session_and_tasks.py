@@ -8,7 +8,6 @@ import socket
 import socketserver
 import threading
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,10 +21,12 @@ from unimic.codec.tokens import TokenGrid, TokenSpace
 from unimic.edge import console
 from unimic.measure import choose, cli, codecs, entropy, session
 from unimic.measure.codecs import Codec, Encoded, Setting, Variant
+from unimic.measure.metrics import METRICS
 from unimic.measure.proxy import CountingProxy
 from unimic.measure.session import Turn
 
 PATCH = 16
+PSNR, LPIPS = METRICS["psnr"], METRICS["lpips-vgg"]
 
 
 class Echo(socketserver.StreamRequestHandler):
@@ -118,13 +119,12 @@ def nobody(done: int, all_: int) -> None:
 
 def test_drift(photo: Image.Image, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(session, "Client", Cloud)
-    monkeypatch.setattr(session, "JUDGE", "psnr")
     (variant,), _ = codecs.find(["jpeg/2"])
     choice, = choose.within([variant], photo, [1500])
     models: Any = SimpleNamespace(images=SimpleNamespace(decode=draw),
                                   coder=SimpleNamespace(space=TokenSpace("test", b"testtest")))
     left_out: dict[str, str] = {}
-    rows = session.drift("nowhere", models, photo, 100, [choice], 6, 1, left_out, nobody)
+    rows = session.drift("nowhere", models, photo, 100, [choice], PSNR, 6, 1, left_out, nobody)
     assert not left_out
     assert [(row["codec"], row["turns"]) for row in rows] == [
         (name, turns) for turns in (1, 5, 6) for name in ("unimic", choice.name)]
@@ -133,20 +133,27 @@ def test_drift(photo: Image.Image, monkeypatch: pytest.MonkeyPatch) -> None:
     assert len({row["psnr"] for row in ours}) == 1
     assert theirs[0]["psnr"] > theirs[1]["psnr"]  # it is scaled and coded anew each time
     with pytest.raises(InvalidInput, match="too narrow"):
-        session.drift("nowhere", models, photo.crop((0, 0, 20, 90)), 100, [choice], 1, 1, {},
-                      nobody)
+        session.drift("nowhere", models, photo.crop((0, 0, 20, 90)), 100, [choice], PSNR, 1, 1,
+                      {}, nobody)
 
 
 def sometimes(name: str, calls: int) -> Codec:
-    """Sends the mean colour; encodes so many times."""
+    """Sends every pixel; encodes so many times."""
     left = iter(range(calls))
 
     def encode(image: Image.Image, setting: Setting) -> Encoded:
         if next(left, None) is None:
             raise RuntimeError("no licence")
-        return Encoded(bytes(np.asarray(image).mean((0, 1)).astype(np.uint8)))
+        return Encoded(image.tobytes())
 
-    return Codec(name, [0], [0], encode, lambda data, size: Image.new("RGB", size, tuple(data)), {})
+    return Codec(name, [0], [0], encode, lambda data, size: Image.frombytes("RGB", size, data), {})
+
+
+def coarse(name: str) -> Codec:
+    """Sends the mean colour."""
+    return Codec(name, [0], [0],
+                 lambda image, _: Encoded(bytes(np.asarray(image).mean((0, 1)).astype(np.uint8))),
+                 lambda data, size: Image.new("RGB", size, tuple(data)), {})
 
 
 def test_codecs_that_fail_or_are_too_coarse_are_left_out(
@@ -154,7 +161,6 @@ def test_codecs_that_fail_or_are_too_coarse_are_left_out(
     monkeypatch.setattr(session, "Client", Cloud)
     turns = [Turn("share", {"turn": "share", "up_bytes": 9, "down_bytes": 1}, photo, None)]
     monkeypatch.setattr(session, "converse", lambda *_: turns)
-    monkeypatch.setattr(session, "JUDGE", "psnr")
     near = photo.resize((48, 40)).resize(photo.size)  # what our tokens show
 
     class Images(SimpleNamespace):
@@ -163,20 +169,18 @@ def test_codecs_that_fail_or_are_too_coarse_are_left_out(
 
     models: Any = SimpleNamespace(images=Images(),
                                   coder=SimpleNamespace(space=TokenSpace("test", b"testtest")))
-    # By PSNR, the judge here, a picture is near enough if it is no nearer than ours.
     families = [[Variant(sometimes(name, calls))] for name, calls in
                 (("never", 0), ("once", 1), ("twice", 2), ("always", 99))]
-    jpeg = codecs.find(["jpeg"])[0][0].codec
-    families.append([Variant(replace(jpeg, name="too good", knob=[95]))])
-    facts = session.measure("nowhere", models, photo, 100, families, 2, 1, console.progress)
-    ours = facts["lpips"]
+    families.append([Variant(coarse("too coarse"))])
+    facts = session.measure("nowhere", models, photo, 100, families, PSNR, 2, 1, console.progress)
+    ours = facts["value"]
     assert [other["codec"] for other in facts["others"]] == ["twice", "always"]
     assert [row["codec"] for row in facts["drift"]] == ["unimic", "always 0"] * 2
     assert facts["left_out"] == {
         **dict.fromkeys(("never", "once", "twice"), "RuntimeError: no licence"),
-        "too good": f"none of its settings reaches our LPIPS-VGG, {ours:.4f}"}
+        "too coarse": f"none of its settings reaches our PSNR, dB, {ours:.4f}"}
     assert "left out: never: RuntimeError: no licence" in session.text(facts)
-    assert "too good" in session.html(facts, "unimic", "machine", {})
+    assert "too coarse" in session.html(facts, "unimic", "machine", {})
 
 
 def test_what_is_wrong_shows_before_the_session(
@@ -188,10 +192,11 @@ def test_what_is_wrong_shows_before_the_session(
     models: Any = SimpleNamespace(coder=SimpleNamespace(space=TokenSpace("test", b"testtest")))
     for size in (48, 48), (63, 99), (99, 31):
         with pytest.raises(InvalidInput, match=r"use one of at least 64×32 pixels"):
-            session.measure("nowhere", models, photo.resize(size), 100, [], 1, 1, console.progress)
+            session.measure("nowhere", models, photo.resize(size), 100, [], LPIPS, 1, 1,
+                            console.progress)
     monkeypatch.setattr(session, "Client", refuse)
     with pytest.raises(InvalidInput, match=r"^nowhere: nobody is there"):
-        session.measure("nowhere", models, photo.resize((64, 32)), 100, [], 1, 1,
+        session.measure("nowhere", models, photo.resize((64, 32)), 100, [], LPIPS, 1, 1,
                         console.progress)
 
 
@@ -254,15 +259,24 @@ def test_nothing_to_measure(tmp_path: Path) -> None:
             measure(*arguments)
 
 
-def test_session_report() -> None:
+@pytest.mark.parametrize("metric", ["lpips-vgg", "lpips-alex", "psnr"])
+def test_session_report(metric: str) -> None:
     row = {"turn": "share", "up_bytes": 300, "down_bytes": 20}
-    facts = {"turns": [row], "bytes": 320, "lpips": 0.4,
+    facts = {"turns": [row], "bytes": 320, "metric": metric, "value": 0.4,
              "left_out": {}, "others": [{"codec": "jpeg", "setting": 5, "keeps_pictures": [3200],
                          "keeps_nothing": [6400]}],
-             "drift": [{"codec": "unimic", "turns": 1, "psnr": 20.0, "lpips-vgg": 0.4,
+             "drift": [{"codec": "unimic", "turns": 1, "psnr": 20.0, metric: 0.4,
                         "changed_tokens": 0}]}
     lines = "\n".join(session.text(facts))
     assert "10.0×" in lines
     assert "20.0×" in lines
-    assert "10.0" in session.html(facts, "unimic", "machine", {"unimic": "0"})
-    assert set(session.plots(facts)) == {"drift-psnr", "drift-lpips-vgg"}
+    report = session.html(facts, "unimic", "machine", {"unimic": "0"})
+    assert "10.0" in report
+    assert ("no evidence" in lines) == ("no evidence" in report) == (metric == "lpips-alex")
+    assert set(session.plots(facts)) == {"drift-psnr", f"drift-{metric}"}
+
+
+def test_metrics_that_others_cannot_be_equal_by(tmp_path: Path) -> None:
+    for metric in "kid", "beauty":
+        with pytest.raises(InvalidInput, match=f"--equal: '{metric}' is no metric of single"):
+            measure("session", tmp_path / "photo.png", "--equal", metric)

@@ -138,13 +138,17 @@ def _add_session(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -
         "session", help="bytes and drift of a session of many turns", epilog=SESSION_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter, parents=[_service_options()],
         description="Hold a session of ten turns with a service and count the bytes of the "
-        "connection, beside what its pictures would take with other codecs at equal LPIPS-VGG; "
-        "then edit one half of the photo again and again, and see what becomes of the other half.")
+        "connection, beside what its pictures would take with other codecs that come no farther "
+        "from the original; then edit one half of the photo again and again, and see what becomes "
+        "of the other half.")
     session.add_argument("image", metavar="IMAGE", help="a photo")
     quality_option(session)
     session.add_argument("--codecs", type=_names, default=["jpeg", "webp", "avif", "vvc"],
                          metavar="NAMES", help="separated by commas; each also behind scaling "
                          "(default: jpeg,webp,avif,vvc)")
+    session.add_argument("--equal", default="lpips-vgg", metavar="METRIC",
+                         help="by which the other codecs' photo is not worse than ours "
+                         "(default: %(default)s)")
     session.add_argument("--plots", type=Path, metavar="FOLDER",
                          help="write the report's curves as SVG files")
     session.add_argument("--edits", type=int, default=50, metavar="N",
@@ -319,16 +323,21 @@ def measure_session(args: argparse.Namespace) -> None:
         outputs.make_folder(args.plots)
     outputs.check({"--json": args.json, "--report": args.report}, args.force)
     families, versions = _families(args.codecs)
-    judges, missing = metrics.find([session.JUDGE])
+    single = [metric.name for metric in metrics.METRICS.values() if not metric.of_sets]
+    if args.equal not in single:
+        raise InvalidInput("--equal", f"{args.equal!r} is no metric of single pictures",
+                           f"use {', '.join(single)}")
+    _, missing = metrics.find([args.equal])
     if missing:
-        raise InvalidInput(session.JUDGE, "is what codecs are matched by, and it is not installed",
+        raise InvalidInput(args.equal, "is what codecs are matched by, and it is not installed",
                            *missing.values())
+    metric = metrics.METRICS[args.equal]
     photo = load_image(args.image)
     models = Models.load()
     with service(args.server) as address:
-        facts = session.measure(address, models, photo, args.quality, families, args.edits,
-                                args.seed, progress)
-    versions = machine.versions(versions, metrics.versions(judges))
+        facts = session.measure(address, models, photo, args.quality, families, metric,
+                                args.edits, args.seed, progress)
+    versions = machine.versions(versions, metrics.versions([metric]))
     command, described = machine.command(), machine.describe()
     facts |= {"command": command, "machine": described, "versions": versions}
     _write(args, facts, session.text(facts), session.html(facts, command, described, versions),

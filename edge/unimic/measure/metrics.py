@@ -57,6 +57,16 @@ class Metric:
     training_loss: str = ""
     of_sets: bool = False
 
+    @property
+    def marked(self) -> str:
+        """The title, with a † if the metric is no evidence; `losses` says why."""
+        return self.title + (" †" if self.training_loss else "")
+
+    @property
+    def better(self) -> str:
+        """``higher`` or ``lower``."""
+        return "higher" if self.higher else "lower"
+
 
 METRICS = {metric.name: metric for metric in (
     Metric("psnr", "PSNR, dB", True, 2, (), "RGB, 8 bits"),
@@ -94,6 +104,13 @@ def find(names: Sequence[str]) -> tuple[list[Metric], dict[str, str]]:
         else:
             found.append(METRICS[name])
     return found, missing
+
+
+def losses(metrics: Sequence[Metric]) -> str:
+    """What the † of metrics mean; empty if none has one."""
+    marked = [f"† {metric.title}: {metric.training_loss}" for metric in metrics
+              if metric.training_loss]
+    return "; ".join(marked) + ". That is no evidence for ours." if marked else ""
 
 
 def versions(metrics: Sequence[Metric]) -> dict[str, str]:

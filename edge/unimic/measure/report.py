@@ -34,7 +34,7 @@ from unimic.measure.html import (
     shown,
     table,
 )
-from unimic.measure.metrics import SMALLEST, Metric
+from unimic.measure.metrics import SMALLEST, Metric, losses
 from unimic.measure.run import ORIGINAL, Row, family, middle, webp_base64
 
 OURS = "unimic"
@@ -117,7 +117,7 @@ def html(rows: Sequence[Row], facts: Row, metrics: Sequence[Metric], context: Co
         paragraph(f"{count} {'picture' if count == 1 else 'pictures'}, {len(good):,} measurements. "
                   "Rates are whole files: JPEG, WebP and AVIF as written, JPEG 2000 and JPEG XL as "
                   "bare codestreams, HEVC and VVC as raw bitstreams, ours with its container. "
-                  + _losses(metrics)),
+                  + losses(metrics)),
         _our_rate(facts, metrics),
         section("Rate and fidelity",
                 paragraph("Means over the pictures. A curve is the best that a codec reaches over "
@@ -157,12 +157,12 @@ def text(facts: Row, metrics: Sequence[Metric]) -> list[str]:
             for row in facts["averages"]]
     lines = [f"the best at our rate or up to {SLACK:.0%} more, or else the next above it (bits per "
              "pixel in brackets)",
-             f"{'':<10}" + "".join(f"{_title(metric):>24}" for metric in metrics)]
+             f"{'':<10}" + "".join(f"{metric.marked:>24}" for metric in metrics)]
     for name in sorted(names, key=lambda name: name != OURS):
         cells = [(shown(row[metric.name], metric.digits) + f" ({row['bpp']:.4f})"
                   if (row := rows[metric.name].get(name)) else "–") for metric in metrics]
         lines.append(f"{name:<10}" + "".join(f"{cell:>24}" for cell in cells))
-    return [*lines, *filter(None, (_lead(facts, metrics), _losses(metrics)))]
+    return [*lines, *filter(None, (_lead(facts, metrics), losses(metrics)))]
 
 
 def without_mean(facts: Row, metrics: Sequence[Metric]) -> dict[str, str]:
@@ -177,18 +177,8 @@ def without_mean(facts: Row, metrics: Sequence[Metric]) -> dict[str, str]:
     return found
 
 
-def _title(metric: Metric) -> str:
-    return metric.title + (" †" if metric.training_loss else "")
-
-
-def _losses(metrics: Sequence[Metric]) -> str:
-    marked = [f"† {metric.title}: {metric.training_loss}" for metric in metrics
-              if metric.training_loss]
-    return "; ".join(marked) + ". That is no evidence for ours." if marked else ""
-
-
 def _metric_columns(metrics: Sequence[Metric]) -> list[Column]:
-    return [Column(metric.name, f"{_title(metric)} {'↑' if metric.higher else '↓'}", metric.digits)
+    return [Column(metric.name, f"{metric.marked} {'↑' if metric.higher else '↓'}", metric.digits)
             for metric in metrics]
 
 
@@ -222,7 +212,7 @@ def _lead(facts: Row, metrics: Sequence[Metric]) -> str:
     """How ours stands against the best of the others, where lower is better."""
     below = facts["below_best_percent"]
     return "; ".join(
-        f"{_title(metric)} of ours is {abs(below[metric.name]):.1f} % "
+        f"{metric.marked} of ours is {abs(below[metric.name]):.1f} % "
         f"{'lower' if below[metric.name] >= 0 else 'higher'} than the best of the others"
         for metric in metrics if metric.name in below) + ("." if below else "")
 
@@ -245,8 +235,7 @@ def _curves(means: Sequence[Row], metrics: Sequence[Metric]) -> dict[str, Drawin
                                f"{row['codec']} {row['setting']}: {row['bpp']:.4f} bpp, "
                                f"{row[metric.name]:.{metric.digits}f}") for row in rows]
                   for name, rows in families(means, metric.name, metric.higher)}
-        better = "higher" if metric.higher else "lower"
-        if drawing := draw(f"{_title(metric)} ({better} is better)", "bits per pixel (file)",
+        if drawing := draw(f"{metric.marked} ({metric.better} is better)", "bits per pixel (file)",
                            curves, bold=OURS, log_x=True):
             drawings[metric.name] = drawing
     return drawings
@@ -262,7 +251,7 @@ def _bd_rates(facts: Row, metrics: Sequence[Metric], anchor: str) -> str:
         "Bits that a codec needs more (+) or less (−) than the anchor for equal fidelity, in "
         "percent, between the curves above (Bjøntegaard, Akima interpolation). A dash: fewer than "
         "four points, or curves that hardly overlap."),
-        table([Column("codec", "codec"), *(Column(metric.name, _title(metric) + ", %", 1)
+        table([Column("codec", "codec"), *(Column(metric.name, metric.marked + ", %", 1)
                                            for metric in metrics)],
               sorted(rows, key=lambda row: row["codec"] != OURS), OURS))
 

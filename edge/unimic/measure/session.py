@@ -1,7 +1,7 @@
 """A session of many turns on the real wire, beside the same session done by sending pictures.
 
 Ten turns go through a relay that counts the bytes of the connection. Beside them stands what the
-pictures alone would take with classical codecs, at the setting whose LPIPS-VGG of the photo is not
+pictures alone would take with classical codecs, at the setting whose photo is by one metric not
 worse than that of our tokens: nothing is counted for their questions, masks and headers. Two such
 services are told apart: one that keeps pictures, as ours keeps tokens, so each crosses once; and
 one that keeps nothing, to which the picture of every turn goes again.
@@ -41,13 +41,12 @@ from unimic.measure.html import (
     section,
     table,
 )
-from unimic.measure.metrics import SMALLEST, Judge
+from unimic.measure.metrics import METRICS, SMALLEST, Judge, Metric, losses
 from unimic.measure.proxy import CountingProxy
 
 Row = dict[str, Any]
 CHECKPOINTS = (1, 5, 20, 50)
 TURNS = 10
-JUDGE = "lpips-vgg"  # not a training loss
 MARGIN = 32
 
 
@@ -109,32 +108,38 @@ def converse(address: str, models: Models, photo: Image.Image, quality: int, see
 
 
 def match(families: Sequence[Sequence[Variant]], photo: Image.Image, decoded: Image.Image,
-          left_out: dict[str, str], progress: Progress) -> tuple[float, list[Choice]]:
-    """Our LPIPS of the photo, and for each codec the smallest file that is not worse.
+          metric: Metric, left_out: dict[str, str], progress: Progress
+          ) -> tuple[float, list[Choice]]:
+    """Our photo by ``metric``, and for each codec the smallest file that is not worse.
 
     Args:
         families: the variants of each codec.
         photo: the original, large enough for `left_half`.
         decoded: what our tokens of it show.
+        metric: of single pictures.
         left_out: gets codecs that have none, and why.
         progress: called as ``progress(done, all)``.
     """
-    judge = Judge(photo, (JUDGE,))
+    judge = Judge(photo, (metric.name,))
 
-    def distance(picture: Image.Image) -> float:
-        value = judge(picture)[JUDGE]
-        assert value is not None
-        return value
+    def value(picture: Image.Image) -> float:
+        found = judge(picture)[metric.name]
+        assert found is not None
+        return found
 
-    ours, choices = distance(decoded), []
+    ours, choices = value(decoded), []
+
+    def enough(picture: Image.Image) -> bool:
+        return value(picture) >= ours if metric.higher else value(picture) <= ours
+
     for done, variants in enumerate(families, start=1):
         name = variants[0].codec.name
         with _attempt(name, left_out):
-            choice = smallest(variants, photo, lambda picture: distance(picture) <= ours)
+            choice = smallest(variants, photo, enough)
             if choice:
                 choices.append(choice)
             else:
-                left_out[name] = f"none of its settings reaches our LPIPS-VGG, {ours:.4f}"
+                left_out[name] = f"none of its settings reaches our {metric.title}, {ours:.4f}"
         progress(done, len(families))
     return ours, choices
 
@@ -174,13 +179,13 @@ def picture_bytes(turns: Sequence[Turn], choice: Choice) -> Row:
 # ── drift ─────────────────────────────────────────────────────────────────────────────────────
 
 
-def left_half(photo: Image.Image, pitch: int) -> tuple[int, int, int, int]:
+def left_half(photo: Image.Image, pitch: int, metric: Metric) -> tuple[int, int, int, int]:
     """The part that nobody edits: a box of whole columns of tokens.
 
     Raises:
         InvalidInput: it is too small to be judged.
     """
-    width, least = photo.width // 2 // pitch * pitch, SMALLEST.get(JUDGE, 1)
+    width, least = photo.width // 2 // pitch * pitch, SMALLEST.get(metric.name, 1)
     if min(width, photo.height) < least:
         raise InvalidInput(
             "photo", f"{photo.width}×{photo.height} pixels are too narrow or too low to be judged",
@@ -189,20 +194,21 @@ def left_half(photo: Image.Image, pitch: int) -> tuple[int, int, int, int]:
 
 
 def drift(address: str, models: Models, photo: Image.Image, quality: int,
-          choices: Sequence[Choice], edits: int, seed: int, left_out: dict[str, str],
-          progress: Progress) -> list[Row]:
+          choices: Sequence[Choice], metric: Metric, edits: int, seed: int,
+          left_out: dict[str, str], progress: Progress) -> list[Row]:
     """Quality of the left half after 1, 5, 20, 50 turns of editing the right half.
 
     ``left_out`` gets codecs that fail on the way, and why.
 
     Returns:
-        Rows with ``codec``, ``turns``, ``psnr``, the LPIPS, and of ours ``changed_tokens`` (in the
-        left half, since the first turn; anything but 0 is an error of ours).
+        Rows with ``codec``, ``turns``, ``psnr``, ``metric`` by its name, and of ours
+        ``changed_tokens`` (in the left half, since the first turn; anything but 0 is an error of
+        ours).
     """
     pitch = models.coder.space.pitch(quality)
-    kept = left_half(photo, pitch)
+    kept = left_half(photo, pitch, metric)
     half = kept[2] // pitch  # columns of tokens
-    judge = Judge(photo.crop(kept), ("psnr", JUDGE))
+    judge = Judge(photo.crop(kept), [each.name for each in _drift_metrics(metric)])
     pixels = dict.fromkeys(choices, photo)
     rows: list[Row] = []
 
@@ -231,6 +237,11 @@ def drift(address: str, models: Models, photo: Image.Image, quality: int,
     return rows
 
 
+def _drift_metrics(metric: Metric) -> list[Metric]:
+    """``metric`` and PSNR."""
+    return [METRICS[name] for name in dict.fromkeys((metric.name, "psnr"))]
+
+
 def _box(size: tuple[int, int], left: int, turn: int) -> tuple[int, int, int, int]:
     """A box in the right half that wanders down with the turns."""
     width, height = size
@@ -243,21 +254,23 @@ def _box(size: tuple[int, int], left: int, turn: int) -> tuple[int, int, int, in
 
 
 def measure(address: str, models: Models, photo: Image.Image, quality: int,
-            families: Sequence[Sequence[Variant]], edits: int, seed: int,
+            families: Sequence[Sequence[Variant]], metric: Metric, edits: int, seed: int,
             progress: Callable[[str], AbstractContextManager[Progress]]) -> Row:
     """Session and drift.
 
-    ``quality`` is that of the shared photo, see `AsyncClient.share`.
+    ``quality`` is that of the shared photo, see `AsyncClient.share`; by ``metric`` the other codecs
+    are made equal to it.
 
     Returns:
-        ``turns`` (ours), ``bytes`` (of both ways together), ``lpips`` (of ours), ``others`` (see
-        `picture_bytes`), ``drift`` (see `drift`), and ``left_out``: codecs, and why.
+        ``turns`` (ours), ``bytes`` (of both ways together), ``metric`` (its name), ``value`` (our
+        photo's by it), ``others`` (see `picture_bytes`), ``drift`` (see `drift`), and ``left_out``:
+        codecs, and why.
 
     Raises:
         InvalidInput: the photo is too small to be judged.
         ServiceError: the service cannot be reached.
     """
-    left_half(photo, models.coder.space.pitch(quality))
+    left_half(photo, models.coder.space.pitch(quality), metric)
     with Client(address, models=models):
         pass  # behind the relay an error would name the relay's address
     left_out: dict[str, str] = {}
@@ -266,17 +279,19 @@ def measure(address: str, models: Models, photo: Image.Image, quality: int,
     with progress("other codecs") as show:
         decoded = models.images.decode(
             models.images.encode(photo, models.coder.space.pitch(quality)))
-        lpips, choices = match(families, photo, decoded, left_out, show)
+        value, choices = match(families, photo, decoded, metric, left_out, show)
     others: dict[Choice, Row] = {}
     for choice in choices:
         with _attempt(choice.variant.codec.name, left_out):
             others[choice] = picture_bytes(turns, choice)
     with progress("drift") as show:
-        drifted = drift(address, models, photo, quality, [*others], edits, seed, left_out, show)
+        drifted = drift(address, models, photo, quality, [*others], metric, edits, seed, left_out,
+                        show)
     return {
         "turns": [turn.row for turn in turns],
         "bytes": sum(turn.row["up_bytes"] + turn.row["down_bytes"] for turn in turns),
-        "lpips": lpips,
+        "metric": metric.name,
+        "value": value,
         "others": [*others.values()],
         "drift": drifted,
         "left_out": left_out,
@@ -287,8 +302,10 @@ def text(facts: Row) -> list[str]:
     """The figures as lines for a terminal."""
     others = facts["others"]
     names = [f"{other['codec']} {other['setting']}" for other in others]
-    lines = [f"LPIPS-VGG of the photo: {facts['lpips']:.4f}; the others are not worse. Bytes: ours "
-             "all on the wire, the others' the pictures alone.",
+    metric = METRICS[facts["metric"]]
+    lines = [f"{metric.marked} of the photo: {facts['value']:.4f}; the others are not worse. "
+             "Bytes: ours all on the wire, the others' the pictures alone.",
+             *([losses([metric])] if metric.training_loss else []),
              f"{'turn':<10}{'up':>8}{'down':>8}" + "".join(f"{name:>16}" for name in names)]
     for i, row in enumerate(facts["turns"]):
         cells = "".join(f"{other['keeps_pictures'][i]:>16,}" for other in others)
@@ -301,13 +318,15 @@ def text(facts: Row) -> list[str]:
     lines.append("the left half, which nobody edits, against the original:")
     for row in facts["drift"]:
         changed = (f", {row['changed_tokens']} tokens changed" if "changed_tokens" in row else "")
-        lines.append(f"  {row['turns']:>3} turns  {row['codec']:<14} LPIPS-VGG {row[JUDGE]:.4f}, "
-                     f"PSNR {row['psnr']:.2f} dB{changed}")
+        values = ", ".join(f"{each.title} {row[each.name]:.{each.digits}f}"
+                           for each in _drift_metrics(metric))
+        lines.append(f"  {row['turns']:>3} turns  {row['codec']:<14} {values}{changed}")
     return [*lines, *(f"left out: {codec}: {why}" for codec, why in facts["left_out"].items())]
 
 
 def html(facts: Row, command: str, machine: str, versions: Mapping[str, str]) -> str:
     """The figures as a report."""
+    metric = METRICS[facts["metric"]]
     others = facts["others"]
     names = [f"{other['codec']} {other['setting']}" for other in others]
     rows = [{**row, **{name: other["keeps_pictures"][i]
@@ -323,10 +342,10 @@ def html(facts: Row, command: str, machine: str, versions: Mapping[str, str]) ->
         f"<p class=faint><code>{escape(command)}</code><br>{escape(machine)}</p>",
         section("The session in bytes", paragraph(
             "Ours: all that the TCP connection carried. The others: the pictures alone, at the "
-            f"setting whose LPIPS-VGG of the photo is not worse than ours, {facts['lpips']:.4f}; "
-            "nothing is counted for their questions, masks and headers. Once: the service keeps "
-            "pictures, each crosses once. Every: it keeps nothing, and the picture of every turn "
-            "goes again."),
+            f"setting whose {metric.marked} of the photo is not worse than ours, "
+            f"{facts['value']:.4f}; nothing is counted for their questions, masks and headers. "
+            "Once: the service keeps pictures, each crosses once. Every: it keeps nothing, and the "
+            f"picture of every turn goes again. {losses([metric])}"),
             table([Column("codec", "codec"), Column("once", "once, bytes", 0),
                    Column("times", "× ours", 1), Column("every", "every, bytes", 0),
                    Column("times_every", "× ours", 1)], totals, "unimic")),
@@ -347,7 +366,8 @@ def html(facts: Row, command: str, machine: str, versions: Mapping[str, str]) ->
             legend(codecs), "<div class=plots>",
             *(drawing.figure() for drawing in _curves(facts).values()), "</div>",
             table([Column("codec", "codec"), Column("turns", "turns"),
-                   Column("psnr", "PSNR, dB", 2), Column(JUDGE, "LPIPS-VGG", 4),
+                   *(Column(each.name, each.marked, each.digits)
+                     for each in _drift_metrics(metric)),
                    Column("changed_tokens", "tokens changed")], facts["drift"], "unimic"),
             table([Column("codec", "left out"), Column("why", "why", left=True)],
                   [{"codec": codec, "why": why} for codec, why in facts["left_out"].items()])
@@ -370,10 +390,11 @@ def _drifting(facts: Row) -> list[str]:
 
 
 def _curves(facts: Row) -> dict[str, Drawing]:
-    titles = {"psnr": "PSNR, dB (higher is better)", JUDGE: "LPIPS-VGG (lower is better)"}
     curves = {metric: {
-        name: [Point(row["turns"], row[metric], f"{name}, {row['turns']} turns: {row[metric]:.4f}")
+        name: [Point(row["turns"], row[metric.name],
+                     f"{name}, {row['turns']} turns: {row[metric.name]:.4f}")
                for row in facts["drift"] if row["codec"] == name]
-        for name in _drifting(facts)} for metric in titles}
-    return {metric: drawing for metric, title in titles.items()
-            if (drawing := draw(title, "turns", curves[metric], bold="unimic"))}
+        for name in _drifting(facts)} for metric in _drift_metrics(METRICS[facts["metric"]])}
+    return {metric.name: drawing for metric, lines in curves.items()
+            if (drawing := draw(f"{metric.marked} ({metric.better} is better)", "turns", lines,
+                                bold="unimic"))}
