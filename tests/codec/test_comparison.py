@@ -25,7 +25,7 @@ def test_image_executors_are_compared(store: ModelStore) -> None:
     reference = next(iter(onnx_executors(store, IMAGE_ENTROPY)))
     others = [Executor("ONNX Runtime", OnnxImageNetwork(store), 7),
               Executor("wrong", OffByOne(store), 1)]
-    right, wrong = compare(IMAGE_ENTROPY, reference, others, 1, lambda *_: None)
+    (right, wrong), _ = compare(IMAGE_ENTROPY, reference, others, 1, lambda *_: None)
     assert right.compared == wrong.compared > 1_000_000
     assert right.differing == 0 < wrong.differing
 
@@ -40,6 +40,10 @@ def test_text_executors_are_compared(store: ModelStore) -> None:
     reference = next(iter(onnx_executors(store, TEXT_ENTROPY)))
     others = [Executor("ONNX Runtime", OnnxTextNetwork(store), 64),
               Executor("wrong", OffByOne(store), 1)]
-    right, wrong = compare(TEXT_ENTROPY, reference, others, 1, lambda *_: None)
+    (right, wrong), digest = compare(TEXT_ENTROPY, reference, others, 1, lambda *_: None)
     assert right.compared == wrong.compared > 1_000_000
     assert right.differing == 0 < wrong.differing
+    # The digest is the reference's alone: the same beside whatever it is compared with.
+    for executor, same in ((reference, True), (others[0], True), (others[1], False)):
+        _, again = compare(TEXT_ENTROPY, executor, others[:1], 1, lambda *_: None)
+        assert (again == digest) == same

@@ -2,11 +2,12 @@
 
 The reference is ONNX Runtime with one thread, no optimisations and the unsigned weights that no
 processor can get wrong, one sequence at a time. Windows are random in everything: shape, context,
-tokens, mask, hole and prompt.
+tokens, mask, hole and prompt. The digest of its frequencies tells machines apart that disagree.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import entry_points
@@ -98,30 +99,38 @@ def device_executors(store: ModelStore, name: str, devices: Sequence[str]) -> It
 
 
 def compare(name: str, reference: Executor, others: Sequence[Executor], count: int,
-            progress: Progress, seed: int = 0) -> list[Comparison]:
-    """Run random sequences through all executors until ``count`` frequencies were compared.
+            progress: Progress, seed: int = 0) -> tuple[list[Comparison], str]:
+    """Run random sequences through all executors, until each has made ``count`` frequencies.
 
     Args:
         name: of the network.
         reference: whose frequencies count as right.
         others: executors of the same network.
-        count: frequencies of all executors together.
-        progress: called with the frequencies compared and ``count``.
+        count: at least so many, in whole rounds of `ROUND` sequences.
+        progress: called with the frequencies that each has made and ``count``.
         seed: of the sequences.
+
+    Returns:
+        How the others compare, and the SHA-256 of the reference's frequencies as little-endian
+        32-bit integers. It is the same for the same weights, ``count`` and ``seed`` everywhere.
     """
     rng = np.random.default_rng(seed)
     results = [Comparison(other.name) for other in others]
-    while (done := sum(r.compared for r in results)) < count:
-        progress(done, count)
+    made, digest = 0, hashlib.sha256()
+    while made < count:
+        progress(made, count)
         run = (_image_round(reference.network.layout, rng) if name == IMAGE_ENTROPY
                else _text_round(reference.network, rng))
         expected = run(reference)
+        for table in expected:
+            made += table.size
+            digest.update(table.astype("<i4").tobytes())
         for result, other in zip(results, others, strict=True):
             for ours, theirs in zip(expected, run(other), strict=True):
                 result.compared += ours.size
                 result.differing += int((ours != theirs).sum())
     progress(count, count)
-    return results
+    return results, digest.hexdigest()
 
 
 def _image_round(layout: Layout, rng: np.random.Generator) -> Callable[[Executor], Tables]:

@@ -34,8 +34,9 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
                            help="check PyTorch on this device too (cpu, cuda, cuda:1 …); may be "
                            "repeated")
     verifying.add_argument("--frequencies", type=int, default=0, metavar="N",
-                           help="compare so many frequencies of random sequences among all "
-                           "executors, for each model; 100000000 take minutes")
+                           help="compare so many frequencies of random sequences between each "
+                           "executor and the first, for each model, and print their digest, which "
+                           "is the same on every machine; 10000000 take minutes")
     verifying.set_defaults(run=verify_models)
 
 
@@ -107,7 +108,8 @@ def _checks(store: ModelStore, name: str, args: argparse.Namespace,
     if not args.frequencies:
         return
     with progress(f"{name} frequencies") as show:
-        found = compare(name, executors[0], executors[1:], args.frequencies, show)
+        found, digest = compare(name, executors[0], executors[1:], args.frequencies, show)
+    yield f"digest of {found[0].compared:,} frequencies", lambda: digest
     for result in found:
         def same(result: Comparison = result) -> str:
             if result.differing:
