@@ -18,7 +18,7 @@ from unimic.cloud.server import Server, ServerOptions, ServerTls
 from unimic.codec.errors import CorruptData, InvalidInput
 from unimic.codec.limits import Limits
 from unimic.codec.tokens import TokenGrid, TokenSpace, grid_shape
-from unimic.edge.aio import Models
+from unimic.edge.models import Models
 
 SPACE = TokenSpace("fake", b"fakefake", image_codes=256, text_codes=257)
 

@@ -15,8 +15,8 @@ from unimic.codec.limits import Limits
 from unimic.codec.packets import PackedImage, pack_image, unpack_image
 from unimic.codec.progress import Progress
 from unimic.codec.tokens import PITCHES, Mask, TokenGrid
-from unimic.edge.aio import Models
 from unimic.edge.cli import main
+from unimic.edge.models import Models
 from unimic.edge.rate import WORTH_LEAVING, pack_photo_within
 
 MOST = 1 << 16

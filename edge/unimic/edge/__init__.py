@@ -1,4 +1,4 @@
-"""The edge SDK: photos and prompts become tokens, and a cloud service works on them."""
+"""The edge SDK: photos and prompts become tokens, in files or for a cloud service to work on."""
 
 from __future__ import annotations
 
@@ -6,18 +6,21 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from unimic.edge.aio import AsyncClient, DeadlineExceeded, Models
+    from unimic.edge.aio import AsyncClient, DeadlineExceeded
     from unimic.edge.client import Client
     from unimic.edge.connection import ServiceError, Tls
+    from unimic.edge.files import Decoded, Encoded, decode, encode_image, encode_text
+    from unimic.edge.models import Models
     from unimic.edge.results import Answer, Picture, Stats
 
-__all__ = ["Answer", "AsyncClient", "Client", "DeadlineExceeded", "Models", "Picture",
-           "ServiceError", "Stats", "Tls"]
+__all__ = ["Answer", "AsyncClient", "Client", "DeadlineExceeded", "Decoded", "Encoded", "Models",
+           "Picture", "ServiceError", "Stats", "Tls", "decode", "encode_image", "encode_text"]
 
 _HOMES = {
     "Answer": "results", "AsyncClient": "aio", "Client": "client", "DeadlineExceeded": "aio",
-    "Models": "aio", "Picture": "results", "ServiceError": "connection", "Stats": "results",
-    "Tls": "connection",
+    "Decoded": "files", "Encoded": "files", "Models": "models", "Picture": "results",
+    "ServiceError": "connection", "Stats": "results", "Tls": "connection", "decode": "files",
+    "encode_image": "files", "encode_text": "files",
 }
 
 

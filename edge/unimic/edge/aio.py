@@ -6,7 +6,7 @@ import asyncio
 import math
 import weakref
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from time import perf_counter
 from types import TracebackType
@@ -16,7 +16,6 @@ import numpy as np
 from PIL import Image
 
 from unimic.codec.canvas import Margins, enlarge
-from unimic.codec.coder import Coder, load_coder
 from unimic.codec.errors import InvalidInput, LimitExceeded, UnimicError
 from unimic.codec.limits import Limits
 from unimic.codec.packets import (
@@ -30,13 +29,11 @@ from unimic.codec.packets import (
     unpack_text,
 )
 from unimic.codec.progress import Progress, run_watched
-from unimic.codec.store import ModelStore
-from unimic.codec.text import TextTokenizer
 from unimic.codec.tokens import Codes, Mask, TokenGrid, check_size, check_tokens
 from unimic.edge.arguments import check_text, number, whole
 from unimic.edge.connection import Connection, Interrupted, Reply, Tls
-from unimic.edge.image_tokenizer import ImageTokenizer
 from unimic.edge.images import ImageSource, load_image
+from unimic.edge.models import Models
 from unimic.edge.rate import pack_photo_within
 from unimic.edge.regions import MaskSource, View, find_region, grow
 from unimic.edge.results import Answer, Canvas, Edit, Picture, Pixels, Stats
@@ -49,31 +46,6 @@ T = TypeVar("T")
 
 class DeadlineExceeded(UnimicError, TimeoutError):
     """A call took longer than its ``timeout``; the server has been told to stop."""
-
-
-@dataclass(frozen=True)
-class Models:
-    """What an edge device codes with."""
-
-    images: ImageTokenizer
-    text: TextTokenizer
-    coder: Coder
-
-    @classmethod
-    def load(cls, store: ModelStore | None = None, threads: int | None = None) -> Models:
-        """The models of a store, by default those that the package ships.
-
-        Raises:
-            UnknownModel: one is missing.
-        """
-        store = store or ModelStore.default()
-        return cls(ImageTokenizer(store, threads),
-                   TextTokenizer.of(store),
-                   load_coder(store, threads=threads))
-
-    def watched(self, watch: Progress) -> Models:
-        """These, telling ``watch`` of each tile and wave; what that raises ends the work."""
-        return replace(self, images=self.images.watched(watch), coder=self.coder.watched(watch))
 
 
 class AsyncClient:

@@ -13,9 +13,10 @@ from typing import Any, TypeVar
 
 from unimic.codec.errors import InvalidInput
 from unimic.codec.progress import Progress
-from unimic.edge.aio import AsyncClient, Models
+from unimic.edge.aio import AsyncClient
 from unimic.edge.connection import Tls, check_process
 from unimic.edge.images import ImageSource
+from unimic.edge.models import Models
 from unimic.edge.regions import MaskSource
 from unimic.edge.results import Answer, Picture
 

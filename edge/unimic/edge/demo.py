@@ -24,11 +24,11 @@ from PIL import Image, ImageDraw
 
 from unimic.codec.errors import InvalidInput
 from unimic.codec.progress import Progress
-from unimic.edge.aio import Models
 from unimic.edge.client import Client
 from unimic.edge.console import picture_bytes, progress, report, write_output
 from unimic.edge.contact_sheet import Tile, contact_sheet
 from unimic.edge.images import load_image
+from unimic.edge.models import Models
 from unimic.edge.results import Answer, Picture, Stats
 
 SIDE = 256

@@ -313,8 +313,8 @@ def measure_images(args: argparse.Namespace) -> int:
 
 def measure_session(args: argparse.Namespace) -> None:
     """Measure a session and drift."""
-    from unimic.edge.aio import Models
     from unimic.edge.demo import service
+    from unimic.edge.models import Models
     from unimic.measure import metrics, session
 
     if args.edits < 1:
@@ -346,9 +346,9 @@ def measure_session(args: argparse.Namespace) -> None:
 
 def measure_tasks(args: argparse.Namespace) -> None:
     """Measure what a service makes of tokens."""
-    from unimic.edge.aio import Models
     from unimic.edge.client import Client
     from unimic.edge.demo import service
+    from unimic.edge.models import Models
     from unimic.measure.tasks import findings, run
 
     for option in "count", "seeds":

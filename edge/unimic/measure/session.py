@@ -25,8 +25,8 @@ from PIL import Image
 from unimic.codec.errors import InvalidInput
 from unimic.codec.progress import Progress
 from unimic.codec.tokens import TokenGrid
-from unimic.edge.aio import Models
 from unimic.edge.client import Client
+from unimic.edge.models import Models
 from unimic.edge.results import Answer, Picture
 from unimic.measure.choose import Choice, smallest
 from unimic.measure.codecs import Variant, reason

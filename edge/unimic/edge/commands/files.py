@@ -7,23 +7,15 @@ import io
 import math
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
 from unimic.codec import umc
-from unimic.codec.errors import InvalidInput, LimitExceeded, UnimicError
-from unimic.codec.frequencies import SKIP_ALL
-from unimic.codec.packets import (
-    Packed,
-    for_file,
-    pack_image,
-    pack_text,
-    packet_size,
-)
+from unimic.codec.errors import InvalidInput, UnimicError
+from unimic.codec.packets import packet_size
 from unimic.codec.store import ModelStore
-from unimic.codec.text import TextTokenizer
-from unimic.codec.tokens import PITCHES, Codes, TokenGrid, check_size, grid_shape
+from unimic.codec.tokens import TokenGrid, grid_shape
 from unimic.edge.console import (
     PIPE,
     USUAL_QUALITY,
@@ -42,8 +34,7 @@ from unimic.edge.images import FILE_LIMITS, load_image
 from unimic.v1 import packet_pb2 as pb
 
 if TYPE_CHECKING:
-    from unimic.codec.coder import Coder
-    from unimic.edge.image_tokenizer import ImageTokenizer
+    from unimic.edge.files import Decoded
 
 ENCODE_EXAMPLES = """\
 examples:
@@ -101,30 +92,26 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
 
 def encode(args: argparse.Namespace) -> None:
     """Code a picture or a text."""
-    from unimic.codec.coder import Coder, load_coder
+    from unimic.edge.files import encode_image, encode_text
+    from unimic.edge.models import Models
 
     check_output(args.output, args.force)
-    if args.raw and args.budget is not None:
-        raise InvalidInput("--budget", "needs entropy coding", "leave out --raw")
     began = time.perf_counter()
     content = _load(args)
-    store = ModelStore.default()
-    coder = Coder(store.space(), None, None) if args.raw else load_coder(store)
     if isinstance(content, str):
         for option, default in ("prompt", None), ("budget", None), ("quality", USUAL_QUALITY):
             if getattr(args, option) != default:
                 raise InvalidInput(f"--{option}", "belongs to a picture, but IN is a text",
                                    "leave it out")
-        parts = [_pack_text(coder, _encode_text(store, content), args.raw)]
-    else:
-        parts = _pack_picture(coder, store, content, args)
-    file = io.BytesIO()
-    size = umc.write(file, [packed.packet for packed in parts])
-    write_output(args.output, file.getvalue(), args.force)
+    with progress("encode") as show:
+        models = Models.load().watched(show)
+        coded = (encode_text(content, models, raw=args.raw) if isinstance(content, str) else
+                 encode_image(content, models, prompt=args.prompt, quality=args.quality,
+                              budget=args.budget, raw=args.raw))
+    write_output(args.output, coded.data, args.force)
     facts = {
-        "input": args.input, "output": args.output, "file_bytes": size,
-        "ideal_bits": sum(packed.sizes.ideal_bits for packed in parts),
-        "payload_bytes": sum(packed.sizes.payload_bytes for packed in parts),
+        "input": args.input, "output": args.output, "file_bytes": len(coded.data),
+        "ideal_bits": coded.ideal_bits, "payload_bytes": coded.payload_bytes,
         "seconds": round(time.perf_counter() - began, 3),
     }
     if isinstance(content, Image.Image):
@@ -133,8 +120,8 @@ def encode(args: argparse.Namespace) -> None:
     else:
         facts |= {"kind": "text", "characters": len(content)}
         what = f"{len(content):,} characters"
-    report(args, facts, details=f"{what} in {size:,} bytes (payload {facts['payload_bytes']:,}, "
-           f"ideal {facts['ideal_bits'] / 8:,.1f}), {facts['seconds']:.1f} s")
+    report(args, facts, details=f"{what} in {len(coded.data):,} bytes (payload "
+           f"{coded.payload_bytes:,}, ideal {coded.ideal_bits / 8:,.1f}), {facts['seconds']:.1f} s")
 
 
 def _load(args: argparse.Namespace) -> Image.Image | str:
@@ -154,111 +141,41 @@ def _load(args: argparse.Namespace) -> Image.Image | str:
     return text
 
 
-def _pack_picture(
-    coder: Coder, store: ModelStore, image: Image.Image, args: argparse.Namespace
-) -> list[Packed]:
-    from unimic.edge.image_tokenizer import ImageTokenizer
-
-    parts, ids = [], None
-    if args.prompt is not None:
-        ids = _encode_text(store, args.prompt)
-        parts.append(_pack_text(coder, ids, args.raw))
-    images = ImageTokenizer(store)
-    if args.budget is None:
-        pitch = coder.space.pitch(args.quality)
-        check_size(image.width, image.height, pitch, FILE_LIMITS.max_tokens)
-        with progress("look") as show:
-            grid = images.watched(show).encode(image, pitch)
-        with progress("code") as show:
-            packed: Packed = pack_image(coder.watched(show), grid, prompt=ids, raw=args.raw)
-    else:
-        with progress("code") as show:
-            packed = _pack_within(coder.watched(show), images, image, ids, parts, args.budget)
-    return [*parts, _picture_for_file(packed, coder)]
-
-
-def _pack_within(coder: Coder, images: ImageTokenizer, image: Image.Image, ids: Codes | None,
-                 parts: list[Packed], budget: int) -> Packed:
-    """The picture, such that a file of ``parts`` and it has at most ``budget`` bytes."""
-    from unimic.edge.rate import pack_photo_within
-
-    check_size(image.width, image.height, PITCHES[-1], FILE_LIMITS.max_tokens)
-    grid = images.encode(image, PITCHES[-1])
-    least: Packed = pack_image(coder, grid, prompt=ids, skip=SKIP_ALL)
-    file = [part.packet for part in (*parts, _picture_for_file(least, coder))]
-    smallest = umc.write(io.BytesIO(), file)
-    if smallest > budget:
-        raise LimitExceeded("--budget", f"{budget} bytes are too few",
-                            f"this file takes at least {smallest}")
-    room = budget - smallest - 2  # a longer packet may need two more bytes for its length
-    if room <= 0:
-        return least
-    return pack_photo_within(coder, images, image, least.sizes.wire_bytes + room,
-                             most_tokens=FILE_LIMITS.max_tokens, prompt=ids)
-
-
-def _picture_for_file(packed: Packed, coder: Coder) -> Packed:
-    conditioned = packed.packet.scenario == pb.SCENARIO_TEXT_CONDITIONED
-    return Packed(for_file(packed.packet, coder, [0] if conditioned else []), packed.sizes)
-
-
-def _pack_text(coder: Coder, ids: Codes, raw: bool) -> Packed:
-    with progress("code") as show:
-        packed = pack_text(coder.watched(show), ids, raw=raw)
-    return Packed(for_file(packed.packet, coder), packed.sizes)
-
-
-def _encode_text(store: ModelStore, text: str) -> Codes:
-    ids = TextTokenizer.of(store).encode(text)
-    if len(ids) > FILE_LIMITS.max_text_tokens:
-        raise LimitExceeded("text", f"{len(ids):,} tokens are more than "
-                            f"{FILE_LIMITS.max_text_tokens:,}", "split it")
-    return ids
-
-
 def decode(args: argparse.Namespace) -> None:
     """Turn a file back into a picture or a text."""
-    from unimic.codec.coder import load_coder
+    from unimic.edge import files
+    from unimic.edge.models import Models
 
     check_output(args.output, args.force)
     began = time.perf_counter()
     kind = output_format(args.output)
-    packets = umc.read(io.BytesIO(read_input(args.input)), FILE_LIMITS)
-    store = ModelStore.default()
-    coder = load_coder(store)
+    data = read_input(args.input)
     with progress("decode") as show:
-        contents = umc.decode(coder.watched(show), packets, limits=FILE_LIMITS)
-    content = _choose(args.output, kind, packets, contents)
-    if isinstance(content, TokenGrid):
-        from unimic.edge.image_tokenizer import ImageTokenizer
-
-        assert kind
-        check_picture_size(args.output, kind, content.width, content.height)
-        with progress("draw") as show:
-            image = ImageTokenizer(store).watched(show).decode(content)
-        data = picture_bytes(image, kind, args.output)
-        what = f"{image.width}×{image.height} pixels"
-    else:
-        text = TextTokenizer.of(store).decode(cast(Codes, content))
-        data, what = text.encode("utf-8"), f"{len(text):,} characters"
+        file = files.decode(data, Models.load().watched(show))
+        content = _choose(args.output, kind, file)
+        if isinstance(content, TokenGrid):
+            assert kind
+            check_picture_size(args.output, kind, content.width, content.height)
+            data = picture_bytes(file.image, kind, args.output)
+            what = f"{content.width}×{content.height} pixels"
+        else:
+            data, what = file.text.encode("utf-8"), f"{len(file.text):,} characters"
     write_output(args.output, data, args.force)
     seconds = round(time.perf_counter() - began, 3)
     report(args, {"input": args.input, "output": args.output, "bytes": len(data),
                   "seconds": seconds}, details=f"{what}, {seconds:.1f} s")
 
 
-def _choose(
-    output: str, kind: str | None, packets: Sequence[pb.Packet], contents: Sequence[umc.Content]
-) -> umc.Content:
+def _choose(output: str, kind: str | None, file: Decoded) -> umc.Content:
     """The last content that ``output`` can hold."""
     wanted = {pb.KIND_IMAGE} if kind else {pb.KIND_TEXT}
     if output == PIPE:
         wanted |= {pb.KIND_TEXT}
-    for packet, content in zip(reversed(packets), reversed(contents), strict=True):
-        if packet.kind in wanted:
-            return content
-    held, use = ("no picture", "a .txt file") if kind else ("no text", "a picture's extension")
-    raise InvalidInput(output, f"the file holds {held} to write there", f"use {use} for OUT")
+    if (content := file.last(wanted)) is None:
+        held, use = (("no picture", "a .txt file") if kind else
+                     ("no text", "a picture's extension"))
+        raise InvalidInput(output, f"the file holds {held} to write there", f"use {use} for OUT")
+    return content
 
 
 def info(args: argparse.Namespace) -> None:

@@ -11,9 +11,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from unimic.codec.progress import Progress
-from unimic.edge.aio import Models
 from unimic.edge.client import Client
 from unimic.edge.contact_sheet import Tile
+from unimic.edge.models import Models
 from unimic.edge.results import Picture
 from unimic.measure.html import Column
 from unimic.measure.tasks.findings import Findings, Row

@@ -17,9 +17,9 @@ from PIL import Image
 
 from unimic.codec.errors import InvalidInput
 from unimic.codec.progress import Progress
-from unimic.edge.aio import Models
 from unimic.edge.client import Client
 from unimic.edge.contact_sheet import Tile
+from unimic.edge.models import Models
 from unimic.measure import metrics
 from unimic.measure.html import Column
 from unimic.measure.tasks.findings import OURS, Findings, Row

@@ -10,9 +10,9 @@ from PIL import Image
 
 from unimic.codec.errors import InvalidInput
 from unimic.codec.progress import Progress
-from unimic.edge.aio import Models
 from unimic.edge.client import Client
 from unimic.edge.contact_sheet import Tile, contact_sheet
+from unimic.edge.models import Models
 from unimic.measure.codecs import Variant
 from unimic.measure.tasks import answers, captions, drawings, grounds, inpainting, photos
 from unimic.measure.tasks.findings import Findings

@@ -1,0 +1,101 @@
+"""``.umc`` files made and read by a program, with the shipped models."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import unimic.edge
+from unimic.codec.coder import Coder
+from unimic.codec.errors import CorruptData, InvalidInput, LimitExceeded, UnimicError, UnknownModel
+from unimic.edge import Models, decode, encode_image, encode_text
+from unimic.edge.cli import main
+
+
+@pytest.fixture(scope="module")
+def models(store: Any) -> Models:
+    return Models.load(store, threads=1)
+
+
+@pytest.fixture(scope="module")
+def photo() -> Image.Image:
+    y, x = np.mgrid[:90, :130]
+    waves = np.stack([128 + 100 * np.sin(x / 9), 128 + 100 * np.cos(y / 7), x + y], -1)
+    return Image.fromarray(waves.clip(0, 255).astype(np.uint8))
+
+
+def test_pictures(models: Models, photo: Image.Image, tmp_path: Path) -> None:
+    plain = encode_image(photo, models)
+    shown = decode(plain.data, models)
+    grid = models.images.encode(photo)
+    assert np.array_equal(np.asarray(shown.image), np.asarray(models.images.decode(grid)))
+    assert plain.ideal_bits / 8 < plain.payload_bytes < len(plain.data) < plain.payload_bytes + 60
+    with pytest.raises(InvalidInput, match="holds no text"):
+        _ = shown.text
+
+    told = encode_image(photo, models, prompt="waves of colour", quality=50)
+    (tmp_path / "told.umc").write_bytes(told.data)
+    for source in told.data, tmp_path / "told.umc", io.BytesIO(told.data):
+        again = decode(source, models)
+        assert (again.image.size, again.text) == (photo.size, "waves of colour")
+    assert len(encode_image(photo, models, raw=True).data) > len(plain.data)
+    assert len(encode_image(photo, models, budget=90).data) <= 90
+
+
+def test_texts(models: Models) -> None:
+    for text in "", "Two dogs run on a beach.", "漢字 🎈\n" * 40:
+        coded = encode_text(text, models)
+        assert decode(coded.data, models).text == text
+        assert decode(encode_text(text, models, raw=True).data, models).text == text
+    with pytest.raises(InvalidInput, match="holds no picture"):
+        _ = decode(coded.data, models).image
+
+
+def test_the_command_writes_the_same_file(models: Models, photo: Image.Image, tmp_path: Path
+                                          ) -> None:
+    photo.save(tmp_path / "photo.png")
+    names = [str(tmp_path / "photo.png"), str(tmp_path / "photo.umc")]
+    assert main(["encode", *names, "--prompt", "waves", "--quality", "140"]) == 0
+    expected = encode_image(names[0], models, prompt="waves", quality=140)
+    assert (tmp_path / "photo.umc").read_bytes() == expected.data
+
+
+@pytest.mark.parametrize(("arguments", "kind", "said"), [
+    ({"quality": "100"}, InvalidInput, "quality: a str is not a whole number"),
+    ({"quality": 24}, InvalidInput, "quality: 24 is out of range"),
+    ({"budget": 99.5}, InvalidInput, "budget: a float is not a whole number"),
+    ({"budget": 5}, LimitExceeded, "budget: 5 bytes are too few; this file takes at least"),
+    ({"budget": 99, "raw": True}, InvalidInput, "budget: needs entropy coding; leave out raw"),
+    ({"prompt": b"waves"}, InvalidInput, "prompt: a bytes is not text"),
+    ({"prompt": "wave " * 200_000}, LimitExceeded, "prompt: .* tokens are more than"),
+])
+def test_wrong_arguments(models: Models, photo: Image.Image, arguments: dict[str, Any],
+                         kind: type[UnimicError], said: str) -> None:
+    with pytest.raises(kind, match=said):
+        encode_image(photo, models, **arguments)
+
+
+def test_without_entropy_models(models: Models, photo: Image.Image) -> None:
+    bare = Models(models.images, models.text, Coder(models.coder.space, None, None))
+    with pytest.raises(UnknownModel, match="there is no image entropy model here"):
+        encode_image(photo, bare)
+    with pytest.raises(UnknownModel, match="model"):
+        decode(encode_image(photo, models).data, bare)
+    assert decode(encode_image(photo, bare, raw=True).data, models).image.size == photo.size
+
+
+def test_what_is_no_file(models: Models, tmp_path: Path) -> None:
+    with pytest.raises(CorruptData, match=r"this is no \.umc file"):
+        decode(b"something else", models)
+    with pytest.raises(InvalidInput, match=r"absent\.umc: cannot be read"):
+        decode(tmp_path / "absent.umc", models)
+
+
+def test_every_public_name_is_there() -> None:
+    assert all(getattr(unimic.edge, name) for name in unimic.edge.__all__)
+    assert set(unimic.edge.__all__) == set(unimic.edge._HOMES)
