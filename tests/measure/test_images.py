@@ -23,7 +23,8 @@ import pytest
 from PIL import Image
 
 from unimic.codec.errors import InvalidInput, UnimicError
-from unimic.measure import cli, codecs, curves, html, metrics, outputs, report, run
+from unimic.edge import console
+from unimic.measure import cli, codecs, curves, html, metrics, report, run
 from unimic.measure.journal import WIDTH, Journal
 from unimic.measure.metrics import METRICS, Judge
 
@@ -121,8 +122,8 @@ def test_json_alone_on_standard_output(
     (["--report", "absent/x.html"], "absent/x.html: its folder does not exist;"),
     (["--report", "folder"], "folder: is a folder;"),
     (["--json", "folder.json"], "folder.jsonl: is a folder;"),
-    (["--plots", "a.png"], "a.png: cannot be made a folder"),
-    (["--plots", "a.png/plots"], "a.png/plots: cannot be made a folder"),
+    (["--plots", "a.png"], "a.png: no folder can be made there"),
+    (["--plots", "a.png/plots"], "a.png/plots: no folder can be made there"),
     (["--plots", "x", "--report", "x"], "x: is a folder;"),
     (["--anchor", "jpge"], "--anchor: 'jpge' is not among the codecs that are measured; use jpeg"),
     (["empty"], "empty: is a folder without files;"),
@@ -149,7 +150,7 @@ def test_folders_that_cannot_be_written_to(
     def fail(dir: Path) -> object:
         raise PermissionError(errno.EACCES, "Permission denied")
 
-    monkeypatch.setattr(outputs.tempfile, "TemporaryFile", fail)
+    monkeypatch.setattr(console.tempfile, "TemporaryFile", fail)
     for option in ["--report", tmp_path / "r.html"], ["--plots", tmp_path]:
         with pytest.raises(InvalidInput, match="no file can be written there"):
             measure(files[0], "--codecs", "jpeg", *option, "--json", tmp_path / "r.json")

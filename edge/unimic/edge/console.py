@@ -7,6 +7,7 @@ import io
 import json
 import os
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -66,6 +67,31 @@ def check_output(path: str, force: bool) -> None:
         raise InvalidInput(path, "exists", "use -f to overwrite it")
     if not Path(path).absolute().parent.is_dir():
         raise InvalidInput(path, "its folder does not exist", "make the folder first")
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder to write to, if it is not there, before any work is done in vain.
+
+    Raises:
+        InvalidInput: it cannot be made or written to.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InvalidInput(str(path), f"no folder can be made there ({error.strerror})",
+                           "name another") from error
+    check_folder(path)
+
+
+def check_folder(path: Path) -> None:
+    """Raise `InvalidInput` unless files can be written there; by trying, as permissions alone do
+    not tell."""
+    try:
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except OSError as error:
+        raise InvalidInput(str(path), f"no file can be written there ({error.strerror})",
+                           "check its permissions, or use another folder") from error
 
 
 def write_output(path: str, data: bytes, force: bool) -> None:

@@ -25,7 +25,7 @@ from PIL import Image, ImageDraw
 from unimic.codec.errors import InvalidInput
 from unimic.codec.progress import Progress
 from unimic.edge.client import Client
-from unimic.edge.console import picture_bytes, progress, report, write_output
+from unimic.edge.console import make_folder, picture_bytes, progress, report, write_output
 from unimic.edge.contact_sheet import Tile, contact_sheet
 from unimic.edge.images import load_image
 from unimic.edge.models import Models
@@ -61,7 +61,7 @@ def demo(args: argparse.Namespace) -> None:
                            "make a part anew", f"use at least {LEAST_SIDE}×{LEAST_SIDE}")
     models = Models.load()
     with service(args.server) as address, Client(address, models=models) as cloud:
-        _make_folder(args.out)
+        make_folder(args.out)
         turns, tiles = _converse(cloud, models, photo, args)
     for name, tile in tiles.items():
         _write(args.out / f"{name}.png", tile.picture, "PNG")
@@ -75,15 +75,6 @@ def demo(args: argparse.Namespace) -> None:
 
 def _write(path: Path, picture: Image.Image, kind: str) -> None:
     write_output(str(path), picture_bytes(picture, kind, str(path)), force=True)
-
-
-def _make_folder(path: Path) -> None:
-    """Make it before any turn is taken, so that none is taken in vain."""
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InvalidInput(str(path), f"no folder can be made there ({error.strerror})",
-                           "name another") from error
 
 
 def _example() -> Image.Image:

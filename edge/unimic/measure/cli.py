@@ -20,6 +20,7 @@ from unimic.codec.store import ModelStore
 from unimic.edge.console import (
     PIPE,
     common_options,
+    make_folder,
     picture_bytes,
     progress,
     quality_option,
@@ -251,7 +252,7 @@ def measure_images(args: argparse.Namespace) -> int:
             raise InvalidInput(f"--{option}", f"is {getattr(args, option)}", "use more")
     journal_path = _journal_path(args.json)
     if args.plots:
-        outputs.make_folder(args.plots)
+        make_folder(args.plots)
     outputs.check({"--json": args.json, "--report": args.report}, args.force or args.resume,
                   {"the journal": journal_path,
                    "the journal's features": journal_path.with_suffix(FEATURES)})
@@ -320,7 +321,7 @@ def measure_session(args: argparse.Namespace) -> None:
     if args.edits < 1:
         raise InvalidInput("--edits", f"is {args.edits}", "use 1 or more")
     if args.plots:
-        outputs.make_folder(args.plots)
+        make_folder(args.plots)
     outputs.check({"--json": args.json, "--report": args.report}, args.force)
     families, versions = _families(args.codecs)
     single = [metric.name for metric in metrics.METRICS.values() if not metric.of_sets]

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
 from unimic.codec.errors import InvalidInput
-from unimic.edge.console import PIPE, check_output
+from unimic.edge.console import PIPE, check_folder, check_output
 
 
 def check(options: Mapping[str, Path | None], force: bool, more: Mapping[str, Path] | None = None
@@ -32,28 +31,4 @@ def check(options: Mapping[str, Path | None], force: bool, more: Mapping[str, Pa
         if owner != name:
             raise InvalidInput(owner, f"{path} is also the file of {name}", "use another name")
         if str(path) != PIPE:
-            _check_folder(path.resolve().parent)
-
-
-def make_folder(path: Path) -> None:
-    """Make a folder to write to, if it is not there.
-
-    Raises:
-        InvalidInput: it cannot be made or written to.
-    """
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InvalidInput(str(path), f"cannot be made a folder ({error.strerror})",
-                           "name another") from error
-    _check_folder(path)
-
-
-def _check_folder(path: Path) -> None:
-    """By trying: permissions alone do not tell."""
-    try:
-        with tempfile.TemporaryFile(dir=path):
-            pass
-    except OSError as error:
-        raise InvalidInput(str(path), f"no file can be written there ({error.strerror})",
-                           "check its permissions, or use another folder") from error
+            check_folder(path.resolve().parent)
