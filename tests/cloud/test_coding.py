@@ -15,6 +15,7 @@ from unimic.cloud.networks import (
     MANY,
     ByNumber,
     TorchImageNetwork,
+    executors,
     load_device_coder,
     load_image_network,
 )
@@ -101,6 +102,22 @@ def test_the_coder_of_a_service_with_a_gpu(store: ModelStore, monkeypatch: pytes
     assert asked[15:] == [MANY] * 4, "the widest waves of the large one"
     text = small[0] % 4096
     assert coder.encode_text(text).payload == alone.encode_text(text).payload
+
+
+@pytest.mark.usefixtures("network")
+def test_what_serves_on_a_gpu_is_verified_and_timed(store: ModelStore,
+                                                    monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded = load_image_network(store, "cpu")
+    monkeypatch.setattr("unimic.cloud.networks.check_device", lambda name: None)
+    monkeypatch.setattr("unimic.cloud.networks.load_image_network", lambda *_: loaded)
+    found = executors(store, IMAGE_ENTROPY, "cuda")
+    assert [executor.name for executor in found] == [
+        *(f"PyTorch on cuda, batch {batch}" for batch in (1, 7, 64)),
+        "a service with cuda, batch 1", "a service with cuda, batch 64"]
+    for executor in found[3:]:
+        assert isinstance(executor.network, ByNumber)
+        assert executor.network.many is loaded
+    assert len(executors(store, IMAGE_ENTROPY, "cpu")) == 3
 
 
 def test_a_stopped_job_leaves_the_batch(network: Counting, store: ModelStore) -> None:

@@ -84,11 +84,19 @@ class ByNumber:
 
 
 def executors(store: ModelStore, name: str, device: str) -> list[Executor]:
-    """PyTorch on ``device``, one sequence at a time and in batches; see `unimic models verify`."""
+    """PyTorch on ``device``, one sequence at a time and in batches; and what a service with that
+    device codes images with, where that is not the CPU alone. See `unimic models verify`."""
     check_device(device)
-    load = {IMAGE_ENTROPY: load_image_network, TEXT_ENTROPY: load_text_network}[name]
-    network = load(store, device)
-    return [Executor(f"PyTorch on {device}", network, batch) for batch in (1, 7, 64)]
+    software, batches = f"PyTorch on {device}", (1, 7, 64)
+    if name == TEXT_ENTROPY:
+        text = load_text_network(store, device)
+        return [Executor(software, text, batch) for batch in batches]
+    image = load_image_network(store, device)
+    found = [Executor(software, image, batch) for batch in batches]
+    if torch.device(device).type != "cpu":
+        served = ByNumber(OnnxImageNetwork(store), image)
+        found += [Executor(f"a service with {device}", served, batch) for batch in (1, 64)]
+    return found
 
 
 def check_device(name: str) -> None:
