@@ -149,9 +149,9 @@ def decode(args: argparse.Namespace) -> None:
     check_output(args.output, args.force)
     began = time.perf_counter()
     kind = output_format(args.output)
-    data = read_input(args.input)
+    coded = read_input(args.input)
     with progress("decode") as show:
-        file = files.decode(data, Models.load().watched(show))
+        file = files.decode(coded, Models.load().watched(show))
         content = _choose(args.output, kind, file)
         if isinstance(content, TokenGrid):
             assert kind
