@@ -317,8 +317,8 @@ def text(facts: Row) -> list[str]:
         lines += [f"{title:<18}{facts['bytes']:>8,}{cells}", f"{'':<26}{times}"]
     lines.append("the left half, which nobody edits, against the original:")
     for row in facts["drift"]:
-        changed = (f", {row['changed_tokens']} tokens changed" if "changed_tokens" in row else "")
-        values = ", ".join(f"{each.title} {row[each.name]:.{each.digits}f}"
+        changed = (f"; {row['changed_tokens']} tokens changed" if "changed_tokens" in row else "")
+        values = "; ".join(f"{each.title}: {row[each.name]:.{each.digits}f}"
                            for each in _drift_metrics(metric))
         lines.append(f"  {row['turns']:>3} turns  {row['codec']:<14} {values}{changed}")
     return [*lines, *(f"left out: {codec}: {why}" for codec, why in facts["left_out"].items())]
