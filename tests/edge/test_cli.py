@@ -141,7 +141,7 @@ def test_reports(capsys: pytest.CaptureFixture[str]) -> None:
      (["encode", "cut.png", "x.umc"], "cut.png: the picture is damaged"),
      (["encode", "broken", "x.umc", "--text"], "is not UTF-8 text"),
      (["encode", "photo.png", "x.umc"], "no image entropy model"),
-     (["encode", "photo.png", "x.umc", "--raw", "--budget", "99"], "budget: needs entropy"),
+     (["encode", "photo.png", "x.umc", "--raw", "--budget", "99"], "--budget: needs entropy"),
      (["encode", "photo.png", "x.umc", "--raw", "--quality", "24"], "quality: 24 is out of range"),
      (["encode", "notes.txt", "x.umc", "--prompt", "words"], "--prompt: belongs to a picture"),
      (["encode", "notes.txt", "x.umc", "--quality", "50"], "--quality: belongs to a picture"),

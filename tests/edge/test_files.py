@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +15,18 @@ from PIL import Image
 import unimic.edge
 from unimic.codec.coder import Coder
 from unimic.codec.errors import CorruptData, InvalidInput, LimitExceeded, UnimicError, UnknownModel
-from unimic.edge import Models, decode, encode_image, encode_text
+from unimic.edge import AsyncClient, Models, decode, encode_image, encode_text
 from unimic.edge.cli import main
+
+
+class Reader:
+    """Reads the same for ever, whatever it is."""
+
+    def __init__(self, part: Any) -> None:
+        self.part = part
+
+    def read(self, size: int) -> Any:
+        return self.part
 
 
 @pytest.fixture(scope="module")
@@ -72,12 +84,40 @@ def test_the_command_writes_the_same_file(models: Models, photo: Image.Image, tm
     ({"budget": 5}, LimitExceeded, "budget: 5 bytes are too few; this file takes at least"),
     ({"budget": 99, "raw": True}, InvalidInput, "budget: needs entropy coding; leave out raw"),
     ({"prompt": b"waves"}, InvalidInput, "prompt: a bytes is not text"),
-    ({"prompt": "wave " * 200_000}, LimitExceeded, "prompt: .* tokens are more than"),
+    ({"prompt": "wave " * 200_000}, LimitExceeded, "prompt: .* tokens are over 131,072"),
+    ({"prompt": "\ud800"}, InvalidInput, "prompt: a lone surrogate"),
+    ({"models": None}, InvalidInput, r"models: a NoneType is not Models; use Models\.load\(\)"),
 ])
 def test_wrong_arguments(models: Models, photo: Image.Image, arguments: dict[str, Any],
                          kind: type[UnimicError], said: str) -> None:
     with pytest.raises(kind, match=said):
-        encode_image(photo, models, **arguments)
+        encode_image(photo, **{"models": models, **arguments})
+
+
+def test_wrong_models(models: Models, store: Any) -> None:
+    wrong: Any = models.coder
+    for call in (lambda: encode_text("waves", wrong), lambda: decode(b"", wrong),
+                 lambda: AsyncClient("localhost:1", models=wrong)):
+        with pytest.raises(InvalidInput, match="models: a Coder is not Models"):
+            call()
+    for threads, said in ("2", "a str is not"), (0, "0 is out of range"):
+        with pytest.raises(InvalidInput, match=f"threads: {said}"):
+            Models.load(store, threads)  # type: ignore[arg-type]
+    with pytest.raises(InvalidInput, match="store: a str is not a ModelStore"):
+        Models.load("models")  # type: ignore[arg-type]
+
+
+def test_raw_needs_no_file_of_the_entropy_models(store: Any, photo: Image.Image, tmp_path: Path,
+                                                 monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(store.folder, tmp_path / "models")
+    for name in "image-entropy", "text-entropy":
+        shutil.rmtree(tmp_path / "models" / name)
+    monkeypatch.setenv("UNIMIC_MODELS", str(tmp_path / "models"))
+    photo.save(tmp_path / "photo.png")
+    names = [str(tmp_path / "photo.png"), str(tmp_path / "photo.umc")]
+    assert main(["encode", *names, "--raw", "--prompt", "waves"]) == 0
+    expected = encode_image(photo, Models.load(entropy=False), raw=True, prompt="waves")
+    assert Path(names[1]).read_bytes() == expected.data
 
 
 def test_without_entropy_models(models: Models, photo: Image.Image) -> None:
@@ -94,6 +134,15 @@ def test_what_is_no_file(models: Models, tmp_path: Path) -> None:
         decode(b"something else", models)
     with pytest.raises(InvalidInput, match=r"absent\.umc: cannot be read"):
         decode(tmp_path / "absent.umc", models)
+    (tmp_path / "folder.umc").mkdir()
+    with os.scandir(os.fsencode(tmp_path)) as entries:
+        for source, said in (*((entry, r"folder\.umc: cannot be read") for entry in entries),
+                             ("", "file: cannot be read"), (None, "file: a NoneType is not a file"),
+                             (Image.new("RGB", (8, 8)), "file: a Image is not a file"),
+                             (Reader(None), "file: cannot be read .*None"),
+                             (Reader(7), "file: cannot be read .*7, not bytes")):
+            with pytest.raises(InvalidInput, match=said):
+                decode(source, models)
 
 
 def test_every_public_name_is_there() -> None:

@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from unimic.codec.canvas import Margins, enlarge
-from unimic.codec.errors import InvalidInput, LimitExceeded, UnimicError
+from unimic.codec.errors import InvalidInput, UnimicError
 from unimic.codec.limits import Limits
 from unimic.codec.packets import (
     Packed,
@@ -33,7 +33,7 @@ from unimic.codec.tokens import Codes, Mask, TokenGrid, check_size, check_tokens
 from unimic.edge.arguments import check_text, number, whole
 from unimic.edge.connection import Connection, Interrupted, Reply, Tls
 from unimic.edge.images import ImageSource, load_image
-from unimic.edge.models import Models
+from unimic.edge.models import Models, check_models
 from unimic.edge.rate import pack_photo_within
 from unimic.edge.regions import MaskSource, View, find_region, grow
 from unimic.edge.results import Answer, Canvas, Edit, Picture, Pixels, Stats
@@ -75,7 +75,8 @@ class AsyncClient:
                  timeout: float | None = None, connect_timeout: float | None = 10.0) -> None:
         self._address = address
         self._tls = tls
-        self._models = models or Models.load()
+        self._models = Models.load() if models is None else models
+        check_models(self._models)
         self._timeout = timeout
         self._connect_timeout = connect_timeout
         self._limits = Limits()
@@ -359,10 +360,8 @@ class AsyncClient:
         return photo, packed, None if unsent is None else pack_mask(unsent, *packed.grid.size)
 
     def _encode_text(self, watch: Progress, text: str) -> tuple[Codes, Packed]:
-        ids = self._models.text.encode(text)
         most = min(self._limits.max_text_tokens, self._session.opened.limits.max_text_tokens)
-        if ids.size > most:
-            raise LimitExceeded("text", f"{ids.size} tokens are over {most}", "shorten it")
+        ids = self._models.text_ids(text, "text", most)
         coder = self._models.coder.watched(watch)
         return ids, pack_text(coder, ids, raw=self._raw(coder.text_model))
 

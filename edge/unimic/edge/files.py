@@ -25,9 +25,9 @@ from unimic.codec.errors import InvalidInput, LimitExceeded
 from unimic.codec.frequencies import SKIP_ALL
 from unimic.codec.packets import Packed, for_file, pack_image, pack_text
 from unimic.codec.tokens import PITCHES, Codes, TokenGrid, check_size
-from unimic.edge.arguments import check_text, whole
+from unimic.edge.arguments import whole
 from unimic.edge.images import FILE_LIMITS, FileSource, ImageSource, load_image, read_bytes
-from unimic.edge.models import Models
+from unimic.edge.models import Models, check_models
 from unimic.edge.rate import pack_photo_within
 from unimic.v1 import packet_pb2 as pb
 
@@ -38,7 +38,7 @@ class Encoded:
 
     Attributes:
         data: its bytes.
-        ideal_bits: information of its tokens under the models.
+        ideal_bits: information of its tokens under the models; of raw ones, their fixed lengths.
         payload_bytes: of the coded tokens; the rest are headers and the container.
     """
 
@@ -47,7 +47,7 @@ class Encoded:
     payload_bytes: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Decoded:
     """What a ``.umc`` file holds.
 
@@ -71,7 +71,7 @@ class Decoded:
         """
         grid = self.last({pb.KIND_IMAGE})
         if grid is None:
-            raise InvalidInput("file", "holds no picture", "take its text")
+            raise InvalidInput("file", "holds no picture", "see its contents")
         return self.models.images.decode(cast(TokenGrid, grid))
 
     @cached_property
@@ -83,7 +83,7 @@ class Decoded:
         """
         ids = self.last({pb.KIND_TEXT})
         if ids is None:
-            raise InvalidInput("file", "holds no text", "take its picture")
+            raise InvalidInput("file", "holds no text", "see its contents")
         return self.models.text.decode(cast(Codes, ids))
 
     def last(self, kinds: Container[int]) -> umc.Content | None:
@@ -110,20 +110,23 @@ def encode_image(image: ImageSource, models: Models, *, prompt: str | None = Non
         LimitExceeded: the picture is too large, or the budget too small.
         UnknownModel: there is no entropy model that is exact here; ``raw`` works without.
     """
-    if raw and budget is not None:
-        raise InvalidInput("budget", "needs entropy coding", "leave out raw")
-    photo = load_image(image)
+    check_models(models)
     pitch = models.coder.space.pitch(whole("quality", quality))
+    if budget is not None:
+        budget = whole("budget", budget)
+        if raw:
+            raise InvalidInput("budget", "needs entropy coding", "leave out raw")
     parts, ids = [], None
     if prompt is not None:
-        ids = _text_ids(prompt, "prompt", models)
+        ids = models.text_ids(prompt, "prompt", FILE_LIMITS.max_text_tokens)
         parts.append(_text_part(ids, models, raw))
+    photo = load_image(image)
     if budget is None:
         check_size(photo.width, photo.height, pitch, FILE_LIMITS.max_tokens)
         packed: Packed = pack_image(models.coder, models.images.encode(photo, pitch), prompt=ids,
                                     raw=raw)
     else:
-        packed = _pack_within(photo, ids, parts, whole("budget", budget), models)
+        packed = _pack_within(photo, ids, parts, budget, models)
     return _file([*parts, _image_part(packed, models)])
 
 
@@ -131,10 +134,13 @@ def encode_text(text: str, models: Models, *, raw: bool = False) -> Encoded:
     """Code a text; the arguments are those of `encode_image`.
 
     Raises:
+        InvalidInput: it is no string, or no Unicode.
         LimitExceeded: it is too long.
         UnknownModel: as `encode_image`.
     """
-    return _file([_text_part(_text_ids(text, "text", models), models, raw)])
+    check_models(models)
+    ids = models.text_ids(text, "text", FILE_LIMITS.max_text_tokens)
+    return _file([_text_part(ids, models, raw)])
 
 
 def decode(source: FileSource, models: Models) -> Decoded:
@@ -150,6 +156,7 @@ def decode(source: FileSource, models: Models) -> Decoded:
         LimitExceeded: it is too large, or holds too many or too large packets.
         UnknownModel: it was made with other models.
     """
+    check_models(models)
     packets = umc.read(io.BytesIO(read_bytes(source)), FILE_LIMITS)
     return Decoded(packets, umc.decode(models.coder, packets, limits=FILE_LIMITS), models)
 
@@ -174,15 +181,6 @@ def _pack_within(photo: Image.Image, ids: Codes | None, parts: list[Packed], bud
 def _image_part(packed: Packed, models: Models) -> Packed:
     conditioned = packed.packet.scenario == pb.SCENARIO_TEXT_CONDITIONED
     return Packed(for_file(packed.packet, models.coder, [0] if conditioned else []), packed.sizes)
-
-
-def _text_ids(text: str, field: str, models: Models) -> Codes:
-    check_text(field, text)
-    ids = models.text.encode(text)
-    if len(ids) > FILE_LIMITS.max_text_tokens:
-        raise LimitExceeded(field, f"{len(ids):,} tokens are more than "
-                            f"{FILE_LIMITS.max_text_tokens:,}", "split it")
-    return ids
 
 
 def _text_part(ids: Codes, models: Models, raw: bool) -> Packed:

@@ -57,6 +57,9 @@ def load_mask(source: ImageSource, *, name: str | None = None) -> Image.Image:
 
 def _load(source: ImageSource, max_pixels: int, name: str, background: int) -> Image.Image:
     if not isinstance(source, Image.Image):
+        if not isinstance(source, (str, os.PathLike, Bytes)) and not hasattr(source, "read"):
+            raise InvalidInput(name, f"a {type(source).__name__} is not a file",
+                               "use a path, bytes, an open binary file or a Pillow image")
         source = _open(name, read_bytes(source, name=name))
     if source.width * source.height > max_pixels:
         raise LimitExceeded(name, f"{source.width}×{source.height} pixels are more than "
@@ -80,7 +83,7 @@ def read_bytes(source: FileSource, *, name: str | None = None) -> bytes:
         InvalidInput: the file cannot be read.
         LimitExceeded: it is too large.
     """
-    name = name or _name(source)
+    name = name or _name(source, "file")
     try:
         if isinstance(source, (str, os.PathLike)):
             with open(source, "rb") as file:
@@ -90,9 +93,10 @@ def read_bytes(source: FileSource, *, name: str | None = None) -> bytes:
         elif hasattr(source, "read"):
             data = _read(source)
         else:
-            raise InvalidInput(name, f"a {type(source).__name__} is not a file", "use a path, "
-                               "bytes, an open binary file or a Pillow image")
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the path, a closed file
+            raise InvalidInput(name, f"a {type(source).__name__} is not a file",
+                               "use a path, bytes or an open binary file")
+    # ValueError: a NUL in the path, a closed file; TypeError: something else that has a `read`.
+    except (OSError, ValueError, TypeError) as error:
         raise InvalidInput(name, f"cannot be read ({_reason(error)})",
                            "check the path and its permissions") from error
     if len(data) > MAX_FILE_BYTES:
@@ -104,9 +108,11 @@ def read_bytes(source: FileSource, *, name: str | None = None) -> bytes:
 def _read(file: BinaryIO) -> bytes:
     """One byte more than is allowed, or all; an unbuffered pipe gives some at a time."""
     data = bytearray()
-    while part := file.read(MAX_FILE_BYTES + 1 - len(data)):
+    while (part := file.read(MAX_FILE_BYTES + 1 - len(data))) != b"":
         if isinstance(part, str):
             raise ValueError("it is open as text, not as bytes")
+        if not isinstance(part, Bytes):  # None is what a pipe that does not wait says
+            raise ValueError(f"reading gives {part!r:.40}, not bytes")
         data += part
     return bytes(data)
 
@@ -163,10 +169,12 @@ def _to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
     return plain
 
 
-def _name(source: ImageSource) -> str:
+def _name(source: ImageSource, nameless: str = "picture") -> str:
+    """A file's name; ``nameless`` where it has none."""
     if isinstance(source, (str, os.PathLike)):
-        return Path(source).name or str(source)
-    return "picture"
+        path = os.fsdecode(source)
+        return Path(path).name or path or nameless
+    return nameless
 
 
 def _reason(error: Exception) -> str:

@@ -148,8 +148,8 @@ def _add_session(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -
                          metavar="NAMES", help="separated by commas; each also behind scaling "
                          "(default: jpeg,webp,avif,vvc)")
     session.add_argument("--equal", default="lpips-vgg", metavar="METRIC",
-                         help="by which the other codecs' photo is not worse than ours "
-                         "(default: %(default)s)")
+                         help="by which the other codecs' photo is not worse than ours: psnr, "
+                         "ms-ssim, lpips-vgg, dists or lpips-alex (default: %(default)s)")
     session.add_argument("--plots", type=Path, metavar="FOLDER",
                          help="write the report's curves as SVG files")
     session.add_argument("--edits", type=int, default=50, metavar="N",

@@ -62,6 +62,10 @@ class Metric:
         """The title, with a † if the metric is no evidence; `losses` says why."""
         return self.title + (" †" if self.training_loss else "")
 
+    def shown(self, value: float) -> str:
+        """A value with its title."""
+        return f"{self.marked}: {value:.{self.digits}f}"
+
     @property
     def better(self) -> str:
         """``higher`` or ``lower``."""

@@ -139,7 +139,7 @@ def match(families: Sequence[Sequence[Variant]], photo: Image.Image, decoded: Im
             if choice:
                 choices.append(choice)
             else:
-                left_out[name] = f"none of its settings reaches our {metric.title}, {ours:.4f}"
+                left_out[name] = f"none of its settings reaches our {metric.shown(ours)}"
         progress(done, len(families))
     return ours, choices
 
@@ -303,7 +303,7 @@ def text(facts: Row) -> list[str]:
     others = facts["others"]
     names = [f"{other['codec']} {other['setting']}" for other in others]
     metric = METRICS[facts["metric"]]
-    lines = [f"{metric.marked} of the photo: {facts['value']:.4f}; the others are not worse. "
+    lines = [f"Our photo's {metric.shown(facts['value'])}; the others' are not worse. "
              "Bytes: ours all on the wire, the others' the pictures alone.",
              *([losses([metric])] if metric.training_loss else []),
              f"{'turn':<10}{'up':>8}{'down':>8}" + "".join(f"{name:>16}" for name in names)]
@@ -318,8 +318,7 @@ def text(facts: Row) -> list[str]:
     lines.append("the left half, which nobody edits, against the original:")
     for row in facts["drift"]:
         changed = (f"; {row['changed_tokens']} tokens changed" if "changed_tokens" in row else "")
-        values = "; ".join(f"{each.title}: {row[each.name]:.{each.digits}f}"
-                           for each in _drift_metrics(metric))
+        values = "; ".join(each.shown(row[each.name]) for each in _drift_metrics(metric))
         lines.append(f"  {row['turns']:>3} turns  {row['codec']:<14} {values}{changed}")
     return [*lines, *(f"left out: {codec}: {why}" for codec, why in facts["left_out"].items())]
 
@@ -343,9 +342,9 @@ def html(facts: Row, command: str, machine: str, versions: Mapping[str, str]) ->
         section("The session in bytes", paragraph(
             "Ours: all that the TCP connection carried. The others: the pictures alone, at the "
             f"setting whose {metric.marked} of the photo is not worse than ours, "
-            f"{facts['value']:.4f}; nothing is counted for their questions, masks and headers. "
-            "Once: the service keeps pictures, each crosses once. Every: it keeps nothing, and the "
-            f"picture of every turn goes again. {losses([metric])}"),
+            f"{facts['value']:.{metric.digits}f}; nothing is counted for their questions, masks "
+            "and headers. Once: the service keeps pictures, each crosses once. Every: it keeps "
+            f"nothing, and the picture of every turn goes again. {losses([metric])}"),
             table([Column("codec", "codec"), Column("once", "once, bytes", 0),
                    Column("times", "× ours", 1), Column("every", "every, bytes", 0),
                    Column("times_every", "× ours", 1)], totals, "unimic")),

@@ -96,6 +96,8 @@ def encode(args: argparse.Namespace) -> None:
     from unimic.edge.models import Models
 
     check_output(args.output, args.force)
+    if args.raw and args.budget is not None:
+        raise InvalidInput("--budget", "needs entropy coding", "leave out --raw")
     began = time.perf_counter()
     content = _load(args)
     if isinstance(content, str):
@@ -104,10 +106,15 @@ def encode(args: argparse.Namespace) -> None:
                 raise InvalidInput(f"--{option}", "belongs to a picture, but IN is a text",
                                    "leave it out")
     with progress("encode") as show:
-        models = Models.load().watched(show)
-        coded = (encode_text(content, models, raw=args.raw) if isinstance(content, str) else
-                 encode_image(content, models, prompt=args.prompt, quality=args.quality,
-                              budget=args.budget, raw=args.raw))
+        models = Models.load(entropy=not args.raw).watched(show)
+        try:
+            coded = (encode_text(content, models, raw=args.raw) if isinstance(content, str) else
+                     encode_image(content, models, prompt=args.prompt, quality=args.quality,
+                                  budget=args.budget, raw=args.raw))
+        except UnimicError as error:
+            if error.field not in ("prompt", "quality", "budget"):
+                raise
+            raise type(error)(f"--{error.field}", error.message, error.remedy) from error
     write_output(args.output, coded.data, args.force)
     facts = {
         "input": args.input, "output": args.output, "file_bytes": len(coded.data),

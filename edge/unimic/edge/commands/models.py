@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from unimic.codec.errors import ExactnessError, UnimicError
+from unimic.codec.errors import ExactnessError, InvalidInput, UnimicError
 from unimic.codec.store import Entry, ModelStore
 from unimic.edge.console import common_options, progress, report
 
@@ -36,7 +36,7 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     verifying.add_argument("--frequencies", type=int, default=0, metavar="N",
                            help="compare so many frequencies of random sequences between each "
                            "executor and the first, for each model, and print their digest, which "
-                           "is the same on every machine; 10000000 take minutes")
+                           "is the same on every machine for the same N; 10000000 take minutes")
     verifying.set_defaults(run=verify_models)
 
 
@@ -64,6 +64,8 @@ def _describe(entry: Entry) -> dict[str, Any]:
 
 def verify_models(args: argparse.Namespace) -> int:
     """Run all checks; 1 if one fails."""
+    if args.frequencies < 0:
+        raise InvalidInput("--frequencies", f"is {args.frequencies}", "use 1 or more")
     store = ModelStore.default()
     results = []
     for name in store.entries:
@@ -109,7 +111,7 @@ def _checks(store: ModelStore, name: str, args: argparse.Namespace,
         return
     with progress(f"{name} frequencies") as show:
         found, digest = compare(name, executors[0], executors[1:], args.frequencies, show)
-    yield f"digest of {found[0].compared:,} frequencies", lambda: digest
+    yield "digest of frequencies", lambda: f"{digest} ({found[0].compared:,})"
     for result in found:
         def same(result: Comparison = result) -> str:
             if result.differing:
