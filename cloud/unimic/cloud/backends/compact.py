@@ -79,7 +79,8 @@ Much: where the surest tokens come first, plain background spreads and leaves no
 
 
 CANDIDATES = 4
-SMOOTHING = 5  # tokens a side
+SMOOTHING = 5
+"""Tokens a side over which latents are averaged before fills are compared."""
 SEED_STEP = 1_000_003  # between the seeds of candidates, so that neighbouring seeds share none
 
 
@@ -151,9 +152,13 @@ class CompactBackend(Backend):
         """
         grids = [FillRequest(np.zeros(r.shape, np.int32), np.ones(r.shape, np.bool_), r.prompt,
                              r.sampling) for r in requests]
-        return [some[int(np.argmax(self._caption_fits(some, r.prompt)))]
-                if r.prompt.strip() and len(some) > 1 else some[self._central(some)]
-                for r, some in zip(requests, self._several(grids, watch), strict=True)]
+        chosen = []
+        for request, some in zip(requests, self._several(grids, watch), strict=True):
+            told = request.prompt.strip() and len(some) > 1
+            best = (int(np.argmax(self._caption_fits(some, request.prompt))) if told else
+                    self._central(some))
+            chosen.append(some[best])
+        return chosen
 
     def _caption_fits(self, grids: list[Codes], caption: str) -> list[float]:
         """Log-probability of the caption under each grid."""
