@@ -136,7 +136,8 @@ class CompactBackend(Backend):
     """
 
     name = "compact"
-    defaults = Sampling(seed=0, steps=8, temperature=1.05, guidance=1.5)
+    defaults = Sampling(seed=0, steps=16, temperature=0.9, guidance=1.5)
+    fill_defaults = replace(defaults, steps=8, temperature=1.05)
     max_tokens = 65_536
 
     def __init__(self, model: Compact, words: Words, space: TokenSpace, view: View) -> None:
