@@ -143,7 +143,6 @@ class EchoBackend(Backend):
     name = "echo"
     space = SPACE
     defaults = Sampling(seed=1, steps=4, temperature=1.0, guidance=2.0)
-    fill_defaults = Sampling(seed=5, steps=4, temperature=1.0, guidance=2.0)
     max_tokens = 1024
     max_batch = 8
 

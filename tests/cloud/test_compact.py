@@ -173,43 +173,6 @@ def test_the_best_of_several_drawings_is_taken(
     assert np.array_equal(taken, drawn[int(np.argmax(fits))])
 
 
-@pytest.mark.parametrize("prompt", ["", "a vase"])
-def test_the_fill_nearest_to_the_others_is_taken(
-    backend: CompactBackend, monkeypatch: pytest.MonkeyPatch, prompt: str
-) -> None:
-    codes = grid()
-    mask = np.zeros_like(codes, bool)
-    mask[1:4, 2:6] = True
-    request = FillRequest(codes, mask, prompt, sampling(1))
-    taken = backend.fill([request], nobody)[0]
-    fills = [backend._several([compact._another(request, k)], nobody)[0][0] for k in range(4)]
-    latents = backend.model.latents(torch.from_numpy(np.stack(fills)))
-    height, width = codes.shape
-    smooth = torch.stack([torch.stack([
-        latents[:, max(0, y - 2):y + 3, max(0, x - 2):x + 3].mean((1, 2))
-        for x in range(width)], 1) for y in range(height)], 1)
-    away = [sum(float((a - b).square().sum()) for b in smooth) for a in smooth]
-    assert np.array_equal(taken, fills[int(np.argmin(away))])
-    assert len(set(away)) == 4
-
-
-def test_one_drawing_where_more_would_be_the_same_or_take_long(
-    backend: CompactBackend, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    drawn = []
-    draw = backend._draw
-    monkeypatch.setattr(backend, "_draw",
-                        lambda some, *rest: drawn.append(len(some)) or draw(some, *rest))
-    for shape, temperature, most in ((5, 7), 1.0, 4), ((5, 7), 0.0, 1), ((4, 21), 1.0, 1):
-        backend.generate([GenerateRequest("", *shape, sampling(temperature=temperature))], nobody)
-        mask = np.zeros(shape, bool)
-        mask[1, 1] = True
-        backend.fill([FillRequest(np.zeros(shape, np.int32), mask, "a vase",
-                                  sampling(temperature=temperature))], nobody)
-        assert max(drawn) == most
-        drawn.clear()
-
-
 def test_likeliest_needs_no_seed(backend: CompactBackend) -> None:
     a, b = backend.generate([GenerateRequest("a dog", 4, 4, sampling(seed, temperature=0))
                              for seed in (1, 2)], nobody)

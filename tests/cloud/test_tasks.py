@@ -98,7 +98,7 @@ async def test_outpaint_keeps_every_pixel(connect):
         assert (np.asarray(wide.image)[16:66, 5:75] == np.asarray(photo())).all()
         # Whole old tokens stay as they are; the partly padded last column and row do not.
         assert (wide.grid.codes[1:4, 1:5] == shared.grid.codes[:3, :4]).all()
-        new = draw("a wall", EchoBackend.fill_defaults.seed, wide.grid.codes.shape)
+        new = draw("a wall", EchoBackend.defaults.seed, wide.grid.codes.shape)
         assert (wide.grid.codes[0] == new[0]).all()
         assert (wide.grid.codes[1:, 5] == new[1:, 5]).all()
 

@@ -53,7 +53,6 @@ OPEN_SECONDS = 10
 """A client that has not said open by then has gone astray."""
 MAX_STEPS = 1000
 QUESTIONS = (pb.TASK_KIND_ANSWER, pb.TASK_KIND_CAPTION)
-FILLS = (pb.TASK_KIND_INPAINT, pb.TASK_KIND_OUTPAINT)
 
 
 @dataclass(frozen=True)
@@ -288,7 +287,7 @@ class Session:
 
     async def _perform(self, task: pb.Task, source: asyncio.Task[TokenGrid | None] | None
                        ) -> tuple[TokenGrid | None, pb.Result]:
-        sampling = self._sampling(task)
+        sampling = self._sampling(task.sampling)
         prompt, text = np.zeros(0, np.int32), ""
         others = self._engine.other_threads
         if task.HasField("text"):
@@ -331,9 +330,8 @@ class Session:
         grid = replace(base, codes=np.where(mask, grid.codes, base.codes))
         return await self._pack(grid, mask, prompt)
 
-    def _sampling(self, task: pb.Task) -> Sampling:
-        wanted, backend = task.sampling, self._engine.backend
-        defaults = (task.kind in FILLS and backend.fill_defaults) or backend.defaults
+    def _sampling(self, wanted: pb.Sampling) -> Sampling:
+        defaults = self._engine.backend.defaults
         temperature = wanted.temperature if wanted.HasField("temperature") else defaults.temperature
         guidance = wanted.guidance if wanted.HasField("guidance") else defaults.guidance
         for name, value in (("temperature", temperature), ("guidance", guidance)):

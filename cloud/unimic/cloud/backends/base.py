@@ -114,7 +114,6 @@ class Backend(ABC):
         name: as the user chooses it.
         space: of the tokens that come and go.
         defaults: sampling where the client asks for nothing else.
-        fill_defaults: likewise of inpainting and outpainting, where it differs.
         max_tokens: of the largest grid that one request may have.
         max_batch: the most requests in one call.
     """
@@ -122,7 +121,6 @@ class Backend(ABC):
     name: str
     space: TokenSpace
     defaults: Sampling
-    fill_defaults: Sampling | None = None
     max_tokens: int
     max_batch: int = 8
 

@@ -79,8 +79,6 @@ Much: where the surest tokens come first, plain background spreads and leaves no
 
 
 CANDIDATES = 4
-SMOOTHING = 5
-"""Tokens a side over which latents are averaged before fills are compared."""
 SEED_STEP = 1_000_003  # between the seeds of candidates, so that neighbouring seeds share none
 
 
@@ -137,7 +135,6 @@ class CompactBackend(Backend):
 
     name = "compact"
     defaults = Sampling(seed=0, steps=16, temperature=0.9, guidance=1.5)
-    fill_defaults = replace(defaults, steps=8, temperature=1.05)
     max_tokens = 65_536
 
     def __init__(self, model: Compact, words: Words, space: TokenSpace, view: View) -> None:
@@ -149,16 +146,18 @@ class CompactBackend(Backend):
         """See `Backend`. Of `CANDIDATES` drawings the one whose caption is likeliest the prompt.
 
         As DALL·E's samples are ranked (Ramesh et al., arXiv 2102.12092, section 2.6), but by the
-        model itself. Without a prompt, and where there is one drawing, it is a fill like others.
+        model itself. Where there is no prompt, no chance, or a grid of several windows, there is
+        one drawing.
         """
-        grids = [FillRequest(np.zeros(r.shape, np.int32), np.ones(r.shape, np.bool_), r.prompt,
-                             r.sampling) for r in requests]
+        count = CANDIDATES if max(requests[0].shape) <= WHOLE else 1
+        tries = [[_another(r, k) for k in range(
+            count if r.prompt.strip() and r.sampling.temperature else 1)] for r in requests]
+        drawn = iter(super().generate([one for some in tries for one in some], watch))
         chosen = []
-        for request, some in zip(requests, self._several(grids, watch), strict=True):
-            told = request.prompt.strip() and len(some) > 1
-            best = (int(np.argmax(self._caption_fits(some, request.prompt))) if told else
-                    self._central(some))
-            chosen.append(some[best])
+        for request, some in zip(requests, tries, strict=True):
+            candidates = list(islice(drawn, len(some)))
+            fits = self._caption_fits(candidates, request.prompt) if len(some) > 1 else [0.0]
+            chosen.append(candidates[int(np.argmax(fits))])
         return chosen
 
     def _caption_fits(self, grids: list[Codes], caption: str) -> list[float]:
@@ -175,32 +174,8 @@ class CompactBackend(Backend):
 
     @torch.inference_mode()
     def fill(self, requests: Sequence[FillRequest], watch: Watch) -> list[Codes]:
-        """See `Backend`. Of `CANDIDATES` fills the one that is nearest to the others.
-
-        As translations are chosen by their expected loss (Kumar and Byrne, "Minimum Bayes-Risk
-        Decoding for Statistical Machine Translation", 2004).
-        """
-        return [some[self._central(some)] for some in self._several(requests, watch)]
-
-    def _several(self, requests: Sequence[FillRequest], watch: Watch) -> list[list[Codes]]:
-        """Candidates for each request; one alone where nothing is left to chance, or where the grid
-        takes several windows."""
-        count = CANDIDATES if max(requests[0].shape) <= WHOLE else 1
-        tries = [[_another(r, k) for k in range(count if r.sampling.temperature else 1)]
-                 for r in requests]
-        drawn = iter(fill_by_windows([one for some in tries for one in some], WHOLE, WINDOW,
-                                     self._draw, watch))
-        return [list(islice(drawn, len(some))) for some in tries]
-
-    def _central(self, grids: list[Codes]) -> int:
-        """Which grid is the least away from all, by squared distance of their latents.
-
-        Those are smoothed, for a texture that is a token further on is hardly another picture.
-        """
-        latents = self.model.latents(torch.from_numpy(np.stack(grids)).to(self.device))
-        smooth = F.avg_pool2d(latents.permute(0, 3, 1, 2), SMOOTHING, 1, SMOOTHING // 2,
-                              count_include_pad=False).flatten(1)
-        return int(torch.cdist(smooth, smooth).square().sum(1).argmin())
+        """See `Backend`."""
+        return fill_by_windows(requests, WHOLE, WINDOW, self._draw, watch)
 
     def _draw(self, requests: list[FillRequest], chances: list[torch.Generator], watch: Watch
               ) -> list[Codes]:
@@ -350,7 +325,7 @@ def _different(grids: list[Codes]) -> tuple[list[Codes], list[int]]:
     return [grids[which.index(place)] for place in places.values()], which
 
 
-def _another(request: FillRequest, number: int) -> FillRequest:
+def _another(request: GenerateRequest, number: int) -> GenerateRequest:
     """The request with the seed of its candidate ``number``; that of the first is its own."""
     seed = (request.sampling.seed + number * SEED_STEP) % 2**64
     return replace(request, sampling=replace(request.sampling, seed=seed))

@@ -209,12 +209,9 @@ class Compact(nn.Module):
     def embed_image(self, codes: Tensor, masked: Tensor) -> Tensor:
         """Codes ``(B, h, w)`` and mask to ``(B, h·w, width)``."""
         codes = torch.where(masked, 0, codes).flatten(1)
-        seen = self.high(codes // LOW) + self.low(codes % LOW) + self.digits(self.latents(codes))
+        digits = codes.unsqueeze(-1) // self.places % self.scale * (2 / (self.scale - 1)) - 1
+        seen = self.high(codes // LOW) + self.low(codes % LOW) + self.digits(digits)
         return torch.where(masked.flatten(1).unsqueeze(-1), self.hidden.to(seen.dtype), seen)
-
-    def latents(self, codes: Tensor) -> Tensor:
-        """The tokenizer's latents of any ``codes``, -1 to 1, in a last dimension of their own."""
-        return codes.unsqueeze(-1) // self.places % self.scale * (2 / (self.scale - 1)) - 1
 
     def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Features of the image tokens ``(B, h·w, width)`` and of the text ``(B, T, width)``."""

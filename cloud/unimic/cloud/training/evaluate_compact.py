@@ -151,7 +151,7 @@ def seconds(backend: CompactBackend) -> dict[str, float]:
         "generate": lambda: backend.generate(
             [GenerateRequest("two dogs run on a beach", 16, 16, backend.defaults)], _nobody),
         "fill": lambda: backend.fill(
-            [FillRequest(codes, mask, "a red vase", backend.fill_defaults)], _nobody),
+            [FillRequest(codes, mask, "a red vase", backend.defaults)], _nobody),
         "answer": lambda: backend.answer(
             [AnswerRequest(codes, "what is on the table?", backend.defaults)], _nobody),
         "caption": lambda: backend.answer([AnswerRequest(codes, "", backend.defaults)], _nobody),
