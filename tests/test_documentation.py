@@ -30,21 +30,27 @@ TRAININGS = sorted({(module, rest) for page in PAGES for module, rest in re.find
     page.read_text(encoding="utf-8")) if "--" in rest.replace("--help", "")})
 
 
-def test_example_runs(store: ModelStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.parametrize(("page", "made", "wide", "said"), [
+    ("README.md", ("edited.png", "back.png"), 208 + 128, "wire"),
+    ("docs/sdk.md", ("vase-4.png", "back.png"), 208 + 64, "timeout: no result within 0.05 s"),
+])
+def test_examples_run(page: str, made: tuple[str, ...], wide: int, said: str, store: ModelStore,
+                      tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
                       capsys: pytest.CaptureFixture[str]) -> None:
     if "compact" not in store.entries:
         pytest.skip("the compact model is not there yet")
     from unimic.edge.demo import service
 
-    (example,) = (text for language, text in find_blocks(README) if language == "python")
+    blocks = find_blocks((ROOT / page).read_text(encoding="utf-8"))
+    example = "".join(text for language, text in blocks if language == "python")
     monkeypatch.chdir(tmp_path)
     Image.linear_gradient("L").resize((208, 176)).convert("RGB").save("kitchen.jpg")
     with service(None) as address:
         names: dict[str, object] = {}
-        exec(compile(example.replace("localhost:50051", address), "README.md", "exec"), names)
-    assert "wire" in capsys.readouterr().out
-    assert Image.open("edited.png").size == (208, 176)
-    assert names["wide"].image.size == (208 + 128, 176)  # type: ignore[attr-defined]
+        exec(compile(example.replace("localhost:50051", address), page, "exec"), names)
+    assert said in capsys.readouterr().out
+    assert [Image.open(name).size for name in made] == [(208, 176)] * len(made)
+    assert names["wide"].image.size == (wide, 176)  # type: ignore[attr-defined]
 
 
 def test_files_that_it_names_exist() -> None:
