@@ -57,10 +57,8 @@ def load_mask(source: ImageSource, *, name: str | None = None) -> Image.Image:
 
 def _load(source: ImageSource, max_pixels: int, name: str, background: int) -> Image.Image:
     if not isinstance(source, Image.Image):
-        if not isinstance(source, (str, os.PathLike, Bytes)) and not hasattr(source, "read"):
-            raise InvalidInput(name, f"a {type(source).__name__} is not a file",
-                               "use a path, bytes, an open binary file or a Pillow image")
-        source = _open(name, read_bytes(source, name=name))
+        source = _open(name, read_bytes(
+            source, name=name, use="a path, bytes, an open binary file or a Pillow image"))
     if source.width * source.height > max_pixels:
         raise LimitExceeded(name, f"{source.width}×{source.height} pixels are more than "
                             f"{max_pixels:,}", "scale the picture down")
@@ -76,8 +74,11 @@ def _load(source: ImageSource, max_pixels: int, name: str, background: int) -> I
                            "use an undamaged copy") from error
 
 
-def read_bytes(source: FileSource, *, name: str | None = None) -> bytes:
+def read_bytes(source: FileSource, *, name: str | None = None,
+               use: str = "a path, bytes or an open binary file") -> bytes:
     """All bytes of a file, at most `MAX_FILE_BYTES`; ``name`` as in `load_image`.
+
+    ``use`` is what whoever passes something else is told to.
 
     Raises:
         InvalidInput: the file cannot be read.
@@ -93,8 +94,7 @@ def read_bytes(source: FileSource, *, name: str | None = None) -> bytes:
         elif hasattr(source, "read"):
             data = _read(source)
         else:
-            raise InvalidInput(name, f"a {type(source).__name__} is not a file",
-                               "use a path, bytes or an open binary file")
+            raise InvalidInput(name, f"a {type(source).__name__} is not a file", f"use {use}")
     # ValueError: a NUL in the path, a closed file; TypeError: something else that has a `read`.
     except (OSError, ValueError, TypeError) as error:
         raise InvalidInput(name, f"cannot be read ({_reason(error)})",

@@ -10,32 +10,30 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from unimic.codec import umc
-from unimic.codec.coder import Coder, load_coder
+from unimic.codec.coder import Coder
 from unimic.codec.order import REVEALED, reveal_groups, waves
 from unimic.codec.packets import for_file, pack_image
 from unimic.codec.store import ModelStore
 from unimic.codec.tokens import Codes, TokenGrid
-from unimic.edge.image_tokenizer import ImageTokenizer
-from unimic.edge.images import FILE_LIMITS
+from unimic.edge import files
+from unimic.edge.models import Models
 from unimic.measure.codecs import Codec, Encoded, Setting
 
 
 def codec() -> Codec:
     """UniMIC with the shipped models: a quality of 25 … 200."""
     store = ModelStore.default()
-    coder, images = load_coder(store, threads=1), ImageTokenizer(store, threads=1)
+    models = Models.load(store, threads=1)
+    images, space = models.images, models.coder.space
 
     def encode(image: Image.Image, setting: Setting) -> Encoded:
-        return _encode(coder, images.encode(image, images.space.pitch(int(setting))))
+        return _encode(models.coder, images.encode(image, space.pitch(int(setting))))
 
     def decode(data: bytes, size: tuple[int, int]) -> Image.Image:
-        (grid,) = umc.decode(coder, umc.read(io.BytesIO(data), FILE_LIMITS), limits=FILE_LIMITS)
-        assert isinstance(grid, TokenGrid)
-        return images.decode(grid)
+        return files.decode(data, models).image
 
     versions = {entry.name: entry.id.hex() for entry in store.entries.values()}
-    return Codec("unimic", images.space.qualities, (50, 70, 100, 140, 200), encode, decode,
-                 versions)
+    return Codec("unimic", space.qualities, (50, 70, 100, 140, 200), encode, decode, versions)
 
 
 def _encode(coder: Coder, grid: TokenGrid) -> Encoded:

@@ -305,7 +305,7 @@ def text(facts: Row) -> list[str]:
     metric = METRICS[facts["metric"]]
     lines = [f"Our photo's {metric.shown(facts['value'])}; the others' are not worse. "
              "Bytes: ours all on the wire, the others' the pictures alone.",
-             *([losses([metric])] if metric.training_loss else []),
+             *filter(None, [losses([metric])]),
              f"{'turn':<10}{'up':>8}{'down':>8}" + "".join(f"{name:>16}" for name in names)]
     for i, row in enumerate(facts["turns"]):
         cells = "".join(f"{other['keeps_pictures'][i]:>16,}" for other in others)
