@@ -46,7 +46,8 @@ def test_pictures(models: Models, photo: Image.Image, tmp_path: Path) -> None:
     shown = decode(plain.data, models)
     grid = models.images.encode(photo)
     assert np.array_equal(np.asarray(shown.image), np.asarray(models.images.decode(grid)))
-    assert plain.ideal_bits / 8 < plain.payload_bytes < len(plain.data) < plain.payload_bytes + 60
+    assert abs(plain.payload_bytes - plain.ideal_bits / 8) < 2  # luck may end in fewer bits
+    assert plain.payload_bytes < len(plain.data) < plain.payload_bytes + 60
     with pytest.raises(InvalidInput, match="holds no text"):
         _ = shown.text
 
