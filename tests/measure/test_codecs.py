@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -86,7 +88,7 @@ def test_unknown_and_missing_codecs(monkeypatch: pytest.MonkeyPatch) -> None:
     def absent() -> Codec:
         raise ImportError("pip install absent")
 
-    monkeypatch.setitem(codecs.BUILT_IN, "absent", absent)
+    monkeypatch.setitem(codecs.BUILT_IN, "absent", SimpleNamespace(load=lambda: absent))
     found, missing = codecs.find(["absent", "jpeg", "absent/2"])
     assert [variant.name for variant in found] == ["jpeg"]
     assert missing == {"absent": "pip install absent"}
@@ -94,7 +96,7 @@ def test_unknown_and_missing_codecs(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken() -> Codec:
         raise KeyError("licence")
 
-    monkeypatch.setitem(codecs.BUILT_IN, "broken", broken)
+    monkeypatch.setitem(codecs.BUILT_IN, "broken", SimpleNamespace(load=lambda: broken))
     assert codecs.find(["broken"]) == ([], {"broken": "KeyError: 'licence'"})
     for wrong in ("nonsense", "jpeg/x", "jpeg/0"):
         with pytest.raises(InvalidInput, match="is unknown"):
@@ -118,13 +120,8 @@ def test_a_codec_of_another_package(monkeypatch: pytest.MonkeyPatch, photo: Imag
         return Codec("mean", [0], [0], encode,
                      lambda data, size: Image.new("RGB", size, tuple(data)), {})
 
-    class Entry:
-        name = "mean"
-
-        def load(self) -> object:
-            return mean
-
-    monkeypatch.setattr(codecs, "entry_points", lambda group: [Entry()])
+    entry = SimpleNamespace(name="mean", load=lambda: mean)
+    monkeypatch.setattr(codecs, "entry_points", lambda group: [entry])
     (variant,), missing = codecs.find(["mean"])
     assert not missing
     assert variant.decode(variant.encode(photo, 0).data, (5, 4)).size == (5, 4)

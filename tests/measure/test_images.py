@@ -16,6 +16,7 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 from xml.etree import ElementTree
 
 import numpy as np
@@ -161,7 +162,7 @@ def test_no_codec_is_there(
     def absent() -> codecs.Codec:
         raise ImportError("pip install absent")
 
-    monkeypatch.setitem(codecs.BUILT_IN, "absent", absent)
+    monkeypatch.setitem(codecs.BUILT_IN, "absent", SimpleNamespace(load=lambda: absent))
     with pytest.raises(InvalidInput, match="--codecs: none of them"):
         measure(files[0], "--codecs", "absent", "--json", tmp_path / "r.json")
     assert not (tmp_path / "r.jsonl").exists()
