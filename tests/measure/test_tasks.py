@@ -65,7 +65,8 @@ class Cloud:
 
     def ask(self, picture: Any, question: str) -> Any:
         red, green, _ = np.asarray(picture.image).mean((0, 1))
-        return SimpleNamespace(text=" Red" if red > green else "green_")
+        return SimpleNamespace(text=" Red" if red > green else "green_",
+                               confidence=0.5 if red > green else 0.75)
 
     def caption(self, picture: Any) -> Any:
         return SimpleNamespace(text=f"A {self.ask(picture, '').text.strip(' _')} wall.")
@@ -196,6 +197,7 @@ def test_answers_against_bits(broken: Subject) -> None:
     assert set(rows) == {("uncompressed", None), *(
         (codec, share) for codec in ("unimic", "jpeg") for share in forms.SHARES)}
     assert all(row["accuracy"] == 75 for row in rows.values())
+    assert all(row["confidence"] == 62.5 for row in rows.values())  # as many answers of each
     assert rows["uncompressed", None]["bpp"] == 24
     assert rows["unimic", 1.0]["bytes"] == 40
     assert rows["unimic", 0.5]["bytes"] == 20

@@ -33,32 +33,37 @@ def measure(title: str, cloud: Client, subjects: Sequence[Subject],
         usual: answers a question without the picture; gets a row of its own.
 
     Returns:
-        Means by codec and share; ``accuracy`` is in percent. An answer is right if it equals the
-        published one, see `same`.
+        Means by codec and share, in percent: ``accuracy``, the share of answers that equal the
+        published one, see `same`, and ``confidence``, how sure of them the service says it is.
     """
     totals, failed = Totals(), list[Row]()
     asked = guessed = 0
     with ThreadPoolExecutor(TOGETHER) as pool:  # so that the service looks at a picture once
         for subject, image in pictures(subjects, failed, progress):
             @cache
-            def right(picture: Picture, pairs: tuple[tuple[str, str], ...] = subject.questions
-                      ) -> int:
-                given = pool.map(lambda pair: cloud.ask(picture, pair[0]).text, pairs)
-                return sum(same(text, answer)
-                           for text, (_, answer) in zip(given, pairs, strict=True))
+            def asked_about(picture: Picture,
+                            pairs: tuple[tuple[str, str], ...] = subject.questions
+                            ) -> dict[str, float]:
+                given = list(pool.map(lambda pair: cloud.ask(picture, pair[0]), pairs))
+                return {"questions": len(pairs), "sure": sum(told.confidence for told in given),
+                        "right": sum(same(told.text, answer)
+                                     for told, (_, answer) in zip(given, pairs, strict=True))}
 
             for form in forms(cloud, image, families):
-                totals.add(form, questions=len(subject.questions), right=right(form.picture))
+                totals.add(form, **asked_about(form.picture))
             asked += len(subject.questions)
             if usual:
                 guessed += sum(same(usual(question), answer)
                                for question, answer in subject.questions)
     rows = [{**row, "questions": int(sums["questions"]),
-             "accuracy": 100 * sums["right"] / sums["questions"]} for row, sums in totals.rows()]
+             "accuracy": 100 * sums["right"] / sums["questions"],
+             "confidence": 100 * sums["sure"] / sums["questions"]} for row, sums in totals.rows()]
     if usual and asked:
         rows.append({"codec": BLIND, "accuracy": 100 * guessed / asked, "questions": asked})
     return Findings(title, ABOUT, (*COLUMNS, Column("questions", "questions"),
-                                   Column("accuracy", "right, %", 1)), rows, failed, "accuracy")
+                                   Column("accuracy", "right, %", 1),
+                                   Column("confidence", "confidence, %", 1)),
+                    rows, failed, "accuracy")
 
 
 def same(given: str, right: str) -> bool:
