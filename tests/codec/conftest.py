@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import sys
 import zlib
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from unimic.codec.coder import Coder, load_coder
 from unimic.codec.rangecoder import RangeDecoder, RangeEncoder, information
+from unimic.codec.store import ModelStore
 from unimic.codec.tokens import Codes, Distances, Mask, TokenSpace
+
+sys.path.insert(0, str(Path(__file__).parent))  # for format_decoder
+
 
 
 @dataclass(frozen=True)
@@ -88,3 +95,12 @@ def _decode(payload: bytes, rows: NDArray[np.int32]) -> Codes:
 @pytest.fixture(scope="session")
 def coder() -> FakeCoder:
     return FakeCoder()
+
+
+@pytest.fixture(scope="session")
+def shipped(store: ModelStore) -> Coder:
+    """The coder of the shipped models."""
+    missing = {"image-tokenizer", "image-entropy", "text-entropy"} - store.entries.keys()
+    if missing:
+        pytest.skip(f"not shipped yet: {', '.join(sorted(missing))}")
+    return load_coder(store)

@@ -31,16 +31,6 @@ LIMITS = Limits()
 few = settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
-@pytest.fixture(scope="module")
-def shipped(store: ModelStore) -> Coder:
-    missing = {"image-tokenizer", "image-entropy", "text-entropy"} - store.entries.keys()
-    if missing:
-        pytest.skip(f"not shipped yet: {', '.join(sorted(missing))}")
-    from unimic.codec.coder import load_coder
-
-    return load_coder(store)
-
-
 @few
 @given(st.integers(1, 400), st.integers(1, 400), st.integers(0, 2**32 - 1), st.booleans(),
        st.booleans())
