@@ -267,8 +267,11 @@ class Attention(Arithmetic):
         """
         to_activation = ACTIVATION_SCALE / HEAD_SCALE
         if self.mode is Mode.FLOAT:
+            # Not `contiguous`, which leaves a single key with the stride of 1 that it had: kernels
+            # of GPUs refuse that.
+            rows = key.transpose(-1, -2).clone(memory_format=torch.contiguous_format)
             mixed = F.scaled_dot_product_attention(
-                query, key.transpose(-1, -2).contiguous(), value,
+                query, rows, value,
                 attn_mask=visible.hidden.to(query.dtype), scale=self.to_nats)
             out: Tensor = folded(mixed.transpose(1, 2), -1) * to_activation
             return out
