@@ -98,6 +98,8 @@ def decode_packet(packet: pb.Packet, done: list[Decoded], models: Path) -> Decod
     check(entropy or packet.coding == pb.CODING_RAW, "coding")
     check(scenario in (REFERENCES if kind == IMAGE else [0]), "scenario")
     check(packet.skip <= (256 if kind == IMAGE and entropy else 0), "skip")
+    check(kind == TEXT or not packet.count, "count of what is no text")
+    check(kind != TEXT or not (packet.width or packet.height or packet.pitch), "size of a text")
     check(all(r < len(done) for r in packet.references), "reference to a later packet")
     held = [done[r] for r in packet.references]
     check([h.kind for h in held] in REFERENCES[scenario], "kinds of the references")

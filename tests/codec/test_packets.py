@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -289,6 +290,22 @@ def test_a_forged_size_takes_neither_memory_nor_time(
     mask = pb.Packet(kind=pb.KIND_MASK, width=width, height=height, pitch=pitch)
     with pytest.raises(LimitExceeded, match="width"):
         unpack_mask(mask, limits=limits, space=coder.space)
+
+
+def test_fields_of_other_kinds_are_refused(coder: Coder) -> None:
+    def mask(packet: pb.Packet) -> Mask:
+        return unpack_mask(packet, limits=LIMITS, space=coder.space)
+
+    read_image, read_text = (partial(read, coder, limits=LIMITS)
+                             for read in (unpack_image, unpack_text))
+    size = {"width": 16, "height": 16}
+    for read, facts, fields in (
+            (read_image, {"kind": pb.KIND_IMAGE, **size}, ("count",)),
+            (read_text, {"kind": pb.KIND_TEXT}, (*size, "pitch", "scenario", "skip")),
+            (mask, {"kind": pb.KIND_MASK, **size}, ("count", "scenario", "skip"))):
+        for field in fields:
+            with pytest.raises(CorruptData, match=f"{field}.* has none"):
+                read(pb.Packet(**facts, **{field: 1}))
 
 
 def test_other_limits(coder: Coder) -> None:

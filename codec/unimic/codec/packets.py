@@ -47,6 +47,13 @@ PRICE = 0.008
 
 So little that hardly any fidelity is lost; docs/experiments.md has the curve."""
 
+_ABSENT = {
+    pb.KIND_IMAGE: ("count",),
+    pb.KIND_TEXT: ("width", "height", "pitch", "scenario", "skip"),
+    pb.KIND_MASK: ("count", "scenario", "skip"),
+}
+"""Fields that packets of each kind do not have."""
+
 
 @dataclass(frozen=True)
 class Sizes:
@@ -393,6 +400,9 @@ def _check_header(
     if packet.kind != kind:
         raise CorruptData("kind", f"{_name(pb.Kind, packet.kind)} where {_name(pb.Kind, kind)} is "
                           "expected", "send it as what it is")
+    for field in _ABSENT[kind]:
+        if getattr(packet, field):
+            raise CorruptData(field, f"{_name(pb.Kind, kind)} has none", "send it again")
     if packet.coding not in (pb.CODING_ENTROPY, pb.CODING_RAW):
         raise CorruptData("coding", f"unknown value {packet.coding}", "send it again")
     if len(packet.payload) > limits.max_message_bytes:
