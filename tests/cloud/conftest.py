@@ -11,11 +11,8 @@ from contextlib import AbstractContextManager, asynccontextmanager, contextmanag
 from pathlib import Path
 
 import pytest
-from PIL import Image
-
-sys.path.insert(0, str(Path(__file__).parent))
-
 from fake_backend import fake_models, fake_server
+from PIL import Image
 
 from unimic.edge import AsyncClient
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import sys
 import zlib
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,9 +13,6 @@ from unimic.codec.coder import Coder, load_coder
 from unimic.codec.rangecoder import RangeDecoder, RangeEncoder, information
 from unimic.codec.store import ModelStore
 from unimic.codec.tokens import Codes, Distances, Mask, TokenSpace
-
-sys.path.insert(0, str(Path(__file__).parent))  # for format_decoder
-
 
 
 @dataclass(frozen=True)

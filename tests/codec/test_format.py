@@ -53,6 +53,11 @@ class Writer:
                             skip=skip)
         return self._add(packed.packet, *needs)
 
+    def file(self) -> bytes:
+        file = io.BytesIO()
+        umc.write(file, self.packets)
+        return file.getvalue()
+
     def _add(self, packet: pb.Packet, *needs: int) -> int:
         self.packets.append(for_file(packet, self.coder, needs))
         return len(self.packets) - 1
@@ -104,11 +109,10 @@ def changed(to: Writer) -> None:
 @pytest.mark.parametrize("fill", [texts, masks, pictures, prompted, changed])
 def test_a_decoder_made_from_the_page(shipped: Coder, store: ModelStore,
                                       fill: Callable[[Writer], None]) -> None:
-    writer, file = Writer(shipped), io.BytesIO()
+    writer = Writer(shipped)
     fill(writer)
-    umc.write(file, writer.packets)
     ours = umc.decode(shipped, writer.packets, limits=Limits())
-    theirs = format_decoder.decode(file.getvalue(), store.folder)
+    theirs = format_decoder.decode(writer.file(), store.folder)
     for mine, other in zip(ours, theirs, strict=True):
         assert np.array_equal(mine.codes if isinstance(mine, TokenGrid) else mine, other)
 
@@ -119,8 +123,6 @@ def test_it_takes_no_other_payload(shipped: Coder, store: ModelStore) -> None:
     (packet,) = writer.packets
     payload = packet.payload
     for wrong in (payload + b"\0", payload[:-1], bytes([payload[0] ^ 1]) + payload[1:]):
-        file = io.BytesIO()
         packet.payload = wrong
-        umc.write(file, [packet])
         with pytest.raises(ValueError, match=r"payload|CRC of a packet"):
-            format_decoder.decode(file.getvalue(), store.folder)
+            format_decoder.decode(writer.file(), store.folder)
