@@ -1,4 +1,4 @@
-"""Regions of pictures, seams, and pixels that must not change."""
+"""Regions of pictures, and pixels that must not change."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from unimic.codec.canvas import Margins, enlarge
 from unimic.codec.errors import InvalidInput
 from unimic.codec.tokens import TokenGrid, TokenSpace
 from unimic.edge.image_tokenizer import HALO
-from unimic.edge.regions import SEAM, Region, View, find_region, grow, seam_weights
+from unimic.edge.regions import Region, View, find_region, grow, widen
 from unimic.edge.results import Canvas, Edit
 
 SPACE = TokenSpace("test", b"testtest")
@@ -86,33 +86,6 @@ def test_what_is_no_region(mask):
     assert caught.value.field == "hole"
 
 
-def test_seams_lie_inside_the_mask():
-    mask = np.zeros((64, 64), bool)
-    mask[10:40, 20:50] = True
-    weights = seam_weights(mask, (slice(0, 48), slice(16, 64)))
-    assert weights.shape == (48, 48)
-    assert (weights[~mask[0:48, 16:64]] == 0).all()
-    assert (weights[mask[0:48, 16:64]] > 0).all()
-    across = weights[25, 4:8]
-    assert (np.diff(across) > 0).all()
-    assert across[-1] == 1
-    assert weights[10 + SEAM, 4 + SEAM] == 1
-
-
-def test_seams_know_a_border_of_the_mask_from_one_of_the_canvas():
-    mask = np.zeros((32, 48), bool)
-    mask[:, :32] = True
-    weights = seam_weights(mask, (slice(0, 32), slice(0, 32)))
-    assert (weights[:, 0] == 1).all()  # the canvas ends here
-    assert (weights[:, 31] < 1).all()  # here only the mask does
-
-
-def test_thin_parts_are_wholly_new():
-    mask = np.zeros((32, 32), bool)
-    mask[10:12, :] = True
-    assert (seam_weights(mask, (slice(0, 32), slice(0, 32)))[mask] == 1).all()
-
-
 def test_canvases_grow_by_whole_tokens_where_they_must():
     margins, view = grow(WHOLE, Margins(left=5, right=9), 16)
     assert margins == Margins(left=16, right=9)
@@ -169,15 +142,18 @@ def test_only_the_edited_part_is_decoded_and_it_is_as_if_all_were():
     random = np.random.default_rng(1)
     codes = random.integers(0, 8192, (60, 70), dtype=np.int32)
     grid = TokenGrid(codes, 70 * 16 - 5, 60 * 16 - 3)
-    photo = random.integers(0, 256, (grid.height, grid.width, 3), dtype=np.uint8)
     tokenizer = SeeThrough()
+    whole = np.asarray(tokenizer.decode(grid))
     for left, top in ((500, 300), (0, 0), (1100, 940)):
         region = np.zeros((grid.height, grid.width), bool)
         region[top : top + 30, left : left + 30] = True
+        touched = widen(region, codes.shape, 16).repeat(16, 0).repeat(16, 1)
+        touched = touched[: grid.height, : grid.width]
+        photo = whole.copy()  # as the tokens show it, but for what is to be made anew
+        photo[touched] = random.integers(0, 256, (touched.sum(), 3), dtype=np.uint8)
         tokenizer.tokens = 0
         pixels = Canvas(grid, tokenizer, Edit(
             Canvas(grid, tokenizer, photo), 0, 0, region, soft=False)).pixels
         assert 0 < tokenizer.tokens <= (2 * HALO + 3) ** 2  # 30 pixels touch three tokens
-        whole = np.asarray(tokenizer.decode(grid))
         assert (pixels[region] == whole[region]).all()
         assert (pixels[~region] == photo[~region]).all()

@@ -36,7 +36,8 @@ from unimic.edge.images import ImageSource, load_image
 from unimic.edge.models import Models, check_models
 from unimic.edge.rate import pack_photo_within
 from unimic.edge.regions import MaskSource, View, find_region, grow
-from unimic.edge.results import Answer, Canvas, Edit, Picture, Pixels, Stats
+from unimic.edge.results import Answer, Canvas, Edit, Picture, Stats
+from unimic.edge.seams import Pixels
 from unimic.v1 import packet_pb2
 from unimic.v1 import service_pb2 as pb
 

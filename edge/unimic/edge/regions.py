@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
-from PIL import Image, ImageFilter
+from PIL import Image
 
 from unimic.codec.canvas import Margins
 from unimic.codec.errors import InvalidInput
@@ -20,8 +19,6 @@ MaskSource = Mask | Image.Image | Sequence[int]
 """Where to make an image anew: a bool array ``(height, width)`` in the picture's pixels or
 ``(rows, columns)`` in the tokens of its grid, a Pillow image of the picture's size (bright pixels
 count, transparent ones do not), or a box of pixels (left, top, right, bottom)."""
-
-SEAM = 3
 
 
 @dataclass(frozen=True)
@@ -119,28 +116,6 @@ def widen(pixels: Mask, grid: tuple[int, ...], pitch: int) -> Mask:
     whole[: pixels.shape[0], : pixels.shape[1]] = pixels
     touched: Mask = np.any(whole.reshape(rows, pitch, columns, pitch), axis=(1, 3))
     return touched
-
-
-def seam_weights(pixels: Mask, window: tuple[slice, slice]) -> NDArray[np.float32]:
-    """How much of the new shows: 0 outside a mask, rising to 1 within a few pixels inside it.
-
-    Parts too thin to have an inside are wholly new; the canvas's border is no border of the mask.
-
-    Args:
-        pixels: bool ``(height, width)`` of the canvas.
-        window: the part of the canvas to compute.
-    """
-    grown = tuple(slice(max(0, cut.start - SEAM), cut.stop + SEAM) for cut in window)
-    part = pixels[grown]
-    mask = Image.fromarray(part.astype(np.uint8))
-    inner = [mask.filter(ImageFilter.MinFilter(2 * depth + 1)) for depth in range(1, SEAM + 1)]
-    thick = np.asarray(inner[-1].filter(ImageFilter.MaxFilter(2 * SEAM + 1))) > 0
-    layers = np.stack([np.asarray(layer) for layer in (mask, *inner)])
-    weights: NDArray[np.float32] = layers.mean(0, dtype=np.float32)
-    weights[part & ~thick] = 1
-    inside = tuple(slice(cut.start - more.start, cut.stop - more.start)
-                   for cut, more in zip(window, grown, strict=True))
-    return weights[inside]
 
 
 def _box(field: str, mask: Sequence[int]) -> Box:

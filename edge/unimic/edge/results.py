@@ -10,15 +10,13 @@ from time import perf_counter
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from unimic.codec.packets import Sizes
 from unimic.codec.tokens import Mask, TokenGrid
 from unimic.edge.image_tokenizer import HALO, ImageTokenizer
-from unimic.edge.regions import View, seam_weights, widen
-
-Pixels = NDArray[np.uint8]
+from unimic.edge.regions import View, widen
+from unimic.edge.seams import Pixels, adjusted, seam_weights
 
 
 @dataclass
@@ -141,33 +139,33 @@ class Canvas:
         old = edit.base._paint()
         pixels: Pixels = np.zeros((self.grid.height, self.grid.width, 3), np.uint8)
         pixels[edit.top : edit.top + old.shape[0], edit.left : edit.left + old.shape[1]] = old
-        window, new = self._decode_around(edit.region)
+        made = widen(edit.region, self.grid.codes.shape, self.grid.pitch)
+        window, new = self._decode_around(made)
+        before, region = pixels[window], edit.region[window]
+        whole = made.repeat(self.grid.pitch, 0).repeat(self.grid.pitch, 1)[window]
+        new = adjusted(new, before, whole)
         if edit.soft:
-            weights = seam_weights(edit.region, window)[..., None]
-            new = np.rint(pixels[window] * (1 - weights) + new * weights).astype(np.uint8)
-        pixels[window] = np.where(edit.region[window][..., None], new, pixels[window])
+            weights = seam_weights(region)[..., None]
+            new = np.rint(before * (1 - weights) + new * weights).astype(np.uint8)
+        pixels[window] = np.where(region[..., None], new, before)
         return pixels
 
-    def _decode_around(self, region: Mask) -> tuple[tuple[slice, slice], Pixels]:
-        """Pixels of a region's whole tokens, and where they are: the rest need not be decoded.
+    def _decode_around(self, made: Mask) -> tuple[tuple[slice, slice], Pixels]:
+        """Pixels of tokens and of some around them, and where they are: the rest need not be
+        decoded.
 
-        The decoder is shown as many tokens around as it sees, so the pixels are those that the
-        whole grid would give.
+        The decoder is shown as many tokens around as it sees, so the pixels of the tokens, and next
+        to them, are those that the whole grid would give.
         """
         pitch = self.grid.pitch
-        touched = widen(region, self.grid.codes.shape, pitch)
         (top, bottom), (left, right) = (
-            (int(at.min()), int(at.max()) + 1) for at in np.nonzero(touched))
-        y, x = max(0, top - HALO), max(0, left - HALO)
-        codes = self.grid.codes[y : bottom + HALO, x : right + HALO]
-        part = TokenGrid(codes, min(codes.shape[1] * pitch, self.grid.width - x * pitch),
-                         min(codes.shape[0] * pitch, self.grid.height - y * pitch), pitch)
-        shown = np.asarray(self._tokenizer.decode(part))
-        window = (slice(top * pitch, min(bottom * pitch, self.grid.height)),
-                  slice(left * pitch, min(right * pitch, self.grid.width)))
-        rows, columns = (slice(cut.start - start * pitch, cut.stop - start * pitch)
-                         for cut, start in zip(window, (y, x), strict=True))
-        return window, shown[rows, columns]
+            (max(0, int(at.min()) - HALO), int(at.max()) + 1 + HALO) for at in np.nonzero(made))
+        codes = self.grid.codes[top:bottom, left:right]
+        part = TokenGrid(codes, min(codes.shape[1] * pitch, self.grid.width - left * pitch),
+                         min(codes.shape[0] * pitch, self.grid.height - top * pitch), pitch)
+        window = (slice(top * pitch, top * pitch + part.height),
+                  slice(left * pitch, left * pitch + part.width))
+        return window, np.asarray(self._tokenizer.decode(part))
 
 
 class Picture:

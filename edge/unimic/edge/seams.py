@@ -1,0 +1,99 @@
+"""Where new pixels meet old ones: the new ones take on what tokens lost of the old, and fade in."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageFilter
+
+from unimic.codec.tokens import Mask
+
+Pixels = NDArray[np.uint8]
+Plane = NDArray[np.float32]
+
+SEAM = 3
+RING = 1
+
+
+def adjusted(new: Pixels, old: Pixels, made: Mask) -> Pixels:
+    """New pixels, shifted by what separates old and new around them.
+
+    There, tokens and pixels show the same, and their difference is what the tokens lost: mostly
+    the exact colour, which would draw the border of the hole into the picture. Into the hole it
+    goes on smoothly, and fades to its mean.
+
+    Args:
+        new: uint8 ``(height, width, 3)``, what the tokens show.
+        old: likewise, what the picture shows; where ``made`` is True it means nothing.
+        made: bool ``(height, width)``, whole tokens that were made anew, at least one.
+
+    Returns:
+        ``new``, shifted where ``made`` is True.
+    """
+    rows, columns = (slice(int(at.min()), int(at.max()) + 1) for at in np.nonzero(made))
+    grown = tuple(slice(max(0, cut.start - RING), cut.stop + RING) for cut in (rows, columns))
+    hole = made[grown]
+    near = np.asarray(_mask(hole).filter(ImageFilter.MaxFilter(2 * RING + 1))) > 0
+    # Where the picture ends there is no ring, but the two by two shall lie as if there were.
+    missing = [(max(0, RING - cut.start), 0) for cut in (rows, columns)]
+    weights = np.pad((near & ~hole).astype(np.float32), missing)
+    shifted = new.copy()
+    for channel in range(new.shape[2]):  # one after the other: pictures may be large
+        shown = new[grown][..., channel].astype(np.float32)
+        lost = _continued(np.pad(old[grown][..., channel] - shown, missing), weights)
+        shown += lost[missing[0][0]:, missing[1][0]:]
+        shifted[grown][..., channel] = np.where(hole, np.rint(shown).clip(0, 255),
+                                                new[grown][..., channel])
+    return shifted
+
+
+def seam_weights(region: Mask) -> Plane:
+    """How much of the new shows: 0 outside a region, rising to 1 within a few pixels inside it.
+
+    Parts too thin to have an inside are wholly new; the array's border is no border of the region.
+    """
+    mask = _mask(region)
+    inner = [mask.filter(ImageFilter.MinFilter(2 * depth + 1)) for depth in range(1, SEAM + 1)]
+    thick = np.asarray(inner[-1].filter(ImageFilter.MaxFilter(2 * SEAM + 1))) > 0
+    layers = np.stack([np.asarray(layer) for layer in (mask, *inner)])
+    weights: Plane = layers.mean(0, dtype=np.float32)
+    weights[region & ~thick] = 1
+    return weights
+
+
+def _mask(region: Mask) -> Image.Image:
+    return Image.fromarray(region.astype(np.uint8))
+
+
+def _continued(values: Plane, weights: Plane) -> Plane:
+    """Values ``(h, w)`` as far as their weights, 0 to 1, go, and what is around them for the rest.
+
+    This is the pull-push of Gortler et al., "The Lumigraph" (SIGGRAPH 1996, section 3.4): means of
+    two by two, again and again, fill what is missing from coarse to fine.
+    """
+    if values.size == 1:
+        return values
+    height, width = values.shape
+    beside = ((0, height % 2), (0, width % 2))
+    heavy = _pairs(np.pad(weights, beside))
+    means = _pairs(np.pad(values * weights, beside))
+    means /= np.maximum(heavy, 1e-6)
+    coarse = _continued(means, np.minimum(heavy, 1))
+    finer = _doubled(_doubled(coarse).T).T[:height, :width]
+    filled: Plane = weights * values + (1 - weights) * finer
+    return filled
+
+
+def _pairs(plane: Plane) -> Plane:
+    """Sums of two by two."""
+    height, width = plane.shape
+    sums: Plane = plane.reshape(height // 2, 2, width // 2, 2).sum((1, 3))
+    return sums
+
+
+def _doubled(plane: Plane) -> Plane:
+    """Twice the rows, by linear interpolation."""
+    above, below = (np.concatenate(parts) for parts in ((plane[:1], plane[:-1]),
+                                                         (plane[1:], plane[-1:])))
+    rows: Plane = np.stack([0.75 * plane + 0.25 * above, 0.75 * plane + 0.25 * below], 1)
+    return rows.reshape(-1, plane.shape[1])
