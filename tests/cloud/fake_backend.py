@@ -133,6 +133,9 @@ def fake_models(coder: FakeCoder | None = None) -> Models:
     return Models(FakeImages(), FakeText(), coder or FakeCoder())
 
 
+UNPROMPTED = Sampling(seed=6, steps=1, temperature=0.0, guidance=2.0)
+
+
 class EchoBackend(Backend):
     """Results that depend on the request and on nothing else.
 
@@ -155,6 +158,10 @@ class EchoBackend(Backend):
     def generate(self, requests, watch):
         self._work([request.prompt for request in requests], requests, watch)
         return [draw(request.prompt, request.sampling.seed, request.shape) for request in requests]
+
+    def fill_defaults(self, prompt, seed):
+        """Others where the request says nothing."""
+        return self.defaults if prompt or seed else UNPROMPTED
 
     def fill(self, requests, watch):
         self._work([request.prompt for request in requests], requests, watch)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +31,7 @@ from unimic.cloud.models.compact import (
     ANSWER,
     ASK,
     END,
+    LEVELS,
     PROMPT,
     Batch,
     Compact,
@@ -188,6 +190,50 @@ def test_fill_changes_only_the_mask(backend: CompactBackend, prompt: str) -> Non
     assert np.array_equal(codes, grid())
 
 
+def hole() -> FillRequest:
+    """A hole in a grid, without a prompt."""
+    mask = np.zeros((5, 7), bool)
+    mask[1:3, 2:5] = True
+    return FillRequest(grid(), mask, "", sampling(temperature=0))
+
+
+def test_a_hole_without_prompt_and_chance_is_painted_at_once(
+    backend: CompactBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = hole()
+    steps: list[tuple[int, int]] = []
+    painted = backend.fill([asked], lambda *step: steps.append(step))[0]
+    assert steps == [(4, 4)]
+    assert np.array_equal(painted[~asked.mask], asked.codes[~asked.mask])
+    features, _ = backend.model.look(torch.from_numpy(asked.codes[None]).long(),
+                                     torch.from_numpy(asked.mask[None]), torch.tensor([[PROMPT]]))
+    levels = torch.sigmoid(1.6 * backend.model.painter(features, (5, 7))[0]).permute(1, 2, 0)
+    digits = torch.round(levels * (torch.tensor(LEVELS) - 1)).long().numpy()
+    code = np.ravel_multi_index(tuple(digits[1, 2]), LEVELS)
+    assert painted[1, 2] == code
+
+    other_seed = replace(asked, sampling=sampling(9, temperature=0))
+    drawn = [replace(asked, prompt="a dog"), replace(asked, sampling=sampling()),
+             replace(asked, mask=np.ones((5, 7), bool))]
+    results = backend.fill([drawn[0], other_seed, *drawn[1:], asked], nobody)
+    assert np.array_equal(results[1], painted)
+    assert np.array_equal(results[4], painted)
+    for request, result in zip(drawn, (results[0], *results[2:4]), strict=True):
+        assert np.array_equal(backend.fill([request], nobody)[0], result)
+
+    def no_painter(*_: object) -> torch.Tensor:
+        raise AssertionError
+
+    monkeypatch.setattr(backend.model.painter, "forward", no_painter)
+    backend.fill(drawn, nobody)
+
+
+def test_a_hole_that_nothing_is_said_about_has_no_chance(backend: CompactBackend) -> None:
+    assert backend.fill_defaults("a dog", 0) == backend.fill_defaults("", 7) == backend.defaults
+    for prompt in ("", " \n"):
+        assert backend.fill_defaults(prompt, 0) == replace(backend.defaults, temperature=0)
+
+
 def test_one_step_and_more_steps_than_tokens(backend: CompactBackend) -> None:
     for steps in (1, 9):
         filled = backend.fill([FillRequest(grid(2, 2), np.ones((2, 2), bool), "",
@@ -207,6 +253,12 @@ def test_large_grid_is_filled_in_windows(backend: CompactBackend) -> None:
     count = len(windows(mask, WHOLE, WINDOW))
     assert count > 1
     assert steps == [i * 1000 + 4 * count for i in range(1, 4 * count + 1)]
+    steps.clear()
+    painted = backend.fill([FillRequest(codes, mask, "", sampling(temperature=0))],
+                           lambda step, of: steps.append(step * 1000 + of))[0]
+    assert np.array_equal(painted[~mask], codes[~mask])
+    assert (painted[mask] != codes[mask]).mean() > 0.9
+    assert steps == [i * 1000 + 4 * count for i in range(4, 4 * count + 1, 4)]
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (20, 20), (21, 3), (16, 60), (33, 47)])

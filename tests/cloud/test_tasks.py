@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import numpy as np
 import pytest
-from fake_backend import EchoBackend, FakeCoder, draw, fake_models, reply
+from fake_backend import UNPROMPTED, EchoBackend, FakeCoder, draw, fake_models, reply
 from PIL import Image
 
 from unimic.codec.errors import InvalidInput
@@ -103,6 +104,22 @@ async def test_outpaint_keeps_every_pixel(connect):
         new = draw("a wall", EchoBackend.defaults.seed, wide.grid.codes.shape)
         assert (wide.grid.codes[0] == new[0]).all()
         assert (wide.grid.codes[1:, 5] == new[1:, 5]).all()
+
+
+async def test_a_backend_may_fill_otherwise_where_nothing_is_said(connect, monkeypatch):
+    asked = []
+    fill = EchoBackend.fill
+    monkeypatch.setattr(EchoBackend, "fill", lambda self, requests, watch: (
+        asked.extend(r.sampling for r in requests), fill(self, requests, watch))[1])
+    async with connect() as cloud:
+        shared = await cloud.share(photo())
+        await cloud.inpaint(shared, (0, 0, 20, 20))
+        await cloud.outpaint(shared, left=7)
+        await cloud.inpaint(shared, (0, 0, 20, 20), "a vase")
+        await cloud.inpaint(shared, (0, 0, 20, 20), temperature=0.5)
+        await cloud.inpaint(shared, (0, 0, 20, 20), seed=8)
+    assert asked == [UNPROMPTED, UNPROMPTED, EchoBackend.defaults,
+                     replace(UNPROMPTED, temperature=0.5), replace(EchoBackend.defaults, seed=8)]
 
 
 async def test_edits_follow_each_other(connect):

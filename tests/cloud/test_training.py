@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict, replace
 from pathlib import Path
 from zipfile import ZipFile
 
@@ -10,15 +11,24 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 
+from unimic.cloud.models.compact import Compact, CompactConfig
 from unimic.cloud.models.image_entropy import ImageEntropyConfig, ImageEntropyNet
-from unimic.cloud.models.image_tokenizer import FiniteScalarQuantizer
-from unimic.cloud.training import other_languages, train_tokenizer
+from unimic.cloud.models.image_tokenizer import FiniteScalarQuantizer, ImageTokenizer
+from unimic.cloud.training import (
+    export_compact,
+    fidelity,
+    other_languages,
+    train_painter,
+    train_tokenizer,
+)
 from unimic.cloud.training.compare_orders import SHARES, SIDE, Grouped, Raster
 from unimic.cloud.training.cost import TokenCost
 from unimic.cloud.training.loop import Average, Run, rounded_late
 from unimic.cloud.training.shipped import averaged
 from unimic.codec.order import REVEALED, reveal_groups
+from unimic.codec.proof import METADATA
 
 SMALL = ImageEntropyConfig(groups=12, width=32, heads=2, content_layers=1, query_layers=2,
                            hidden=32, pairs=4)
@@ -127,8 +137,8 @@ class PixelJudge(torch.nn.Module):
 
 def test_tokenizer_training(tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
                             capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(train_tokenizer, "LPIPS", lambda network: PixelJudge())
-    monkeypatch.setattr(train_tokenizer, "InceptionDistance", PixelJudge)
+    monkeypatch.setattr(fidelity, "LPIPS", lambda network: PixelJudge())
+    monkeypatch.setattr(fidelity, "InceptionDistance", PixelJudge)
 
     def train(out: str, *more: str) -> dict[str, torch.Tensor]:
         train_tokenizer.main(["--data", str(tiny_data), "--out", str(tmp_path / out), "--batch",
@@ -145,6 +155,44 @@ def test_tokenizer_training(tiny_data: Path, tmp_path: Path, monkeypatch: pytest
     train("polished", "--polish", start, "--adversarial", "0.3")
     assert "resumed at step 1," in capsys.readouterr().out
     assert moved(train("further", "--start", start), first) == {"encoder", "decoder"}
+
+
+def test_painter_training(tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                          capsys: pytest.CaptureFixture[str]) -> None:
+    """Nothing but the painter learns; a second start goes on, and the result can be exported."""
+    monkeypatch.setattr(fidelity, "LPIPS", lambda network: PixelJudge())
+    monkeypatch.setattr(fidelity, "InceptionDistance", PixelJudge)
+    torch.manual_seed(0)
+    tokenizer, start = tmp_path / "tokenizer.pt", tmp_path / "weights.safetensors"
+    torch.save({"average": ImageTokenizer().state_dict()}, tokenizer)
+    config = CompactConfig(width=64, depth=1, head=32, painter_depth=2)
+    before = Compact(config).state_dict()
+    save_file(before, start, metadata={METADATA: json.dumps(asdict(config))})
+
+    def train() -> dict[str, torch.Tensor]:
+        train_painter.main(["--data", str(tiny_data), "--start", str(start), "--tokenizer",
+                            str(tokenizer), "--out", str(tmp_path / "out"), "--batch", "2",
+                            "--minutes", "0.0001"])
+        return averaged(tmp_path / "out" / "checkpoint.pt")
+
+    after = train()
+    moved = {name for name in before if not torch.equal(after[name], before[name])}
+    assert {name.split(".")[0] for name in moved} == {"painter"}
+    assert "painter.to_latents.weight" in moved
+    train()
+    assert "resumed at step 1," in capsys.readouterr().out
+    assert export_compact.sizes(after) == replace(config, head=CompactConfig.head)
+
+
+def test_what_the_painter_learns_to_fill(monkeypatch: pytest.MonkeyPatch) -> None:
+    boxes = {train_painter.hidden_box() for _ in range(2000)}
+    side = train_painter.SIDE
+    assert all(0 <= top < bottom <= side and 0 <= left < right <= side
+               for top, left, bottom, right in boxes)
+    assert max((bottom - top) * (right - left) for top, left, bottom, right in boxes) < side**2 / 2
+    a, b = train_painter.rescaled(torch.rand(2, 3, 48, 96), torch.rand(2, 3, 48, 96))
+    assert a.shape == b.shape
+    assert min(a.shape[2:]) >= train_painter.SMALLEST
 
 
 def test_one_crop_in_ten_is_of_a_drawing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

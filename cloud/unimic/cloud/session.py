@@ -53,6 +53,7 @@ OPEN_SECONDS = 10
 """A client that has not said open by then has gone astray."""
 MAX_STEPS = 1000
 QUESTIONS = (pb.TASK_KIND_ANSWER, pb.TASK_KIND_CAPTION)
+FILLS = (pb.TASK_KIND_INPAINT, pb.TASK_KIND_OUTPAINT)
 
 
 @dataclass(frozen=True)
@@ -287,13 +288,15 @@ class Session:
 
     async def _perform(self, task: pb.Task, source: asyncio.Task[TokenGrid | None] | None
                        ) -> tuple[TokenGrid | None, pb.Result]:
-        sampling = self._sampling(task.sampling)
         prompt, text = np.zeros(0, np.int32), ""
         others = self._engine.other_threads
         if task.HasField("text"):
             prompt, text = await self._code(others, partial(self._unpack_prompt, task.text))
         progress = partial(self._report, task.id) if task.progress else None
-        run = self._engine.batcher.run
+        run, backend = self._engine.batcher.run, self._engine.backend
+        wanted = task.sampling
+        sampling = _sampling(wanted, backend.fill_defaults(text, wanted.seed)
+                             if task.kind in FILLS else backend.defaults)
 
         if task.kind == pb.TASK_KIND_GENERATE:
             if not task.width or not task.height:
@@ -329,20 +332,6 @@ class Session:
         # What the client holds stays as it is, whatever the backend did to it.
         grid = replace(base, codes=np.where(mask, grid.codes, base.codes))
         return await self._pack(grid, mask, prompt)
-
-    def _sampling(self, wanted: pb.Sampling) -> Sampling:
-        defaults = self._engine.backend.defaults
-        temperature = wanted.temperature if wanted.HasField("temperature") else defaults.temperature
-        guidance = wanted.guidance if wanted.HasField("guidance") else defaults.guidance
-        for name, value in (("temperature", temperature), ("guidance", guidance)):
-            if not 0 <= value < 1000:  # NaN fails too
-                raise InvalidInput(f"sampling.{name}", f"{value} is out of range",
-                                   "use 0 or more, below 1000")
-        if wanted.steps > MAX_STEPS:
-            raise InvalidInput("sampling.steps", f"{wanted.steps} is out of range",
-                               f"use at most {MAX_STEPS}")
-        return Sampling(wanted.seed or defaults.seed, wanted.steps or defaults.steps,
-                        temperature, guidance)
 
     def _unpack_prompt(self, packet: packet_pb2.Packet, coder: Coder) -> tuple[Codes, str]:
         ids = unpack_text(coder, packet, limits=self._engine.limits)
@@ -407,3 +396,17 @@ class Session:
         return await run_watched(
             threads, lambda watch: work(self._engine.coder.watched(watch)))
 
+
+def _sampling(wanted: pb.Sampling, defaults: Sampling) -> Sampling:
+    """What the client asks for, checked, and ``defaults`` for the rest."""
+    temperature = wanted.temperature if wanted.HasField("temperature") else defaults.temperature
+    guidance = wanted.guidance if wanted.HasField("guidance") else defaults.guidance
+    for name, value in (("temperature", temperature), ("guidance", guidance)):
+        if not 0 <= value < 1000:  # NaN fails too
+            raise InvalidInput(f"sampling.{name}", f"{value} is out of range",
+                               "use 0 or more, below 1000")
+    if wanted.steps > MAX_STEPS:
+        raise InvalidInput("sampling.steps", f"{wanted.steps} is out of range",
+                           f"use at most {MAX_STEPS}")
+    return Sampling(wanted.seed or defaults.seed, wanted.steps or defaults.steps,
+                    temperature, guidance)

@@ -173,7 +173,8 @@ class AsyncClient:
             photo: a picture of this session.
             mask: what to make anew: a bool array in pixels or tokens, a Pillow image, or a box of
                 pixels (left, top, right, bottom); widened to whole tokens for the model.
-            prompt: what shall be there; may be empty.
+            prompt: what shall be there; may be empty. Without a prompt, a seed and a temperature,
+                the compact backend puts there what can be expected, the same each time.
             seed: the same one gives the same picture. None here and in the next three leaves it to
                 the server, and so does seed 0.
             steps: of the sampler, 1 to 1000.

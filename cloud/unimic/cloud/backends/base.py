@@ -134,6 +134,11 @@ class Backend(ABC):
                         r.sampling)
             for r in requests], watch)
 
+    def fill_defaults(self, prompt: str, seed: int) -> Sampling:
+        """`defaults` of `fill`, where they depend on the request: on its ``prompt``, which may be
+        empty, and the ``seed`` that it names, or 0."""
+        return self.defaults
+
     @abstractmethod
     def fill(self, requests: Sequence[FillRequest], watch: Watch) -> list[Codes]:
         """Inpaint and outpaint: whole grids, equal to the given codes where the mask is False."""

@@ -1,6 +1,10 @@
 """The embedded backend: the project's own compact model, small enough for a CPU.
 
-Images are drawn as in MaskGIT (Chang et al., arXiv 2202.04200, section 3.2): all hidden tokens are
+A hole that nothing is said about is painted: filled at once, as near to what was there as can be
+expected (`unimic.cloud.models.compact.Painter`). With a prompt, a seed or a temperature, tokens are
+drawn.
+
+They are drawn as in MaskGIT (Chang et al., arXiv 2202.04200, section 3.2): all hidden tokens are
 predicted at once, some are kept, by chance and the surest rather than the others, and the rest is
 predicted again, fewer and fewer along a cosine.
 Guidance is classifier-free (Ho and Salimans, arXiv 2207.12598). Answers and captions are the
@@ -50,6 +54,7 @@ from unimic.cloud.models.compact import (
     ASK,
     CAPTION,
     END,
+    LEVELS,
     LOW,
     PROMPT,
     TEXT_CODES,
@@ -60,6 +65,7 @@ from unimic.cloud.models.compact import (
     left_padded,
     packed_texts,
 )
+from unimic.cloud.models.image_tokenizer import FiniteScalarQuantizer
 from unimic.codec.errors import CorruptData, UnknownModel
 from unimic.codec.networks import session_options
 from unimic.codec.proof import METADATA
@@ -140,6 +146,7 @@ class CompactBackend(Backend):
     def __init__(self, model: Compact, words: Words, space: TokenSpace, view: View) -> None:
         self.model, self.words, self.space, self.view = model, words, space, view
         self.device = next(model.parameters()).device
+        self.quantizer = FiniteScalarQuantizer(LEVELS).to(self.device)
 
     @torch.inference_mode()
     def generate(self, requests: Sequence[GenerateRequest], watch: Watch) -> list[Codes]:
@@ -172,10 +179,42 @@ class CompactBackend(Backend):
             fits += odds[:, range(len(ids) - 1), ids[1:]].sum(-1).tolist()
         return fits
 
+    def fill_defaults(self, prompt: str, seed: int) -> Sampling:
+        """See `Backend`. With neither prompt nor seed there is no chance."""
+        left_to_us = not prompt.strip() and not seed
+        return replace(self.defaults, temperature=0.0) if left_to_us else self.defaults
+
     @torch.inference_mode()
     def fill(self, requests: Sequence[FillRequest], watch: Watch) -> list[Codes]:
         """See `Backend`."""
-        return fill_by_windows(requests, WHOLE, WINDOW, self._draw, watch)
+        return fill_by_windows(requests, WHOLE, WINDOW, self._paint_or_draw, watch)
+
+    def _paint_or_draw(self, requests: list[FillRequest], chances: list[torch.Generator],
+                       watch: Watch) -> list[Codes]:
+        """Fill the masks of grids of one shape; paint where there is neither prompt nor chance."""
+        drawn = [i for i, r in enumerate(requests)
+                 if r.prompt.strip() or r.sampling.temperature or r.mask.all()]
+        painted = sorted({*range(len(requests))} - {*drawn})
+        filled = dict(zip(painted, self._paint([requests[i] for i in painted]), strict=True))
+        if drawn:
+            filled |= zip(drawn, self._draw([requests[i] for i in drawn],
+                                            [chances[i] for i in drawn], watch), strict=True)
+        else:
+            watch(requests[0].sampling.steps, requests[0].sampling.steps)
+        return [filled[i] for i in range(len(requests))]
+
+    def _paint(self, requests: list[FillRequest]) -> list[Codes]:
+        """Fill the masks of grids of one shape with what is expected there."""
+        painted: list[Codes] = []
+        for part in batches(len(requests), self.device):
+            some = requests[part]
+            codes = torch.from_numpy(np.stack([r.codes for r in some])).long()
+            hidden = torch.from_numpy(np.stack([r.mask for r in some]))
+            features = self._image_features(codes, hidden, [[PROMPT]] * len(some))
+            latents = self.model.painter(features, some[0].shape)
+            new = self.quantizer.codes(self.quantizer.digits(latents)).cpu()
+            painted.extend(torch.where(hidden, new, codes).numpy().astype(np.int32))
+        return painted
 
     def _draw(self, requests: list[FillRequest], chances: list[torch.Generator], watch: Watch
               ) -> list[Codes]:

@@ -44,6 +44,7 @@ class CompactConfig:
     depth: int = 6
     head: int = 64
     expansion: int = 4
+    painter_depth: int = 4
 
 
 @dataclass
@@ -178,6 +179,39 @@ def normalise(x: Tensor) -> Tensor:
     return F.layer_norm(x, (x.shape[-1],))
 
 
+class Painter(nn.Module):
+    """Predicts what is hidden at once: latents whose picture is expected to be the nearest.
+
+    Drawing from a distribution gives what could be there; its distance to what is there is, for a
+    squared distance, twice that of the distribution's mean. So these blocks learn that distance
+    itself, through the image tokenizer's decoder (`unimic.cloud.training.train_painter`).
+    """
+
+    def __init__(self, config: CompactConfig) -> None:
+        super().__init__()
+        self.head = config.head
+        self.blocks = nn.ModuleList([Block(config) for _ in range(config.painter_depth)])
+        self.to_latents = nn.Linear(config.width, len(LEVELS))
+        nn.init.normal_(self.to_latents.weight, std=0.02)
+        nn.init.zeros_(self.to_latents.bias)
+
+    def forward(self, features: Tensor, shape: tuple[int, int]) -> Tensor:
+        """Of features ``(B, h·w, width)`` as `Compact.look` gives them, latents ``(B, 5, h, w)``.
+
+        They are those of `unimic.cloud.models.image_tokenizer`, before quantisation.
+        """
+        batch, count, _ = features.shape
+        rows, columns = shape
+        grid = torch.cartesian_prod(torch.arange(rows), torch.arange(columns))
+        rotation = Rotation(grid.expand(batch, -1, -1).to(features.device), self.head)
+        allowed = torch.ones(1, 1, count, count, dtype=torch.bool, device=features.device)
+        x = features
+        for block in self.blocks:
+            x, _ = cast(Block, block).look(x, rotation, allowed, shape)
+        latents: Tensor = self.to_latents(normalise(x)).transpose(1, 2).unflatten(2, shape)
+        return latents
+
+
 class Compact(nn.Module):
     """The whole model."""
 
@@ -199,6 +233,7 @@ class Compact(nn.Module):
         self.to_low = nn.Linear(width, width)
         self.low_given_high = nn.Embedding(HIGH, width)
         self.to_low_code = nn.Linear(width, LOW)
+        self.painter = Painter(self.config)
         nn.init.normal_(self.words.weight, std=width**-0.5)
         places = [1]
         for level in reversed(LEVELS[1:]):

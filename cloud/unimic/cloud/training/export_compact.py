@@ -30,8 +30,10 @@ DATA = ("Flickr8k train and rest (photos, captions; no licence seen), DAQUAR tra
 def sizes(state: dict[str, Tensor]) -> CompactConfig:
     """The sizes of the model that ``state`` belongs to; heads are always the default."""
     width = state["words.weight"].shape[1]
-    depth = 1 + max(int(name.split(".")[1]) for name in state if name.startswith("blocks."))
-    return CompactConfig(width=width, depth=depth,
+    depth, painter_depth = (len({name for name in state if name.startswith(blocks)
+                                 and name.endswith(".merge.weight")})
+                            for blocks in ("blocks.", "painter.blocks."))
+    return CompactConfig(width=width, depth=depth, painter_depth=painter_depth,
                          expansion=state["blocks.0.expand.weight"].shape[0] // width)
 
 

@@ -2,11 +2,9 @@
 
 First stage: everything. Second stage (``--polish FIRST``): the encoder stays as it is, so tokens
 keep their meaning, and only the decoder goes on learning. With ``--entropy-model``, tokens are
-pushed to be cheap as well as good: a bit under that model costs ``--bit-price``. With
-``--adversarial``, a discriminator on the Inception features draws pictures to sharper texture.
-
-The perceptual losses are LPIPS-AlexNet and the first Inception blocks, both under a random
-rescaling and shift that are the same for original and reconstruction; VGG is kept for judging.
+pushed to be cheap as well as good: a bit under that model costs ``--bit-price``. The losses of the
+pixels are those of `unimic.cloud.training.fidelity`, the perceptual ones under a random rescaling
+and shift that are the same for original and reconstruction.
 
 With ``--emoji``, one crop in ten is of a drawing: of the emoji, and of coloured shapes as the
 compact model draws them. Photos alone leave outlines dented.
@@ -31,7 +29,7 @@ from unimic.cloud.models.image_tokenizer import ImageTokenizer
 from unimic.cloud.training import shapes
 from unimic.cloud.training.cost import TokenCost
 from unimic.cloud.training.data import read_emoji, training_images
-from unimic.cloud.training.discriminator import Discriminator, joined
+from unimic.cloud.training.fidelity import Fidelity
 from unimic.cloud.training.loop import (
     Average,
     Run,
@@ -43,7 +41,6 @@ from unimic.cloud.training.loop import (
     prepared,
 )
 from unimic.cloud.training.shipped import load_exact, load_image_tokenizer
-from unimic.perceptual import LPIPS, InceptionDistance
 
 CROP = 160
 DRAWN = 0.1  # share of crops that are of drawings, where there are any
@@ -52,11 +49,12 @@ PRICED = 24  # crops of a batch whose tokens are priced: their rows are made on 
 
 
 class Crops(IterableDataset[Tensor]):
-    """Endless batches of random crops, uint8 ``(B, 160, 160, 3)``."""
+    """Endless batches of random crops, uint8 ``(B, side, side, 3)``."""
 
-    def __init__(self, photos: list[np.ndarray], drawings: list[np.ndarray], batch: int, seed: int
-                 ) -> None:
-        self.photos, self.drawings, self.batch, self.seed = photos, drawings, batch, seed
+    def __init__(self, photos: list[np.ndarray], drawings: list[np.ndarray], batch: int, seed: int,
+                 side: int = CROP) -> None:
+        self.photos, self.drawings, self.side = photos, drawings, side
+        self.batch, self.seed = batch, seed
 
     def __iter__(self) -> Iterator[Tensor]:
         chance = random.Random(repr(own_seed(self.seed)))
@@ -68,11 +66,11 @@ class Crops(IterableDataset[Tensor]):
         drawn = self.drawings and chance.random() < DRAWN
         image = Image.fromarray(chance.choice(self.drawings if drawn else self.photos))
         width, height = image.size
-        side = min(width, height, int(CROP * 2 ** chance.uniform(-1.1, 0.8)))
+        side = min(width, height, int(self.side * 2 ** chance.uniform(-1.1, 0.8)))
         x = chance.randint(0, width - side)
         y = chance.randint(0, height - side)
         box = (x, y, x + side, y + side)
-        crop = np.asarray(image.resize((CROP, CROP), Image.Resampling.BICUBIC, box))
+        crop = np.asarray(image.resize((self.side, self.side), Image.Resampling.BICUBIC, box))
         return crop[:, ::-1] if chance.random() < 0.5 else crop
 
 
@@ -150,17 +148,11 @@ def main(argv: list[str] | None = None) -> None:
                                   weight_decay=0.01, fused=True)
     average = Average(model, 0.999)
     run = Run(args.out, args.minutes, args.rate)
+    fidelity = Fidelity(device, args.adversarial)
     state: dict[str, nn.Module | torch.optim.Optimizer] = {
-        "model": model, "average": average.module, "optimizer": optimizer}
-    discriminator = None
-    if args.adversarial:
-        discriminator = Discriminator(InceptionDistance.CHANNELS).to(device)
-        state |= {"discriminator": discriminator,
-                  "discriminator_optimizer": discriminator.optimizer}
+        "model": model, "average": average.module, "optimizer": optimizer, **fidelity.state()}
     run.restore(state)
     random.seed(args.seed + run.step)
-    lpips = LPIPS("alex").to(device)
-    inception = InceptionDistance().to(device)
     cost = None
     if args.entropy_model:
         network = ImageEntropyNet().requires_grad_(False)
@@ -183,21 +175,9 @@ def main(argv: list[str] | None = None) -> None:
                 latents = encoder(real).float()
                 digits = model.quantizer.digits(latents)
             fake = decoder(model.quantizer.normalise(digits))
-        fake = fake.float()
-        pixel = F.l1_loss(fake, real) + 2 * F.mse_loss(fake, real)
-        with autocast(device):
-            warped = same_warp(fake, real)
-            alex = lpips(*warped).mean()
-            few = args.batch // 2  # Inception costs more than the rest of the loss
-            seen, true = (inception.features(x[:few]) for x in warped)
-            deep = inception.between(seen, true).mean()
             bits = cost(latents[:PRICED]) if cost else nothing
-            deceit = discriminator.deceive(seen) if discriminator else nothing
-        distortion = 0.5 * pixel + alex + deep
-        gradient, = torch.autograd.grad(distortion, fake, retain_graph=discriminator is not None)
-        if discriminator:
-            toward_real, = torch.autograd.grad(deceit, fake)
-            gradient = joined(gradient, toward_real, args.adversarial)
+        fake = fake.float()
+        gradient, losses = fidelity.gradient(fake, real, same_warp(fake, real))
         roots, gradients = [fake], [gradient]
         if not args.polish:
             roots.append(0.1 * usage_push(latents) + args.bit_price * bits)
@@ -207,12 +187,9 @@ def main(argv: list[str] | None = None) -> None:
         nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
         average.update(model, run.step)
-        with autocast(device):
-            judged = discriminator.learn(true, seen) if discriminator else nothing
         used = torch.zeros(model.quantizer.size, device=device)
         used[model.quantizer.codes(digits.detach()).flatten()] = 1
-        run.log(pixel=pixel, alex=alex, inception=deep, bits=bits, deceit=deceit, judged=judged,
-                codes=used.sum())
+        run.log(**losses, bits=bits, codes=used.sum())
         if run.due():
             run.save(state)
     run.save(state)

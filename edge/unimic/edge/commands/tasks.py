@@ -120,7 +120,8 @@ def _service_options() -> argparse.ArgumentParser:
 def _sampling_options() -> argparse.ArgumentParser:
     parent = argparse.ArgumentParser(add_help=False)
     group = parent.add_argument_group("sampling", "defaults are the service's")
-    group.add_argument("--seed", type=int, help="equal seeds make equal pictures")
+    group.add_argument("--seed", type=int, help="equal seeds make equal pictures; with neither "
+                       "seed nor prompt a hole gets what can be expected there")
     group.add_argument("--steps", type=int, help="more take longer and look better")
     group.add_argument("--temperature", type=float, help="0 draws what is likeliest")
     group.add_argument("--guidance", type=float, help="how closely to follow the prompt")

@@ -6,7 +6,8 @@ the right, which is cut away before the photo is shared (outpainting). In each, 
 * the mean colour of what is visible,
 * Telea's method (Journal of Graphics Tools 9(1), 2004) in OpenCV, radius 5,
 * the service, without a prompt and with the photo's first caption as one,
-* and the original's own tokens, decoded: nothing made of tokens can be expected to come nearer.
+* and the original's own tokens, decoded, its seams removed like those of the service's pictures:
+  nothing made of tokens can be expected to come nearer.
 
 What is visible stays as it was, in all of them. LPIPS is that of the hidden part cut out, against
 the same part of the original. Tokens are right if they equal those of the original photo there;
@@ -31,6 +32,7 @@ from unimic.codec.tokens import Codes, Mask
 from unimic.edge.client import Client
 from unimic.edge.contact_sheet import Tile
 from unimic.edge.models import Models
+from unimic.edge.seams import adjusted
 from unimic.measure.html import Column
 from unimic.measure.metrics import Judge, find
 from unimic.measure.tasks.findings import Findings, Row
@@ -102,7 +104,7 @@ def measure(cloud: Client, models: Models, subjects: Sequence[Subject], samples:
                 right = 100 * float(np.mean(filled.codes[place] == truth[place]))
                 values[part, filled.method].append(
                     judge(filled.image.crop(box)) | {"tokens": right})
-                if len(samples) < SAMPLES and filled.method == PROMPTED:
+                if len(samples) < SAMPLES and filled.method == PLAIN:
                     samples.append(Tile(filled.image, f"made anew: the {part} part", "",
                                         filled.cost))
     return Findings(TITLE, ABOUT, COLUMNS, _rows(values), failed)
@@ -120,9 +122,9 @@ def fills(cloud: Client, models: Models, photo: Image.Image, part: str, box: Box
         yield Filled(method, made.image, made.grid.codes,
                      f"{made.stats.down.wire_bytes:,} bytes down")
     tokens = models.images.encode(photo)
-    decoded = photo.copy()
-    decoded.paste(models.images.decode(tokens).crop(box), box[:2])
-    yield Filled(FLOOR, decoded, tokens.codes)
+    pixels, hidden = np.asarray(photo), _mask(photo, box)
+    decoded = adjusted(np.asarray(models.images.decode(tokens)), pixels, hidden)
+    yield Filled(FLOOR, Image.fromarray(np.where(hidden[..., None], decoded, pixels)), tokens.codes)
 
 
 def _boxes(width: int, height: int) -> dict[str, Box]:
@@ -164,7 +166,8 @@ ABOUT = (
     "photo is shared. LPIPS of the hidden part cut out, against the original; how much lower it is "
     "than with the better of mean fill and Telea; tokens that equal the original's there. "
     "Re-encoded: the original's own tokens, decoded; nothing made of tokens can be expected to be "
-    "nearer. LPIPS-AlexNet was a training loss of the image tokenizer, LPIPS-VGG was not.")
+    "nearer. LPIPS-AlexNet was a training loss of the image tokenizer and of what the compact "
+    "model puts there without a prompt, LPIPS-VGG was not.")
 COLUMNS = (Column("method", "method"), Column("part", "part", left=True),
            Column("lpips-vgg", "LPIPS-VGG", 4), Column("gain-lpips-vgg", "lower by, %", 1),
            Column("lpips-alex", "LPIPS-AlexNet †", 4), Column("gain-lpips-alex", "lower by, %", 1),

@@ -1,0 +1,67 @@
+"""How far a picture is from its original, as the trainings see it.
+
+The perceptual losses are LPIPS-AlexNet and the first Inception blocks; VGG is kept for judging. A
+discriminator on the Inception features draws pictures to sharper texture.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from unimic.cloud.training.discriminator import Discriminator, joined
+from unimic.cloud.training.loop import autocast
+from unimic.perceptual import LPIPS, InceptionDistance
+
+
+class Fidelity:
+    """Gradients of the losses, and the discriminator, which learns along.
+
+    Args:
+        device: of the networks.
+        adversarial: norm of the discriminator's gradient, as a share of the other losses'; with 0
+            there is none.
+    """
+
+    def __init__(self, device: torch.device, adversarial: float) -> None:
+        self.device, self.adversarial = device, adversarial
+        self.lpips = LPIPS("alex").to(device)
+        self.inception = InceptionDistance().to(device)
+        self.discriminator = (Discriminator(InceptionDistance.CHANNELS).to(device)
+                              if adversarial else None)
+
+    def state(self) -> dict[str, nn.Module | torch.optim.Optimizer]:
+        """What belongs in a checkpoint."""
+        if self.discriminator is None:
+            return {}
+        return {"discriminator": self.discriminator,
+                "discriminator_optimizer": self.discriminator.optimizer}
+
+    def gradient(self, fake: Tensor, real: Tensor, warped: tuple[Tensor, Tensor]
+                 ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The gradient of the loss of ``fake``, and what the loss consists of.
+
+        Args:
+            fake: ``(B, 3, H, W)``; the graph that it came from is not touched.
+            real: the originals.
+            warped: made of both alike, for the perceptual losses.
+        """
+        pixel = F.l1_loss(fake, real) + 2 * F.mse_loss(fake, real)
+        few = len(fake) // 2  # Inception costs more than the rest of the loss
+        with autocast(self.device):
+            alex = self.lpips(*warped).mean()
+            seen, true = (self.inception.features(x[:few]) for x in warped)
+            deep = self.inception.between(seen, true).mean()
+        parts = {"pixel": pixel, "alex": alex, "inception": deep}
+        gradient, = torch.autograd.grad(0.5 * pixel + alex + deep, fake,
+                                        retain_graph=self.discriminator is not None)
+        if self.discriminator:
+            with autocast(self.device):
+                deceit = self.discriminator.deceive(seen)
+            toward_real, = torch.autograd.grad(deceit, fake)
+            gradient = joined(gradient, toward_real, self.adversarial)
+            with autocast(self.device):
+                judged = self.discriminator.learn(true, seen)
+            parts |= {"deceit": deceit, "judged": judged}
+        return gradient, parts
