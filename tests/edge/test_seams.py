@@ -22,10 +22,11 @@ def noise(seed: int, least: int = 60, most: int = 200, shape: tuple[int, int] = 
 @pytest.mark.parametrize("shape", [(64, 64), (51, 77), (49, 48)])
 def test_a_hole_takes_on_what_differs_around_it(shape):
     new, made = noise(1, shape=shape), hole(*shape)
-    old = new + np.array([40, 0, -30]).astype(np.uint8)
+    lost = np.array([40, 0, -30])
+    old = (new + lost).astype(np.uint8)
     old[made] = 0  # says nothing
     shifted = adjusted(new, old, made).astype(int) - new
-    assert (shifted[made] == (40, 0, -30)).all()
+    assert (shifted[made] == lost).all()
 
 
 def test_what_agrees_around_a_hole_stays():

@@ -1,8 +1,8 @@
 """The embedded backend: the project's own compact model, small enough for a CPU.
 
 A hole that nothing is said about is painted: filled at once, as near to what was there as can be
-expected (`unimic.cloud.models.compact.Painter`). With a prompt, a seed or a temperature, tokens are
-drawn.
+expected (`unimic.cloud.models.compact.Painter`). With a prompt, a seed or a temperature above 0,
+tokens are drawn.
 
 They are drawn as in MaskGIT (Chang et al., arXiv 2202.04200, section 3.2): all hidden tokens are
 predicted at once, some are kept, by chance and the surest rather than the others, and the rest is
@@ -191,7 +191,10 @@ class CompactBackend(Backend):
 
     def _paint_or_draw(self, requests: list[FillRequest], chances: list[torch.Generator],
                        watch: Watch) -> list[Codes]:
-        """Fill the masks of grids of one shape; paint where there is neither prompt nor chance."""
+        """Fill the masks of grids of one shape.
+
+        Painted are those that know something, and have neither prompt nor chance.
+        """
         drawn = [i for i, r in enumerate(requests)
                  if r.prompt.strip() or r.sampling.temperature or r.mask.all()]
         painted = sorted({*range(len(requests))} - {*drawn})
