@@ -11,8 +11,8 @@ from unimic.codec.tokens import Mask
 Pixels = NDArray[np.uint8]
 Plane = NDArray[np.float32]
 
-SEAM = 3
-RING = 1
+SEAM = 3  # pixels within which the new fades in
+RING = 1  # pixels around a hole that tell what the tokens lost
 
 
 def adjusted(new: Pixels, old: Pixels, made: Mask) -> Pixels:
