@@ -184,7 +184,7 @@ def test_painter_training(tiny_data: Path, tmp_path: Path, monkeypatch: pytest.M
     assert export_compact.sizes(after) == replace(config, head=CompactConfig.head)
 
 
-def test_what_the_painter_learns_to_fill(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_the_painter_learns_to_fill() -> None:
     boxes = {train_painter.hidden_box() for _ in range(2000)}
     side = train_painter.SIDE
     assert all(0 <= top < bottom <= side and 0 <= left < right <= side

@@ -75,8 +75,7 @@ def find_region(mask: MaskSource, view: View, grid: TokenGrid, field: str = "mas
         if mask.shape == picture:
             shown = mask
         elif mask.shape == grid.codes.shape:
-            full = mask.repeat(grid.pitch, 0).repeat(grid.pitch, 1)[: canvas[0], : canvas[1]]
-            shown = full[view.window]
+            shown = spread(mask, grid.pitch)[view.window]
         else:
             raise InvalidInput(field, f"shape {mask.shape}",
                                f"pass {picture} for pixels or {grid.codes.shape} for tokens")
@@ -116,6 +115,11 @@ def widen(pixels: Mask, grid: tuple[int, ...], pitch: int) -> Mask:
     whole[: pixels.shape[0], : pixels.shape[1]] = pixels
     touched: Mask = np.any(whole.reshape(rows, pitch, columns, pitch), axis=(1, 3))
     return touched
+
+
+def spread(tokens: Mask, pitch: int) -> Mask:
+    """The pixels ``(rows · pitch, columns · pitch)`` of the tokens of a mask."""
+    return tokens.repeat(pitch, 0).repeat(pitch, 1)
 
 
 def _box(field: str, mask: Sequence[int]) -> Box:

@@ -15,7 +15,7 @@ from PIL import Image
 from unimic.codec.packets import Sizes
 from unimic.codec.tokens import Mask, TokenGrid
 from unimic.edge.image_tokenizer import HALO, ImageTokenizer
-from unimic.edge.regions import View, widen
+from unimic.edge.regions import View, spread, widen
 from unimic.edge.seams import Pixels, adjusted, seam_weights
 
 
@@ -142,8 +142,7 @@ class Canvas:
         made = widen(edit.region, self.grid.codes.shape, self.grid.pitch)
         window, new = self._decode_around(made)
         before, region = pixels[window], edit.region[window]
-        whole = made.repeat(self.grid.pitch, 0).repeat(self.grid.pitch, 1)[window]
-        new = adjusted(new, before, whole)
+        new = adjusted(new, before, spread(made, self.grid.pitch)[window])
         if edit.soft:
             weights = seam_weights(region)[..., None]
             new = np.rint(before * (1 - weights) + new * weights).astype(np.uint8)

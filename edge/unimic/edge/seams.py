@@ -32,18 +32,17 @@ def adjusted(new: Pixels, old: Pixels, made: Mask) -> Pixels:
     """
     rows, columns = (slice(int(at.min()), int(at.max()) + 1) for at in np.nonzero(made))
     grown = tuple(slice(max(0, cut.start - RING), cut.stop + RING) for cut in (rows, columns))
-    hole = made[grown]
+    hole, inner, outer = made[grown], new[grown], old[grown]
     near = np.asarray(_mask(hole).filter(ImageFilter.MaxFilter(2 * RING + 1))) > 0
     # Where the picture ends there is no ring, but the two by two shall lie as if there were.
     missing = [(max(0, RING - cut.start), 0) for cut in (rows, columns)]
     weights = np.pad((near & ~hole).astype(np.float32), missing)
     shifted = new.copy()
     for channel in range(new.shape[2]):  # one after the other: pictures may be large
-        shown = new[grown][..., channel].astype(np.float32)
-        lost = _continued(np.pad(old[grown][..., channel] - shown, missing), weights)
+        shown = inner[..., channel].astype(np.float32)
+        lost = _continued(np.pad(outer[..., channel] - shown, missing), weights)
         shown += lost[missing[0][0]:, missing[1][0]:]
-        shifted[grown][..., channel] = np.where(hole, np.rint(shown).clip(0, 255),
-                                                new[grown][..., channel])
+        shifted[grown][hole, channel] = np.rint(shown[hole]).clip(0, 255)
     return shifted
 
 

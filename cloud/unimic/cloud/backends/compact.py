@@ -54,7 +54,6 @@ from unimic.cloud.models.compact import (
     ASK,
     CAPTION,
     END,
-    LEVELS,
     LOW,
     PROMPT,
     TEXT_CODES,
@@ -65,7 +64,6 @@ from unimic.cloud.models.compact import (
     left_padded,
     packed_texts,
 )
-from unimic.cloud.models.image_tokenizer import FiniteScalarQuantizer
 from unimic.codec.errors import CorruptData, UnknownModel
 from unimic.codec.networks import session_options
 from unimic.codec.proof import METADATA
@@ -146,7 +144,6 @@ class CompactBackend(Backend):
     def __init__(self, model: Compact, words: Words, space: TokenSpace, view: View) -> None:
         self.model, self.words, self.space, self.view = model, words, space, view
         self.device = next(model.parameters()).device
-        self.quantizer = FiniteScalarQuantizer(LEVELS).to(self.device)
 
     @torch.inference_mode()
     def generate(self, requests: Sequence[GenerateRequest], watch: Watch) -> list[Codes]:
@@ -215,7 +212,7 @@ class CompactBackend(Backend):
             hidden = torch.from_numpy(np.stack([r.mask for r in some]))
             features = self._image_features(codes, hidden, [[PROMPT]] * len(some))
             latents = self.model.painter(features, some[0].shape)
-            new = self.quantizer.codes(self.quantizer.digits(latents)).cpu()
+            new = self.model.quantizer.codes(self.model.quantizer.digits(latents)).cpu()
             painted.extend(torch.where(hidden, new, codes).numpy().astype(np.int32))
         return painted
 

@@ -24,6 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from unimic.cloud.models.image_tokenizer import FiniteScalarQuantizer
 from unimic.codec.errors import InvalidInput
 from unimic.codec.text import TextTokenizer
 
@@ -138,9 +139,10 @@ class Block(nn.Module):
         nn.init.zeros_(self.merge.weight)
         nn.init.zeros_(self.contract.weight)
 
-    def look(self, x: Tensor, rotation: Rotation, allowed: Tensor, shape: tuple[int, int]
+    def look(self, x: Tensor, rotation: Rotation, allowed: Tensor | None, shape: tuple[int, int]
              ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """Prompt and image; and the image's keys and values."""
+        """Prompt and image, where all see all if nothing is said of who is ``allowed`` to; and the
+        image's keys and values."""
         query, key, value = self._heads(x, rotation)
         mixed = _joined(F.scaled_dot_product_attention(query, key, value, attn_mask=allowed))
         count = shape[0] * shape[1]
@@ -200,23 +202,17 @@ class Painter(nn.Module):
 
         They are those of `unimic.cloud.models.image_tokenizer`, before quantisation.
         """
-        batch, count, _ = features.shape
-        rows, columns = shape
-        grid = torch.cartesian_prod(torch.arange(rows), torch.arange(columns))
-        rotation = Rotation(grid.expand(batch, -1, -1).to(features.device), self.head)
-        allowed = torch.ones(1, 1, count, count, dtype=torch.bool, device=features.device)
+        places = _grid(*shape).expand(len(features), -1, -1)
+        rotation = Rotation(places.to(features.device), self.head)
         x = features
         for block in self.blocks:
-            x, _ = cast(Block, block).look(x, rotation, allowed, shape)
+            x, _ = cast(Block, block).look(x, rotation, None, shape)
         latents: Tensor = self.to_latents(normalise(x)).transpose(1, 2).unflatten(2, shape)
         return latents
 
 
 class Compact(nn.Module):
     """The whole model."""
-
-    places: Tensor
-    scale: Tensor
 
     def __init__(self, config: CompactConfig | None = None) -> None:
         super().__init__()
@@ -235,16 +231,14 @@ class Compact(nn.Module):
         self.to_low_code = nn.Linear(width, LOW)
         self.painter = Painter(self.config)
         nn.init.normal_(self.words.weight, std=width**-0.5)
-        places = [1]
-        for level in reversed(LEVELS[1:]):
-            places.insert(0, places[0] * level)
-        self.register_buffer("places", torch.tensor(places), persistent=False)
-        self.register_buffer("scale", torch.tensor(LEVELS), persistent=False)
+        self.quantizer = FiniteScalarQuantizer(LEVELS)
 
     def embed_image(self, codes: Tensor, masked: Tensor) -> Tensor:
         """Codes ``(B, h, w)`` and mask to ``(B, h·w, width)``."""
-        codes = torch.where(masked, 0, codes).flatten(1)
-        digits = codes.unsqueeze(-1) // self.places % self.scale * (2 / (self.scale - 1)) - 1
+        codes = torch.where(masked, 0, codes)
+        latents = self.quantizer.normalise(self.quantizer.from_codes(codes))
+        digits = latents.flatten(2).transpose(1, 2).contiguous()
+        codes = codes.flatten(1)
         seen = self.high(codes // LOW) + self.low(codes % LOW) + self.digits(digits)
         return torch.where(masked.flatten(1).unsqueeze(-1), self.hidden.to(seen.dtype), seen)
 
@@ -261,8 +255,8 @@ class Compact(nn.Module):
         batch, rows, columns = codes.shape
         before = prompt.shape[1]
         x = normalise(torch.cat([self.words(prompt), self.embed_image(codes, masked)], 1))
-        grid = torch.cartesian_prod(torch.arange(rows), torch.arange(columns))
-        places = torch.cat([torch.arange(-before, 0).unsqueeze(-1).expand(-1, 2), grid])
+        places = torch.cat([torch.arange(-before, 0).unsqueeze(-1).expand(-1, 2),
+                            _grid(rows, columns)])
         rotation = Rotation(places.expand(batch, -1, -1).to(x.device), self.config.head)
         order = torch.arange(x.shape[1], device=x.device)
         past = order.unsqueeze(1) >= order.unsqueeze(0)
@@ -308,6 +302,11 @@ class Compact(nn.Module):
     def word_logits(self, features: Tensor) -> Tensor:
         """Logits ``(…, 4102)`` of the next text token."""
         return F.linear(self.to_word(features), self.words.weight)
+
+
+def _grid(rows: int, columns: int) -> Tensor:
+    """Row and column of every image token, ``(h·w, 2)``."""
+    return torch.cartesian_prod(torch.arange(rows), torch.arange(columns))
 
 
 def _never_empty(allowed: Tensor) -> Tensor:

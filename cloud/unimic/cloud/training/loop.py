@@ -163,6 +163,11 @@ class Run:
         """One step of every optimizer against ``loss``, the gradient's norm kept to 1."""
         network.zero_grad()
         loss.backward()
+        self.follow(fraction, network, parts)
+
+    def follow(self, fraction: float, network: nn.Module,
+               parts: Mapping[str, torch.optim.Optimizer]) -> None:
+        """One step of every optimizer along the gradients, their norm kept to 1."""
         nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         for optimizer in parts.values():
             self.set_rate(optimizer, fraction)

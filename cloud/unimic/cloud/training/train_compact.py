@@ -355,6 +355,7 @@ def main(argv: list[str] | None = None) -> None:
     steps = prepared(mixture)
     for fraction in run:
         losses = {}
+        model.zero_grad()
         for name, batch in next(steps).items():
             batch = batch.to(device)
             with autocast(device):
@@ -365,11 +366,7 @@ def main(argv: list[str] | None = None) -> None:
                     losses[name] = text_loss(model, text, batch)
                     loss = loss + losses[name]
             torch.autograd.backward(loss)
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for part in optimizer.values():
-            run.set_rate(part, fraction)
-            part.step()
-            part.zero_grad()
+        run.follow(fraction, model, optimizer)
         average.update(model, run.step)
         run.log(**losses)
         if run.due():

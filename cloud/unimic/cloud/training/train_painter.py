@@ -61,7 +61,8 @@ def rescaled(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     factor = max(random.uniform(0.75, 1.25), SMALLEST / min(a.shape[2:]))
     size = [round(side * factor) for side in a.shape[2:]]
     both = F.interpolate(torch.cat([a, b]), size, mode="bilinear", antialias=True)
-    return both.chunk(2)  # type: ignore[return-value]
+    rescaled_a, rescaled_b = both.chunk(2)
+    return rescaled_a, rescaled_b
 
 
 def main(argv: list[str] | None = None) -> None:
