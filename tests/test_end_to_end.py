@@ -12,6 +12,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from importlib.metadata import entry_points
 from pathlib import Path
 
@@ -128,7 +129,7 @@ async def test_many_sessions_get_what_one_gets_alone(address: str, models: Model
 
 def test_without_common_entropy_models(address: str, models: Models) -> None:
     from unimic.codec.coder import Coder
-    bare = Models(models.images, models.text, Coder(models.coder.space, None, None))
+    bare = replace(models, coder=Coder(models.coder.space, None, None))
     with Client(address, models=bare, timeout=120) as cloud:
         shared = cloud.share(photo(40, 40))
         assert shared.stats.up.payload_bytes == -(-9 * 13 // 8)

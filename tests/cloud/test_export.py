@@ -24,6 +24,7 @@ from unimic.cloud.models.arithmetic import (
 )
 from unimic.cloud.models.image_entropy import ImageEntropyConfig, ImageEntropyNet
 from unimic.cloud.models.image_tokenizer import ImageTokenizer, TokenizerConfig
+from unimic.cloud.models.refiner import Refiner
 from unimic.cloud.models.text_entropy import TextEntropyConfig, TextEntropyNet
 from unimic.cloud.networks import load_image_network, load_text_network
 from unimic.cloud.training.cost import WindowRows, row_bits
@@ -31,10 +32,12 @@ from unimic.cloud.training.export import (
     export_graph,
     export_image_entropy,
     export_image_tokenizer,
+    export_refiner,
     export_text_entropy,
     product,
     with_unsigned_weights,
 )
+from unimic.cloud.training.shipped import load_refiner
 from unimic.codec.image_rows import plan_window
 from unimic.codec.networks import (
     GOLDEN,
@@ -162,6 +165,26 @@ def test_unsigned_weights_are_taken_where_products_saturate(
         copied.path(IMAGE_ENTROPY, f"{graph}.onnx").write_bytes(b"not to be read")
     monkeypatch.setattr("unimic.codec.networks.saturates", lambda store, name: True)
     check_golden(copied, IMAGE_ENTROPY, OnnxImageNetwork(copied))
+
+
+def test_the_refiner_as_the_edge_runs_it(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network = Refiner()
+    for parameter in network.parameters():  # as after training: no two are alike
+        parameter.data += 0.02 * torch.randn_like(parameter)
+    export_refiner(network, tmp_path)
+    back = load_refiner(tmp_path)
+    for name, weight in network.state_dict().items():
+        assert (back.state_dict()[name] - weight).abs().max() <= weight.abs().max() / 254 + 1e-6
+    shown, lost = torch.rand(2, 1, 3, 48, 80)
+    hole = torch.zeros(1, 1, 48, 80)
+    hole[..., 16:32] = 1
+    session = ort.InferenceSession(str(tmp_path / "refiner.onnx"))
+    names = [given.name for given in session.get_inputs()]
+    (refined,) = session.run(None, {name: value.numpy() for name, value in
+                                    zip(names, (shown, lost, hole), strict=True)})
+    with torch.no_grad():
+        np.testing.assert_allclose(refined, back(shown, lost, hole), atol=1e-4)
 
 
 def test_a_better_decoder_leaves_the_token_space_alone(tmp_path: Path) -> None:

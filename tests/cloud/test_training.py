@@ -10,7 +10,7 @@ from zipfile import ZipFile
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageFilter
 from safetensors.torch import save_file
 
 from unimic.cloud.models.compact import Compact, CompactConfig
@@ -26,9 +26,10 @@ from unimic.cloud.training import (
 from unimic.cloud.training.compare_orders import SHARES, SIDE, Grouped, Raster
 from unimic.cloud.training.cost import TokenCost
 from unimic.cloud.training.loop import Average, Run, rounded_late
-from unimic.cloud.training.shipped import averaged
+from unimic.cloud.training.shipped import averaged, load_refiner
 from unimic.codec.order import REVEALED, reveal_groups
 from unimic.codec.proof import METADATA
+from unimic.edge.seams import adjusted
 
 SMALL = ImageEntropyConfig(groups=12, width=32, heads=2, content_layers=1, query_layers=2,
                            hidden=32, pairs=4)
@@ -159,7 +160,8 @@ def test_tokenizer_training(tiny_data: Path, tmp_path: Path, monkeypatch: pytest
 
 def test_painter_training(tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
                           capsys: pytest.CaptureFixture[str]) -> None:
-    """Nothing but the painter learns; a second start goes on, and the result can be exported."""
+    """Nothing of the model but the painter learns, and the refiner; a second start goes on, and
+    the result can be exported."""
     monkeypatch.setattr(fidelity, "LPIPS", lambda network: PixelJudge())
     monkeypatch.setattr(fidelity, "InceptionDistance", PixelJudge)
     torch.manual_seed(0)
@@ -172,16 +174,21 @@ def test_painter_training(tiny_data: Path, tmp_path: Path, monkeypatch: pytest.M
     def train() -> dict[str, torch.Tensor]:
         train_painter.main(["--data", str(tiny_data), "--start", str(start), "--tokenizer",
                             str(tokenizer), "--out", str(tmp_path / "out"), "--batch", "2",
-                            "--minutes", "0.0001"])
-        return averaged(tmp_path / "out" / "checkpoint.pt")
+                            "--minutes", "0.0001", "--depth", "3"])
+        return averaged(checkpoint)
 
+    checkpoint = tmp_path / "out" / "checkpoint.pt"
     after = train()
     moved = {name for name in before if not torch.equal(after[name], before[name])}
     assert {name.split(".")[0] for name in moved} == {"painter"}
     assert "painter.to_latents.weight" in moved
+    added = {".".join(name.split(".")[:3]) for name in after.keys() - before.keys()}
+    assert added == {"painter.blocks.2"}
+    refiner = load_refiner(checkpoint)
+    assert refiner.leave.weight.abs().max() > 0
     train()
     assert "resumed at step 1," in capsys.readouterr().out
-    assert export_compact.sizes(after) == replace(config, head=CompactConfig.head)
+    assert export_compact.sizes(after) == replace(config, head=CompactConfig.head, painter_depth=3)
 
 
 def test_what_the_painter_learns_to_fill() -> None:
@@ -190,9 +197,28 @@ def test_what_the_painter_learns_to_fill() -> None:
     assert all(0 <= top < bottom <= side and 0 <= left < right <= side
                for top, left, bottom, right in boxes)
     assert max((bottom - top) * (right - left) for top, left, bottom, right in boxes) < side**2 / 2
+    for _ in range(200):
+        (top, left, bottom, right), hidden = train_painter.hidden_part()
+        assert hidden.any()
+        assert hidden.sum() == hidden[top:bottom, left:right].sum()
     a, b = train_painter.rescaled(torch.rand(2, 3, 48, 96), torch.rand(2, 3, 48, 96))
     assert a.shape == b.shape
     assert min(a.shape[2:]) >= train_painter.SMALLEST
+
+
+@pytest.mark.parametrize("box", [(2, 3, 6, 7), (0, 0, 8, 3), (5, 0, 8, 8)])
+def test_the_refiner_learns_on_what_the_client_shows(box: tuple[int, int, int, int]) -> None:
+    top, left, bottom, right = (16 * edge for edge in box)
+    made = np.zeros((128, 128), bool)
+    made[top:bottom, left:right] = True
+    noise = np.random.default_rng(0).integers(60, 200, (2, 128, 128, 3))
+    old, new = noise.astype(np.uint8)
+    new = np.asarray(Image.fromarray(new).filter(ImageFilter.GaussianBlur(6)))
+    whole = torch.from_numpy(made)[None, None].float()
+    before, after = (torch.from_numpy(x.copy()).permute(2, 0, 1)[None] / 255 for x in (old, new))
+    shown = after + train_painter.continued_loss(before - after, whole)
+    expected = np.where(made[..., None], adjusted(new, old, made), old)
+    np.testing.assert_allclose(255 * shown[0].permute(1, 2, 0), expected, atol=0.51)
 
 
 def test_one_crop_in_ten_is_of_a_drawing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

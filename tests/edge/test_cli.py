@@ -28,7 +28,7 @@ TEXTS = ["", "Two dogs run on a beach.", "naïve 漢字 🏖️\r\n\ttabs\n", "�
 def raw_store(tiny_store: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store of tokenizers without entropy models: tokens can only be coded raw."""
     folder = tmp_path_factory.mktemp("models")
-    shutil.copytree(tiny_store.folder, folder / "image-tokenizer")
+    shutil.copytree(tiny_store.folder / "image-tokenizer", folder / "image-tokenizer")
     shipped = Path(store_module.__file__).parent / "models" / "text-tokenizer"
     shutil.copytree(shipped, folder / "text-tokenizer")
     for name, sizes in (("image-tokenizer", {"image_codes": 8192, "patch": 16}),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,9 +13,9 @@ from PIL import Image
 from unimic.codec.canvas import Margins, enlarge
 from unimic.codec.errors import InvalidInput
 from unimic.codec.tokens import TokenGrid, TokenSpace
-from unimic.edge.image_tokenizer import HALO
 from unimic.edge.regions import Region, View, find_region, grow, widen
 from unimic.edge.results import Canvas, Edit
+from unimic.edge.tiles import HALO
 
 SPACE = TokenSpace("test", b"testtest")
 GRID = TokenGrid(np.arange(20, dtype=np.int32).reshape(4, 5), 70, 50)
@@ -143,6 +144,7 @@ def test_only_the_edited_part_is_decoded_and_it_is_as_if_all_were():
     codes = random.integers(0, 8192, (60, 70), dtype=np.int32)
     grid = TokenGrid(codes, 70 * 16 - 5, 60 * 16 - 3)
     tokenizer = SeeThrough()
+    models = SimpleNamespace(images=tokenizer, refiner=lambda shown, decoded, hole: shown)
     whole = np.asarray(tokenizer.decode(grid))
     for left, top in ((500, 300), (0, 0), (1100, 940)):
         region = np.zeros((grid.height, grid.width), bool)
@@ -152,8 +154,8 @@ def test_only_the_edited_part_is_decoded_and_it_is_as_if_all_were():
         photo = whole.copy()  # as the tokens show it, but for what is to be made anew
         photo[touched] = random.integers(0, 256, (touched.sum(), 3), dtype=np.uint8)
         tokenizer.tokens = 0
-        pixels = Canvas(grid, tokenizer, Edit(
-            Canvas(grid, tokenizer, photo), 0, 0, region, soft=False)).pixels
+        pixels = Canvas(grid, models, Edit(
+            Canvas(grid, models, photo), 0, 0, region, soft=False)).pixels
         assert 0 < tokenizer.tokens <= (2 * HALO + 3) ** 2  # 30 pixels touch three tokens
         assert (pixels[region] == whole[region]).all()
         assert (pixels[~region] == photo[~region]).all()

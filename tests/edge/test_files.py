@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -122,7 +123,7 @@ def test_raw_needs_no_file_of_the_entropy_models(store: Any, photo: Image.Image,
 
 
 def test_without_entropy_models(models: Models, photo: Image.Image) -> None:
-    bare = Models(models.images, models.text, Coder(models.coder.space, None, None))
+    bare = replace(models, coder=Coder(models.coder.space, None, None))
     with pytest.raises(UnknownModel, match="there is no image entropy model here"):
         encode_image(photo, bare)
     with pytest.raises(UnknownModel, match="model"):

@@ -12,7 +12,7 @@ from PIL import Image
 from unimic.codec.errors import InvalidInput
 from unimic.codec.store import ModelStore
 from unimic.codec.tokens import TokenGrid
-from unimic.edge import image_tokenizer
+from unimic.edge import tiles
 from unimic.edge.image_tokenizer import ImageTokenizer
 
 
@@ -70,8 +70,8 @@ def test_tiles_are_invisible(tokenizer: ImageTokenizer, monkeypatch: pytest.Monk
     whole = tokenizer.encode(image)
     drawn = tokenizer.decode(whole)
     assert len(np.unique(whole.codes)) > 100
-    monkeypatch.setattr(image_tokenizer, "CORE", 5)
-    monkeypatch.setattr(image_tokenizer, "HALO", 1)
+    monkeypatch.setattr(tiles, "CORE", 5)
+    monkeypatch.setattr(tiles, "HALO", 1)
     steps: list[tuple[int, int]] = []
     tiled = tokenizer.watched(lambda done, all_: steps.append((done, all_))).encode(image)
     assert steps == [(n, 15) for n in range(1, 16)]
@@ -79,7 +79,7 @@ def test_tiles_are_invisible(tokenizer: ImageTokenizer, monkeypatch: pytest.Monk
     redrawn = tokenizer.decode(tiled)
     assert np.abs(np.asarray(redrawn, dtype=int) - np.asarray(drawn, dtype=int)).max() <= 1
     # The comparison notices a halo that is too small.
-    monkeypatch.setattr(image_tokenizer, "HALO", 0)
+    monkeypatch.setattr(tiles, "HALO", 0)
     assert (tokenizer.encode(image).codes != whole.codes).any()
 
 
@@ -92,7 +92,7 @@ def test_who_watches_can_stop_it_after_each_tile(tokenizer: ImageTokenizer,
         if done == 2:
             raise Enough
 
-    monkeypatch.setattr(image_tokenizer, "CORE", 5)
+    monkeypatch.setattr(tiles, "CORE", 5)
     grid = tokenizer.encode(noise(200, 90))
     watched = tokenizer.watched(watch)
     with pytest.raises(Enough):
@@ -105,7 +105,7 @@ def test_who_watches_can_stop_it_after_each_tile(tokenizer: ImageTokenizer,
 def test_copies_load_the_networks_once(tiny_store: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     loaded = []
     monkeypatch.setattr(tiny_store, "path", lambda name, file: (
-        loaded.append(file) or tiny_store.folder / file))
+        loaded.append(file) or tiny_store.folder / name / file))
     tokenizer = ImageTokenizer(tiny_store, threads=1)
     for _ in range(2):
         copy.copy(tokenizer).encode(noise(16, 16))
@@ -115,7 +115,7 @@ def test_copies_load_the_networks_once(tiny_store: Any, monkeypatch: pytest.Monk
 @pytest.mark.parametrize("shape", [(1, 1), (64, 65), (200, 3), (188, 250)])
 def test_tiles_cover_the_grid_once(shape: tuple[int, int]) -> None:
     covered = np.zeros(shape, dtype=int)
-    for tile in image_tokenizer._tiles(*shape):
+    for tile in tiles.covering(*shape):
         covered[tile.core] += 1
         assert np.zeros(shape)[tile.read][tile.kept].shape == np.zeros(shape)[tile.core].shape
     assert (covered == 1).all()
@@ -136,21 +136,21 @@ def test_halo_covers_the_sight_of_the_networks() -> None:
     network = Network()
     for parameter in network.parameters():  # blocks start at zero: make them see
         torch.nn.init.normal_(parameter, std=0.05)
-    side = 2 * image_tokenizer.HALO + 5
+    side = 2 * tiles.HALO + 5
     middle = side // 2
 
     pixels = torch.rand(1, 3, 16 * side, 16 * side, requires_grad=True)
     network.encoder(pixels)[..., middle, middle].sum().backward()
     seen = pixels.grad[0].abs().sum(0).nonzero()
-    assert seen.min() >= 16 * (middle - image_tokenizer.HALO)
-    assert seen.max() < 16 * (middle + image_tokenizer.HALO + 1)
+    assert seen.min() >= 16 * (middle - tiles.HALO)
+    assert seen.max() < 16 * (middle + tiles.HALO + 1)
 
     latents = torch.rand(1, 5, side, side, requires_grad=True)
     patch = slice(16 * middle, 16 * (middle + 1))
     network.decoder(latents)[..., patch, patch].sum().backward()
     seen = latents.grad[0].abs().sum(0).nonzero()
-    assert seen.min() >= middle - image_tokenizer.HALO
-    assert seen.max() <= middle + image_tokenizer.HALO
+    assert seen.min() >= middle - tiles.HALO
+    assert seen.max() <= middle + tiles.HALO
 
 
 def test_the_nearest_code_is_the_token(store: ModelStore) -> None:
@@ -171,7 +171,7 @@ def test_tiles_of_the_shipped_networks_are_invisible(
     image = Image.effect_noise((16 * 22 - 5, 16 * 19 - 9), 60).convert("RGB")
     whole = tokenizer.encode(image)
     drawn = np.asarray(tokenizer.decode(whole), dtype=int)
-    monkeypatch.setattr(image_tokenizer, "CORE", 8)
+    monkeypatch.setattr(tiles, "CORE", 8)
     # Rounding of float sums may differ with the shape of a tile, and move a code now and then.
     assert (tokenizer.encode(image).codes != whole.codes).mean() < 0.01
     assert np.abs(np.asarray(tokenizer.decode(whole), dtype=int) - drawn).max() <= 1

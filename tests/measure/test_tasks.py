@@ -44,7 +44,8 @@ def shown(grid: TokenGrid) -> Image.Image:
 
 
 MODELS: Any = SimpleNamespace(images=SimpleNamespace(encode=tokens, decode=shown),
-                              coder=SimpleNamespace(space=SimpleNamespace(patch=PATCH)))
+                              coder=SimpleNamespace(space=SimpleNamespace(patch=PATCH)),
+                              refiner=lambda shown, decoded, hole: shown)
 
 
 class Held(SimpleNamespace):

@@ -27,6 +27,7 @@ ID_BYTES = 8
 CARD = "README.md"
 IMAGE_TOKENIZER = "image-tokenizer"
 TEXT_TOKENIZER = "text-tokenizer"
+IMAGE_REFINER = "image-refiner"
 DECODER = "decoder.onnx"
 
 Figures = Mapping[str, Any]

@@ -35,9 +35,9 @@ from unimic.edge.connection import Connection, Interrupted, Reply, Tls
 from unimic.edge.images import ImageSource, load_image
 from unimic.edge.models import Models, check_models
 from unimic.edge.rate import pack_photo_within
+from unimic.edge.refiner import Pixels
 from unimic.edge.regions import MaskSource, View, find_region, grow
 from unimic.edge.results import Answer, Canvas, Edit, Picture, Stats
-from unimic.edge.seams import Pixels
 from unimic.v1 import packet_pb2
 from unimic.v1 import service_pb2 as pb
 
@@ -391,7 +391,7 @@ class AsyncClient:
     def _hold(self, connection: Connection, reply: Reply, grid: TokenGrid, view: View, stats: Stats,
               origin: Pixels | Edit | None) -> Picture:
         """A picture whose end, here, is its end in the server too."""
-        canvas = Canvas(grid, self._models.images, origin)
+        canvas = Canvas(grid, self._models, origin)
         picture = Picture(connection, reply.result.id, canvas, view, stats)
         weakref.finalize(picture, connection.release_soon, picture.id).atexit = False
         return picture

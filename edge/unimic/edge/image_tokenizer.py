@@ -1,8 +1,7 @@
 """Photo to token grid and back, with the ONNX models of the store.
 
-Large pictures are done in tiles, so that memory stays bounded and time grows with the area. Every
-tile is read with a halo of `HALO` tokens around its core and only the core is kept. Both networks
-are convolutional and normalise each position by itself, and neither sees farther than the halo:
+Large pictures are done in tiles (`unimic.edge.tiles`). Both networks are convolutional and
+normalise each position by itself, and neither sees farther than a tile's halo of 12 tokens:
 
 - encoder: 3×3 at stride 4 (4 px), 3×3 from 4 to 8 (4), one block of two 3×3 at 8 (16), 3×3 from
   8 to 16 (8), three blocks at 16 (96): 128 px = 8 tokens;
@@ -18,23 +17,17 @@ the encoder and after the decoder.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import cache, partial
 
 import numpy as np
-import onnxruntime as ort
 from numpy.typing import NDArray
 from PIL import Image
 
-from unimic.codec.networks import session_options
 from unimic.codec.progress import Progress, ignore
 from unimic.codec.store import IMAGE_TOKENIZER, ModelStore
 from unimic.codec.tokens import Codes, Distances, TokenGrid, grid_shape
 from unimic.edge.images import load_image
-
-HALO = 12
-CORE = 64
+from unimic.edge.tiles import covering, load, scaled
 
 
 class ImageTokenizer:
@@ -51,7 +44,8 @@ class ImageTokenizer:
     def __init__(self, store: ModelStore, threads: int | None = None) -> None:
         self.space = store.space()
         self._watch: Progress = ignore
-        self._network = cache(partial(_load, store, threads))  # copies share what is loaded
+        # Copies share what is loaded.
+        self._network = cache(partial(load, store, threads, IMAGE_TOKENIZER))
 
     def watched(self, watch: Progress) -> ImageTokenizer:
         """This tokenizer, telling ``watch`` the tiles done and to do; what that raises ends the
@@ -81,9 +75,9 @@ class ImageTokenizer:
         encoder = self._network("encoder.onnx")
         distances = [np.empty((rows, columns, output.shape[-1]), np.float32)
                      for output in encoder.get_outputs()[1:]]
-        tiles = list(_tiles(rows, columns))
+        tiles = list(covering(rows, columns))
         for done, tile in enumerate(tiles, start=1):
-            part = pixels[tile.pixels(patch)].astype(np.float32) / 255
+            part = pixels[scaled(tile.read, patch)].astype(np.float32) / 255
             found, *parts = encoder.run(None, {"pixels": part.transpose(2, 0, 1)[None]})
             codes[tile.core] = found[0][tile.kept]
             for all_, of_tile in zip(distances, parts, strict=True):
@@ -105,51 +99,16 @@ class ImageTokenizer:
         patch = self.space.patch
         pixels = np.empty((rows * patch, columns * patch, 3), dtype=np.uint8)
         decoder = self._network("decoder.onnx")
-        tiles = list(_tiles(rows, columns))
+        tiles = list(covering(rows, columns))
         for done, tile in enumerate(tiles, start=1):
             codes: Codes = np.ascontiguousarray(grid.codes[tile.read], dtype=np.int32)
             (part,) = decoder.run(None, {"codes": codes[None]})
             bytes_: NDArray[np.uint8] = np.rint(part[0] * 255).clip(0, 255).astype(np.uint8)
-            pixels[_scaled(tile.core, patch)] = bytes_.transpose(1, 2, 0)[
-                _scaled(tile.kept, patch)]
+            pixels[scaled(tile.core, patch)] = bytes_.transpose(1, 2, 0)[
+                scaled(tile.kept, patch)]
             self._watch(done, len(tiles))
         pixels = _resampled(pixels, (rows * grid.pitch, columns * grid.pitch))
         return Image.fromarray(pixels[: grid.height, : grid.width])
-
-
-def _load(store: ModelStore, threads: int | None, file: str) -> ort.InferenceSession:
-    options = session_options(threads)
-    # Tiles come in several shapes: plans kept for each of them would only cost memory.
-    options.enable_mem_pattern = False
-    return ort.InferenceSession(str(store.path(IMAGE_TOKENIZER, file)), options,
-                                providers=["CPUExecutionProvider"])
-
-
-Window = tuple[slice, slice]
-
-
-@dataclass(frozen=True)
-class _Tile:
-    """Windows of a tile, in tokens.
-
-    Attributes:
-        core: in the grid, the tokens that this tile is responsible for.
-        read: in the grid, the core with its halo, cut at the grid's border.
-        kept: the core within `read`.
-    """
-
-    core: Window
-    read: Window
-
-    @property
-    def kept(self) -> Window:
-        (core_y, core_x), (read_y, read_x) = self.core, self.read
-        return (slice(core_y.start - read_y.start, core_y.stop - read_y.start),
-                slice(core_x.start - read_x.start, core_x.stop - read_x.start))
-
-    def pixels(self, patch: int) -> Window:
-        """`read` in pixels."""
-        return _scaled(self.read, patch)
 
 
 def _resampled(pixels: NDArray[np.uint8], shape: tuple[int, int]) -> NDArray[np.uint8]:
@@ -158,22 +117,3 @@ def _resampled(pixels: NDArray[np.uint8], shape: tuple[int, int]) -> NDArray[np.
         return pixels
     picture = Image.fromarray(pixels).resize(shape[::-1], Image.Resampling.LANCZOS)
     return np.asarray(picture)
-
-
-def _scaled(window: Window, patch: int) -> Window:
-    y, x = window
-    return (slice(y.start * patch, y.stop * patch), slice(x.start * patch, x.stop * patch))
-
-
-def _tiles(rows: int, columns: int) -> Iterator[_Tile]:
-    """Tiles that cover a grid, each core at most `CORE` on a side."""
-    for core_y, read_y in _spans(rows):
-        for core_x, read_x in _spans(columns):
-            yield _Tile((core_y, core_x), (read_y, read_x))
-
-
-def _spans(length: int) -> Iterator[tuple[slice, slice]]:
-    count = -(-length // CORE)
-    for index in range(count):  # of nearly equal length: no thin tile that is mostly halo
-        start, stop = index * length // count, (index + 1) * length // count
-        yield slice(start, stop), slice(max(0, start - HALO), min(length, stop + HALO))

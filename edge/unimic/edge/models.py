@@ -12,15 +12,20 @@ from unimic.codec.text import TextTokenizer
 from unimic.codec.tokens import Codes
 from unimic.edge.arguments import check_text, whole
 from unimic.edge.image_tokenizer import ImageTokenizer
+from unimic.edge.refiner import Refiner
 
 
 @dataclass(frozen=True)
 class Models:
-    """Tokenizers and entropy models; may be used by many clients and from several threads."""
+    """Tokenizers, entropy models and what joins pictures.
+
+    May be used by many clients and from several threads.
+    """
 
     images: ImageTokenizer
     text: TextTokenizer
     coder: Coder
+    refiner: Refiner
 
     @classmethod
     def load(cls, store: ModelStore | None = None, threads: int | None = None, *,
@@ -46,7 +51,8 @@ class Models:
             threads = whole("threads", threads, 1)
         coder = (load_coder(store, threads=threads) if entropy else
                  Coder(store.space(), None, None))
-        return cls(ImageTokenizer(store, threads), TextTokenizer.of(store), coder)
+        return cls(ImageTokenizer(store, threads), TextTokenizer.of(store), coder,
+                   Refiner(store, threads))
 
     def watched(self, watch: Progress) -> Models:
         """These, telling ``watch`` of each tile and wave; what that raises ends the work."""

@@ -14,9 +14,11 @@ from PIL import Image
 
 from unimic.codec.packets import Sizes
 from unimic.codec.tokens import Mask, TokenGrid
-from unimic.edge.image_tokenizer import HALO, ImageTokenizer
+from unimic.edge.models import Models
+from unimic.edge.refiner import Pixels
 from unimic.edge.regions import View, spread, widen
-from unimic.edge.seams import Pixels, adjusted, seam_weights
+from unimic.edge.seams import joined, seam_weights
+from unimic.edge.tiles import HALO
 
 
 @dataclass
@@ -104,15 +106,14 @@ class Canvas:
 
     Args:
         grid: the tokens.
-        tokenizer: makes their pixels.
+        models: make their pixels.
         origin: the pixels themselves, uint8 ``(height, width, 3)``, or where they come from;
             without it all of them come from the tokens.
     """
 
-    def __init__(self, grid: TokenGrid, tokenizer: ImageTokenizer,
-                 origin: Pixels | Edit | None) -> None:
+    def __init__(self, grid: TokenGrid, models: Models, origin: Pixels | Edit | None) -> None:
         self.grid = grid
-        self._tokenizer = tokenizer
+        self._models = models
         self._pixels = origin if isinstance(origin, np.ndarray) else None
         self._edit = origin if isinstance(origin, Edit) else None
         self._lock = threading.Lock()
@@ -130,7 +131,7 @@ class Canvas:
     def _paint(self) -> Pixels:
         with self._lock:
             if self._pixels is None:
-                self._pixels = (np.asarray(self._tokenizer.decode(self.grid))
+                self._pixels = (np.asarray(self._models.images.decode(self.grid))
                                 if self._edit is None else self._compose(self._edit))
                 self._edit = None  # what it came from may go
             return self._pixels
@@ -142,7 +143,7 @@ class Canvas:
         made = widen(edit.region, self.grid.codes.shape, self.grid.pitch)
         window, new = self._decode_around(made)
         before, region = pixels[window], edit.region[window]
-        new = adjusted(new, before, spread(made, self.grid.pitch)[window])
+        new = joined(new, before, spread(made, self.grid.pitch)[window], self._models.refiner)
         if edit.soft:
             weights = seam_weights(region)[..., None]
             new = np.rint(before * (1 - weights) + new * weights).astype(np.uint8)
@@ -164,7 +165,7 @@ class Canvas:
                          min(codes.shape[0] * pitch, self.grid.height - top * pitch), pitch)
         window = (slice(top * pitch, top * pitch + part.height),
                   slice(left * pitch, left * pitch + part.width))
-        return window, np.asarray(self._tokenizer.decode(part))
+        return window, np.asarray(self._models.images.decode(part))
 
 
 class Picture:

@@ -7,12 +7,25 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
 from unimic.codec.tokens import Mask
+from unimic.edge.refiner import Pixels, Refiner
 
-Pixels = NDArray[np.uint8]
 Plane = NDArray[np.float32]
 
 SEAM = 3  # pixels within which the new fades in
 RING = 1  # pixels around a hole that tell what the tokens lost
+
+
+def joined(new: Pixels, old: Pixels, made: Mask, refiner: Refiner) -> Pixels:
+    """Old pixels and, where they were made anew, new ones that go on from them.
+
+    Args:
+        new: see `adjusted`.
+        old: see `adjusted`.
+        made: see `adjusted`.
+        refiner: see `Refiner`.
+    """
+    shown = np.where(made[..., None], adjusted(new, old, made), old)
+    return refiner(shown, new, made)
 
 
 def adjusted(new: Pixels, old: Pixels, made: Mask) -> Pixels:

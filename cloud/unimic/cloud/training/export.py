@@ -3,6 +3,7 @@
     python -m unimic.cloud.training.export image-tokenizer --checkpoint … --store … OF
     python -m unimic.cloud.training.export text-entropy --checkpoint … --store … OF
     python -m unimic.cloud.training.export image-entropy --checkpoint … --store … --grids … OF
+    python -m unimic.cloud.training.export image-refiner --checkpoint … --store … OF
 
 OF: ``--data … --command …``, what the model was trained on and how, for the manifest. The order is
 this: the entropy models belong to the token space that the tokenizers make up. An exact network
@@ -42,10 +43,11 @@ from unimic.cloud.models.image_entropy import ImageEntropyConfig, ImageEntropyNe
 from unimic.cloud.models.image_tokenizer import PATCH, ImageTokenizer
 from unimic.cloud.models.onnx_forms import PRODUCT as PRODUCT_NODE
 from unimic.cloud.models.onnx_forms import RUNTIME
+from unimic.cloud.models.refiner import Refiner
 from unimic.cloud.models.text_entropy import TextEntropyNet
 from unimic.cloud.networks import TorchImageNetwork, TorchTextNetwork
 from unimic.cloud.training.grids import load_grids
-from unimic.cloud.training.shipped import averaged, load_image_tokenizer
+from unimic.cloud.training.shipped import averaged, load_image_tokenizer, load_refiner
 from unimic.cloud.training.tokenize_images import HISTOGRAM_OF
 from unimic.codec.image_rows import FIELDS, Integers
 from unimic.codec.networks import (
@@ -60,7 +62,7 @@ from unimic.codec.networks import (
     run_text_golden,
 )
 from unimic.codec.proof import METADATA, prove
-from unimic.codec.store import ID_BYTES, IMAGE_TOKENIZER, add_model
+from unimic.codec.store import ID_BYTES, IMAGE_REFINER, IMAGE_TOKENIZER, add_model
 
 OPSET = 18
 
@@ -278,6 +280,18 @@ def export_image_tokenizer(model: ImageTokenizer, folder: Path) -> None:
             onnx.save(small, str(path))
 
 
+def export_refiner(model: Refiner, folder: Path) -> None:
+    """Write the refinement network as an ONNX graph with 8-bit weights."""
+    pixels, hole = torch.rand(1, 3, 4 * PATCH, 5 * PATCH), torch.ones(1, 1, 4 * PATCH, 5 * PATCH)
+    axes = {2: "height", 3: "width"}
+    names = ["shown", "lost", "hole"]
+    with TemporaryDirectory() as draft:
+        graph = export_graph(Path(draft) / "refiner.onnx", model, model.forward,
+                             (pixels, pixels, hole), names, ["refined"],
+                             dict.fromkeys((*names, "refined"), axes))
+    onnx.save(with_small_weights(graph), str(folder / "refiner.onnx"))
+
+
 def _same_network(a: onnx.ModelProto, b: onnx.ModelProto) -> bool:
     """Whether two graphs differ in nothing but the names of intermediate results."""
     def parts(model: onnx.ModelProto) -> tuple[list[str], list[bytes]]:
@@ -347,7 +361,8 @@ def with_small_weights(graph: onnx.ModelProto) -> onnx.ModelProto:
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", choices=[IMAGE_TOKENIZER, IMAGE_ENTROPY, TEXT_ENTROPY])
+    parser.add_argument("model", choices=[IMAGE_TOKENIZER, IMAGE_ENTROPY, TEXT_ENTROPY,
+                                          IMAGE_REFINER])
     parser.add_argument("--checkpoint", type=Path, required=True)
     parser.add_argument("--store", type=Path, required=True, help="folder of the model store")
     parser.add_argument("--grids", type=Path, help="folder of tokenize_images (image-entropy)")
@@ -363,6 +378,8 @@ def main(argv: list[str] | None = None) -> None:
     if args.model == IMAGE_TOKENIZER:
         export_image_tokenizer(load_image_tokenizer(args.checkpoint), folder)
         sizes = {"image_codes": 8192, "patch": PATCH}
+    elif args.model == IMAGE_REFINER:
+        export_refiner(load_refiner(args.checkpoint), folder)
     elif args.model == IMAGE_ENTROPY:
         images = ImageEntropyNet()
         images.load_state_dict(averaged(args.checkpoint))

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from unimic.cloud.models.arithmetic import RESIDUAL_SCALE, Embedding, Linear
 from unimic.cloud.models.image_tokenizer import ImageTokenizer
+from unimic.cloud.models.refiner import Refiner
 
 
 def _initializers(path: Path) -> dict[str, Tensor]:
@@ -46,10 +47,23 @@ def load_image_tokenizer(path: Path) -> ImageTokenizer:
     return model.eval()
 
 
-def averaged(checkpoint: Path) -> dict[str, Tensor]:
-    """The averaged weights of a training checkpoint."""
+def load_refiner(path: Path) -> Refiner:
+    """The refinement network of an exported folder or of a checkpoint of ``train_painter``.
+
+    Raises:
+        KeyError: as `load_image_tokenizer`.
+    """
+    model = Refiner()
+    weights = (_initializers(path / "refiner.onnx") if path.is_dir() else
+               averaged(path, "refiner_average"))
+    model.load_state_dict({name: weights[name] for name in model.state_dict()})
+    return model.eval()
+
+
+def averaged(checkpoint: Path, network: str = "average") -> dict[str, Tensor]:
+    """The averaged weights of a training checkpoint, of the ``network`` that is called so."""
     weights: dict[str, Tensor] = torch.load(checkpoint, map_location="cpu",
-                                            weights_only=True)["average"]
+                                            weights_only=True)[network]
     return weights
 
 

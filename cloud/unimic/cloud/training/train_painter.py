@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -21,7 +22,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unimic.cloud.backends.compact import load_weights
-from unimic.cloud.models.compact import PROMPT
+from unimic.cloud.models.compact import PROMPT, Block, Compact, Painter
+from unimic.cloud.models.refiner import Refiner
 from unimic.cloud.training.data import training_images
 from unimic.cloud.training.fidelity import Fidelity
 from unimic.cloud.training.loop import (
@@ -37,8 +39,9 @@ from unimic.cloud.training.shipped import load_image_tokenizer
 from unimic.cloud.training.train_tokenizer import Crops, drawings
 from unimic.codec.tokens import PITCH
 
-SIDE = 16  # tokens of an image, each way
-MARGIN = 2  # tokens around what is hidden that are decoded with it
+SIDE = 14  # tokens of an image, each way: photos of 224 pixels are not enlarged
+MARGIN = 3  # tokens around what is hidden that are decoded with it
+GIVEN = 0.25  # of the images keep their own tokens, as if a prompt had told all
 SMALLEST = 64  # pixels a side that the perceptual networks see
 ADVERSARIAL = 0.4
 
@@ -51,9 +54,50 @@ def hidden_box() -> Box:
         height, width = random.randint(3, 9), random.randint(3, 9)
         top, left = random.randint(0, SIDE - height), random.randint(0, SIDE - width)
         return top, left, top + height, left + width
-    thick = random.randint(2, 7)
+    thick = random.randint(2, 6)
     return random.choice([(0, 0, thick, SIDE), (SIDE - thick, 0, SIDE, SIDE),
                           (0, 0, SIDE, thick), (0, SIDE - thick, SIDE, SIDE)])
+
+
+def hidden_part() -> tuple[Box, Tensor]:
+    """What is hidden, bool ``(SIDE, SIDE)``, and the box around it; some have a corner cut off."""
+    top, left, bottom, right = box = hidden_box()
+    hidden = torch.zeros(SIDE, SIDE, dtype=torch.bool)
+    hidden[top:bottom, left:right] = True
+    if random.random() < 0.25:
+        y, x = random.randint(1, bottom - top - 1), random.randint(1, right - left - 1)
+        rows = random.choice([slice(top, top + y), slice(bottom - y, bottom)])
+        hidden[rows, random.choice([slice(left, left + x), slice(right - x, right)])] = False
+    return box, hidden
+
+
+def continued_loss(lost: Tensor, hole: Tensor) -> Tensor:
+    """What tokens lost, ``(B, 3, h, w)``, continued into a hole ``(B, 1, h, w)`` from its border.
+
+    As `unimic.edge.seams` does it.
+    """
+    border = F.max_pool2d(hole, 3, 1, 1) - hole
+    rows, columns = ((at.min(), at.max() + 1) for at in hole[0, 0].nonzero().unbind(1))
+    # In a frame of one, so that there is a ring even where the picture ends.
+    ring, known = (F.pad(x, (1, 1, 1, 1))[:, :, rows[0]:rows[1] + 2, columns[0]:columns[1] + 2]
+                   for x in (lost, border))
+    continued = pull_push(ring, known)
+    into = torch.zeros_like(lost)
+    into[:, :, rows[0]:rows[1], columns[0]:columns[1]] = continued[:, :, 1:-1, 1:-1]
+    return torch.where(hole > 0, into, lost)
+
+
+def pull_push(values: Tensor, weights: Tensor) -> Tensor:
+    """Values as far as their weights go, and what is around them for the rest."""
+    height, width = values.shape[2:]
+    if height == width == 1:
+        return values
+    beside = (0, width % 2, 0, height % 2)
+    heavy, sums = (F.avg_pool2d(F.pad(x, beside), 2, divisor_override=1)
+                   for x in (weights, values * weights))
+    coarse = pull_push(sums / heavy.clamp(min=1e-6), heavy.clamp(max=1))
+    finer = F.interpolate(coarse, scale_factor=2, mode="bilinear")[:, :, :height, :width]
+    return weights * values + (1 - weights) * finer
 
 
 def rescaled(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
@@ -63,6 +107,15 @@ def rescaled(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     both = F.interpolate(torch.cat([a, b]), size, mode="bilinear", antialias=True)
     rescaled_a, rescaled_b = both.chunk(2)
     return rescaled_a, rescaled_b
+
+
+def deepened(model: Compact, depth: int) -> Painter:
+    """The model's painter, of at least ``depth`` blocks."""
+    painter = model.painter
+    for _ in range(len(painter.blocks), depth):
+        painter.blocks.append(Block(model.config))
+    model.config = replace(model.config, painter_depth=len(painter.blocks))
+    return painter
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -77,6 +130,8 @@ def main(argv: list[str] | None = None) -> None:
                         "@lobehub/fluent-emoji-3d: learn from drawings too")
     parser.add_argument("--out", type=Path, required=True, help="folder for checkpoints")
     parser.add_argument("--minutes", type=float, default=75)
+    parser.add_argument("--depth", type=int, default=0, help="blocks; those that START lacks are "
+                        "added, and begin by changing nothing")
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--rate", type=float, default=3e-3)
     parser.add_argument("--seed", type=int, default=1)
@@ -87,13 +142,16 @@ def main(argv: list[str] | None = None) -> None:
     model = load_weights(args.start).to(device)
     tokenizer = channels_last(load_image_tokenizer(args.tokenizer).to(device)).requires_grad_(False)
     quantizer = tokenizer.quantizer
-    painter = model.painter.requires_grad_(True)
-    average = Average(model, 0.998)
-    optimizer = optimizers(painter, painter.blocks, args.rate)
+    painter = deepened(model, args.depth).to(device).requires_grad_(True)
+    refiner = channels_last(Refiner().to(device))
+    learning = nn.ModuleList([painter, refiner])
+    average, refined = Average(model, 0.998), Average(refiner, 0.998)
+    optimizer = optimizers(learning, painter.blocks, args.rate)
     run = Run(args.out, args.minutes, args.rate, warmup=100)
     fidelity = Fidelity(device, ADVERSARIAL)
     state: dict[str, nn.Module | torch.optim.Optimizer] = {
-        "model": model, "average": average.module, **optimizer, **fidelity.state()}
+        "model": model, "average": average.module, "refiner": refiner,
+        "refiner_average": refined.module, **optimizer, **fidelity.state()}
     run.restore(state)
     random.seed(args.seed + run.step)
     photos = [image for _, image in training_images(args.data)]
@@ -104,27 +162,35 @@ def main(argv: list[str] | None = None) -> None:
     for fraction in run:
         pixels = next(crops).to(device, non_blocking=True)
         real = pixels.permute(0, 3, 1, 2).float() / 255  # channels last as they came
-        top, left, bottom, right = hidden_box()
-        hidden = torch.zeros(args.batch, SIDE, SIDE, dtype=torch.bool, device=device)
-        hidden[:, top:bottom, left:right] = True
+        (top, left, bottom, right), hole = hidden_part()
+        hidden = hole.to(device).expand(args.batch, -1, -1)
+        given = torch.rand(args.batch, 1, 1, 1, device=device) < GIVEN
         with autocast(device):
             with torch.no_grad():
                 codes = tokenizer.encode(real)
                 features, _ = model.look(codes, hidden, prompt)
             latents = painter(features, (SIDE, SIDE))
-            digits = torch.where(hidden.unsqueeze(1), quantizer.digits(latents),
+            digits = torch.where(hidden.unsqueeze(1) & ~given, quantizer.digits(latents),
                                  quantizer.from_codes(codes))
-            above, before = max(top - MARGIN, 0), max(left - MARGIN, 0)
-            part = quantizer.normalise(digits)[:, :, above:bottom + MARGIN, before:right + MARGIN]
-            fake = tokenizer.decoder(part.contiguous(memory_format=torch.channels_last)).float()
-            height, width = (bottom - top) * PITCH, (right - left) * PITCH
-            fake = fake[:, :, (top - above) * PITCH:, (left - before) * PITCH:
-                        ][:, :, :height, :width]
-            true = real[:, :, top * PITCH:bottom * PITCH, left * PITCH:right * PITCH]
+            rows, columns = (slice(max(start - MARGIN, 0), stop + MARGIN)
+                             for start, stop in ((top, bottom), (left, right)))
+            part = quantizer.normalise(digits)[:, :, rows, columns]
+            shown = tokenizer.decoder(part.contiguous(memory_format=torch.channels_last)).float()
+        window = [slice(cut.start * PITCH, cut.stop * PITCH) for cut in (rows, columns)]
+        true = real[:, :, window[0], window[1]]
+        holes = hole[None, None, rows, columns].float().to(device)
+        holes = F.interpolate(holes, scale_factor=PITCH).expand(args.batch, -1, -1, -1)
+        lost = continued_loss(true - shown, holes)
+        with autocast(device):
+            fake = refiner(shown + lost, lost, holes).float()
+        inside = [slice((start - cut.start) * PITCH, (stop - cut.start) * PITCH)
+                  for cut, start, stop in ((rows, top, bottom), (columns, left, right))]
+        fake, true = (x[:, :, inside[0], inside[1]] for x in (fake, true))
         gradient, losses = fidelity.gradient(fake, true, rescaled(fake, true))
-        # The gradient of the pixels is all that the painter needs to know of the losses.
-        run.descend(fraction, painter, (fake * gradient).sum(), optimizer)
+        # The gradient of the pixels is all that the networks need to know of the losses.
+        run.descend(fraction, learning, (fake * gradient).sum(), optimizer)
         average.update(model, run.step)
+        refined.update(refiner, run.step)
         run.log(**losses)
         if run.due():
             run.save(state)

@@ -6,7 +6,7 @@ the right, which is cut away before the photo is shared (outpainting). In each, 
 * the mean colour of what is visible,
 * Telea's method (Journal of Graphics Tools 9(1), 2004) in OpenCV, radius 5,
 * the service, without a prompt and with the photo's first caption as one,
-* and the original's own tokens, decoded, its seams removed like those of the service's pictures:
+* and the original's own tokens, decoded and joined to what is visible like those of the service:
   nothing made of tokens can be expected to come nearer.
 
 What is visible stays as it was, in all of them. LPIPS is that of the hidden part cut out, against
@@ -32,7 +32,7 @@ from unimic.codec.tokens import Codes, Mask
 from unimic.edge.client import Client
 from unimic.edge.contact_sheet import Tile
 from unimic.edge.models import Models
-from unimic.edge.seams import adjusted
+from unimic.edge.seams import joined
 from unimic.measure.html import Column
 from unimic.measure.metrics import Judge, find
 from unimic.measure.tasks.findings import Findings, Row
@@ -123,8 +123,8 @@ def fills(cloud: Client, models: Models, photo: Image.Image, part: str, box: Box
                      f"{made.stats.down.wire_bytes:,} bytes down")
     tokens = models.images.encode(photo)
     pixels, hidden = np.asarray(photo), _mask(photo, box)
-    decoded = adjusted(np.asarray(models.images.decode(tokens)), pixels, hidden)
-    yield Filled(FLOOR, Image.fromarray(np.where(hidden[..., None], decoded, pixels)), tokens.codes)
+    again = joined(np.asarray(models.images.decode(tokens)), pixels, hidden, models.refiner)
+    yield Filled(FLOOR, Image.fromarray(again), tokens.codes)
 
 
 def _boxes(width: int, height: int) -> dict[str, Box]:

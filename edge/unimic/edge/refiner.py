@@ -1,0 +1,62 @@
+"""Lines and texture of the pixels around a hole, carried on into it by the refinement network.
+
+The network (`unimic.cloud.models.refiner`) sees what the cloud does not: the pixels themselves.
+"""
+
+from __future__ import annotations
+
+from functools import cache, partial
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unimic.codec.store import IMAGE_REFINER, ModelStore
+from unimic.codec.tokens import Mask
+from unimic.edge.tiles import covering, load, scaled
+
+Pixels = NDArray[np.uint8]
+
+CELL = 16  # pixels a side of which the network takes whole numbers
+CONTEXT = 48  # pixels around a hole that it learned to look at
+
+
+class Refiner:
+    """Refines new pixels; may be used from several threads.
+
+    Args:
+        store: holds the model ``image-refiner``; pixels stay as they are where it holds none.
+        threads: CPU threads of the network; all cores by default.
+    """
+
+    def __init__(self, store: ModelStore, threads: int | None = None) -> None:
+        self._known = IMAGE_REFINER in store.entries
+        self._network = cache(partial(load, store, threads, IMAGE_REFINER, "refiner.onnx"))
+
+    def __call__(self, shown: Pixels, decoded: Pixels, hole: Mask) -> Pixels:
+        """``shown``, refined in the hole.
+
+        Args:
+            shown: uint8 ``(height, width, 3)``, new pixels in the hole and old ones around it.
+            decoded: likewise, what the tokens show.
+            hole: bool ``(height, width)``, at least one pixel.
+        """
+        if not self._known:
+            return shown
+        cut = tuple(slice(max(0, int(at.min()) - CONTEXT), int(at.max()) + 1 + CONTEXT)
+                    for at in np.nonzero(hole))
+        height, width = hole[cut].shape
+        beside = ((0, -height % CELL), (0, -width % CELL))
+        around, tokens, where = (np.pad(x[cut], (*beside, (0, 0))[:x.ndim], mode="edge")
+                                 for x in (shown, decoded, hole))
+        refined = np.empty_like(around)
+        for tile in covering(where.shape[0] // CELL, where.shape[1] // CELL):
+            read, core, kept = (scaled(w, CELL) for w in (tile.read, tile.core, tile.kept))
+            pixels = around[read].astype(np.float32) / 255
+            lost = pixels - tokens[read].astype(np.float32) / 255
+            (part,) = self._network().run(None, {
+                "shown": pixels.transpose(2, 0, 1)[None], "lost": lost.transpose(2, 0, 1)[None],
+                "hole": where[read].astype(np.float32)[None, None]})
+            refined[core] = np.rint(part[0] * 255).clip(0, 255).transpose(1, 2, 0)[kept]
+        whole = shown.copy()
+        whole[cut][hole[cut]] = refined[:height, :width][hole[cut]]
+        return whole
