@@ -176,15 +176,15 @@ def test_the_refiner_as_the_edge_runs_it(tmp_path: Path) -> None:
     back = load_refiner(tmp_path)
     for name, weight in network.state_dict().items():
         assert (back.state_dict()[name] - weight).abs().max() <= weight.abs().max() / 254 + 1e-6
-    shown, lost = torch.rand(2, 1, 3, 48, 80)
-    hole = torch.zeros(1, 1, 48, 80)
-    hole[..., 16:32] = 1
+    shown, lost, mirrored = torch.rand(3, 1, 3, 48, 80)
+    close, hole = torch.rand(2, 1, 1, 48, 80).round()
+    given = shown, lost, mirrored, close, hole
     session = ort.InferenceSession(str(tmp_path / "refiner.onnx"))
-    names = [given.name for given in session.get_inputs()]
+    names = [source.name for source in session.get_inputs()]
     (refined,) = session.run(None, {name: value.numpy() for name, value in
-                                    zip(names, (shown, lost, hole), strict=True)})
+                                    zip(names, given, strict=True)})
     with torch.no_grad():
-        np.testing.assert_allclose(refined, back(shown, lost, hole), atol=1e-4)
+        np.testing.assert_allclose(refined, back(*given), atol=1e-4)
 
 
 def test_a_better_decoder_leaves_the_token_space_alone(tmp_path: Path) -> None:

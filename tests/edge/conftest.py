@@ -63,10 +63,13 @@ def write_refiner(folder: Path) -> None:
     """Write a ``refiner.onnx`` that smears what was lost over 16 pixels in each direction."""
     kernel = np.random.default_rng(1).normal(size=(3, 3, 33, 33)).astype(np.float32) / 33
     picture = TensorProto.FLOAT, [1, 3, "H", "W"]
-    sources = [("shown", *picture), ("lost", *picture),
-               ("hole", TensorProto.FLOAT, [1, 1, "H", "W"])]
+    plane = TensorProto.FLOAT, [1, 1, "H", "W"]
+    sources = [("shown", *picture), ("lost", *picture), ("mirrored", *picture), ("close", *plane),
+               ("hole", *plane)]
     _save(folder / "refiner.onnx", sources, ("refined", *picture),
-          [helper.make_node("Conv", ["lost", "kernel"], ["smeared"], pads=[16] * 4),
+          [helper.make_node("Mul", ["mirrored", "close"], ["near"]),
+           helper.make_node("Add", ["lost", "near"], ["both"]),
+           helper.make_node("Conv", ["both", "kernel"], ["smeared"], pads=[16] * 4),
            helper.make_node("Mul", ["smeared", "hole"], ["inside"]),
            helper.make_node("Add", ["shown", "inside"], ["refined"])], {"kernel": kernel})
 

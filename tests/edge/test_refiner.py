@@ -85,7 +85,7 @@ def test_halo_covers_the_sight_of_the_network() -> None:
     cell = slice(side // 32 * 16, side // 32 * 16 + 16)
     shown = torch.rand(1, 3, side, side, requires_grad=True)
     lost, everywhere = torch.rand(1, 3, side, side), torch.ones(1, 1, side, side)
-    network(shown, lost, everywhere)[..., cell, cell].sum().backward()
+    network(shown, lost, lost, everywhere, everywhere)[..., cell, cell].sum().backward()
     seen = shown.grad[0].abs().sum(0).nonzero()
     assert seen.min() >= cell.start - 16 * tiles.HALO
     assert seen.max() < cell.stop + 16 * tiles.HALO

@@ -10,6 +10,7 @@ from functools import cache, partial
 import numpy as np
 from numpy.typing import NDArray
 
+from unimic.codec.reflection import reflection
 from unimic.codec.store import IMAGE_REFINER, ModelStore
 from unimic.codec.tokens import Mask
 from unimic.edge.tiles import covering, load, scaled
@@ -46,17 +47,24 @@ class Refiner:
                     for at in np.nonzero(hole))
         height, width = hole[cut].shape
         beside = ((0, -height % CELL), (0, -width % CELL))
-        around, tokens, where = (np.pad(x[cut], (*beside, (0, 0))[:x.ndim], mode="edge")
-                                 for x in (shown, decoded, hole))
+        where = np.pad(hole[cut], beside, mode="edge")
+        around, tokens = (np.pad(x[cut], (*beside, (0, 0)), mode="edge") for x in (shown, decoded))
+        seen = reflection(where)
+        lost = around.astype(np.float32) / 255 - tokens.astype(np.float32) / 255
         refined = np.empty_like(around)
         for tile in covering(where.shape[0] // CELL, where.shape[1] // CELL):
             read, core, kept = (scaled(w, CELL) for w in (tile.read, tile.core, tile.kept))
-            pixels = around[read].astype(np.float32) / 255
-            lost = pixels - tokens[read].astype(np.float32) / 255
+            mirrored = lost[seen.rows[read], seen.columns[read]]
             (part,) = self._network().run(None, {
-                "shown": pixels.transpose(2, 0, 1)[None], "lost": lost.transpose(2, 0, 1)[None],
-                "hole": where[read].astype(np.float32)[None, None]})
+                "shown": _planes(around[read]) / 255, "lost": _planes(lost[read]),
+                "mirrored": _planes(mirrored), "close": _planes(seen.closeness[read][..., None]),
+                "hole": _planes(where[read][..., None])})
             refined[core] = np.rint(part[0] * 255).clip(0, 255).transpose(1, 2, 0)[kept]
         whole = shown.copy()
         whole[cut][hole[cut]] = refined[:height, :width][hole[cut]]
         return whole
+
+
+def _planes(values: NDArray[np.generic]) -> NDArray[np.float32]:
+    """``(height, width, channels)`` as the network takes it, ``(1, channels, height, width)``."""
+    return values.astype(np.float32).transpose(2, 0, 1)[None]

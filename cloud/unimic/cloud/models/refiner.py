@@ -18,7 +18,7 @@ from unimic.cloud.models.image_tokenizer import ResidualBlock
 
 MULTIPLE = 16
 """Of pixels a side that the network takes."""
-_CHANNELS = 7  # what is shown, what was lost, the hole
+_CHANNELS = 11  # what is shown, what was lost, its mirror image and how close, the hole
 _CELL = 4  # pixels a side that the finest layers see as one
 
 
@@ -51,11 +51,11 @@ class Refiner(nn.Module):
         self.falling = nn.ModuleList([blocks(fine), blocks(middle), blocks(coarse)])
         self.up = nn.ModuleList([nn.Conv2d(coarse, 4 * middle, 1), nn.Conv2d(middle, 4 * fine, 1)])
         self.rising = nn.ModuleList([blocks(middle), blocks(fine)])
-        self.leave = nn.Conv2d(fine, 3 * _CELL**2, 3, padding=1)
-        for parameter in self.leave.parameters():
-            nn.init.zeros_(parameter)
+        self.leave = nn.Conv2d(fine, 4 * _CELL**2, 3, padding=1)
+        nn.init.zeros_(self.leave.weight)
 
-    def forward(self, shown: Tensor, lost: Tensor, hole: Tensor) -> Tensor:
+    def forward(self, shown: Tensor, lost: Tensor, mirrored: Tensor, close: Tensor, hole: Tensor
+                ) -> Tensor:
         """Pixels ``(B, 3, H, W)``, those outside of the hole as they are shown.
 
         Args:
@@ -63,9 +63,13 @@ class Refiner(nn.Module):
                 ``W`` are multiples of `MULTIPLE`.
             lost: likewise, what separates them from what tokens show; in the hole, what is believed
                 to do so.
+            mirrored: likewise, what was lost at the mirror images of the hole's pixels, see
+                `unimic.codec.reflection`.
+            close: ``(B, 1, H, W)``, the closeness of these.
             hole: ``(B, 1, H, W)``, 1 where pixels are new, 0 elsewhere.
         """
-        x = torch.cat([2 * shown - 1, 4 * lost, hole], 1)
+        mirrored = close * mirrored
+        x = torch.cat([2 * shown - 1, 4 * lost, 4 * mirrored, close, hole], 1)
         x = self.falling[0](self.enter(F.pixel_unshuffle(x, _CELL)))
         passed = []
         for down, falling in zip(self.down, self.falling[1:], strict=True):
@@ -73,5 +77,6 @@ class Refiner(nn.Module):
             x = falling(down(x))
         for up, rising in zip(self.up, self.rising, strict=True):
             x = rising(passed.pop() + F.pixel_shuffle(up(x), 2))
-        refined: Tensor = shown + hole * F.pixel_shuffle(self.leave(x), _CELL)
+        own, share = F.pixel_shuffle(self.leave(x), _CELL).split([3, 1], 1)
+        refined: Tensor = shown + hole * (own + (0.5 + share) * mirrored)
         return refined

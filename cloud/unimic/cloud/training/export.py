@@ -284,10 +284,10 @@ def export_refiner(model: Refiner, folder: Path) -> None:
     """Write the refinement network as an ONNX graph with 8-bit weights."""
     pixels, hole = torch.rand(1, 3, 4 * PATCH, 5 * PATCH), torch.ones(1, 1, 4 * PATCH, 5 * PATCH)
     axes = {2: "height", 3: "width"}
-    names = ["shown", "lost", "hole"]
+    names = ["shown", "lost", "mirrored", "close", "hole"]
     with TemporaryDirectory() as draft:
         graph = export_graph(Path(draft) / "refiner.onnx", model, model.forward,
-                             (pixels, pixels, hole), names, ["refined"],
+                             (pixels, pixels, pixels, hole, hole), names, ["refined"],
                              dict.fromkeys((*names, "refined"), axes))
     onnx.save(with_small_weights(graph), str(folder / "refiner.onnx"))
 

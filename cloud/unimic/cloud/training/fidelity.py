@@ -1,7 +1,8 @@
 """How far a picture is from its original, as the trainings see it.
 
-The perceptual losses are LPIPS-AlexNet and the first Inception blocks; VGG is kept for judging. A
-discriminator on the Inception features draws pictures to sharper texture.
+The perceptual losses are LPIPS and the first Inception blocks. Image tokenizers learn by AlexNet's
+LPIPS, and VGG's is kept for judging them; what fills holes learns by VGG's. A discriminator on the
+Inception features draws pictures to sharper texture.
 """
 
 from __future__ import annotations
@@ -22,11 +23,12 @@ class Fidelity:
         device: of the networks.
         adversarial: norm of the discriminator's gradient, as a share of the other losses'; with 0
             there is none.
+        network: of LPIPS.
     """
 
-    def __init__(self, device: torch.device, adversarial: float) -> None:
+    def __init__(self, device: torch.device, adversarial: float, network: str = "alex") -> None:
         self.device, self.adversarial = device, adversarial
-        self.lpips = LPIPS("alex").to(device)
+        self.lpips = LPIPS(network).to(device)
         self.inception = InceptionDistance().to(device)
         self.discriminator = (Discriminator(InceptionDistance.CHANNELS).to(device)
                               if adversarial else None)
@@ -47,14 +49,15 @@ class Fidelity:
             real: the originals.
             warped: made of both alike, for the perceptual losses.
         """
+        warped = warped[0], warped[1].detach()  # of the originals no gradient is wanted
         pixel = F.l1_loss(fake, real) + 2 * F.mse_loss(fake, real)
         few = len(fake) // 2  # Inception costs more than the rest of the loss
         with autocast(self.device):
-            alex = self.lpips(*warped).mean()
+            lpips = self.lpips(*warped).mean()
             seen, true = (self.inception.features(x[:few]) for x in warped)
             deep = self.inception.between(seen, true).mean()
-        parts = {"pixel": pixel, "alex": alex, "inception": deep}
-        gradient, = torch.autograd.grad(0.5 * pixel + alex + deep, fake,
+        parts = {"pixel": pixel, "lpips": lpips, "inception": deep}
+        gradient, = torch.autograd.grad(0.5 * pixel + lpips + deep, fake,
                                         retain_graph=self.discriminator is not None)
         if self.discriminator:
             with autocast(self.device):

@@ -1,13 +1,16 @@
-"""Teach the compact model to paint: to fill what is hidden at once, as near as can be expected.
+"""Teach the compact model to paint: to fill what is hidden at once, as near as can be expected; and
+the refinement network to join that to the pixels around it.
 
     python -m unimic.cloud.training.train_painter --data DATA --start WEIGHTS.safetensors \\
         --tokenizer TOKENIZER --out OUT --minutes 75
 
-Only the painter (`unimic.cloud.models.compact.Painter`) learns: the rest of the model, and so all
-its other tasks, and the image tokenizer stay as they are. A part of each image is hidden; what the
-painter puts there is decoded and compared with the pixels that were there, by the losses of
+Of the model only the painter (`unimic.cloud.models.compact.Painter`) learns: the rest of it, and so
+all its other tasks, and the image tokenizer stay as they are. A part of each image is hidden. What
+the painter puts there is decoded, joined to the pixels around it as the client does, refined
+(`unimic.cloud.models.refiner`) and compared with the pixels that were there, by the losses of
 `unimic.cloud.training.fidelity`. The discriminator is needed: LPIPS alone is served best by curls
-that nobody would take for a photo.
+that nobody would take for a photo. Some images keep their tokens, so that the refiner also learns
+what to do where there is more to go by.
 """
 
 from __future__ import annotations
@@ -35,13 +38,14 @@ from unimic.cloud.training.loop import (
     optimizers,
     prepared,
 )
-from unimic.cloud.training.shipped import load_image_tokenizer
+from unimic.cloud.training.shipped import load_image_tokenizer, load_refiner
 from unimic.cloud.training.train_tokenizer import Crops, drawings
+from unimic.codec.reflection import reflection
 from unimic.codec.tokens import PITCH
 
 SIDE = 14  # tokens of an image, each way: photos of 224 pixels are not enlarged
 MARGIN = 3  # tokens around what is hidden that are decoded with it
-GIVEN = 0.25  # of the images keep their own tokens, as if a prompt had told all
+GIVEN = 0.15  # of the images keep their own tokens
 SMALLEST = 64  # pixels a side that the perceptual networks see
 ADVERSARIAL = 0.4
 
@@ -100,6 +104,13 @@ def pull_push(values: Tensor, weights: Tensor) -> Tensor:
     return weights * values + (1 - weights) * finer
 
 
+def mirrored(lost: Tensor, hole: Tensor) -> tuple[Tensor, Tensor]:
+    """What was lost at the mirror images of a hole's pixels, and how close they are."""
+    seen = reflection(hole[0, 0].cpu().numpy() > 0)
+    close = torch.from_numpy(seen.closeness).to(lost.device).expand_as(hole)
+    return lost[:, :, torch.from_numpy(seen.rows), torch.from_numpy(seen.columns)], close
+
+
 def rescaled(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     """Both at one random size, so that no metric's pixel grid can be gamed."""
     factor = max(random.uniform(0.75, 1.25), SMALLEST / min(a.shape[2:]))
@@ -126,6 +137,8 @@ def main(argv: list[str] | None = None) -> None:
                         "compact model")
     parser.add_argument("--tokenizer", type=Path, required=True, help="folder of an exported image "
                         "tokenizer, or a checkpoint")
+    parser.add_argument("--refiner", type=Path, help="folder of an exported refinement network, or "
+                        "a checkpoint, to go on from")
     parser.add_argument("--emoji", type=Path, help="assets of the npm package "
                         "@lobehub/fluent-emoji-3d: learn from drawings too")
     parser.add_argument("--out", type=Path, required=True, help="folder for checkpoints")
@@ -143,12 +156,13 @@ def main(argv: list[str] | None = None) -> None:
     tokenizer = channels_last(load_image_tokenizer(args.tokenizer).to(device)).requires_grad_(False)
     quantizer = tokenizer.quantizer
     painter = deepened(model, args.depth).to(device).requires_grad_(True)
-    refiner = channels_last(Refiner().to(device))
+    refiner = channels_last((load_refiner(args.refiner) if args.refiner else
+                             Refiner()).to(device))
     learning = nn.ModuleList([painter, refiner])
     average, refined = Average(model, 0.998), Average(refiner, 0.998)
     optimizer = optimizers(learning, painter.blocks, args.rate)
     run = Run(args.out, args.minutes, args.rate, warmup=100)
-    fidelity = Fidelity(device, ADVERSARIAL)
+    fidelity = Fidelity(device, ADVERSARIAL, "vgg")
     state: dict[str, nn.Module | torch.optim.Optimizer] = {
         "model": model, "average": average.module, "refiner": refiner,
         "refiner_average": refined.module, **optimizer, **fidelity.state()}
@@ -182,7 +196,7 @@ def main(argv: list[str] | None = None) -> None:
         holes = F.interpolate(holes, scale_factor=PITCH).expand(args.batch, -1, -1, -1)
         lost = continued_loss(true - shown, holes)
         with autocast(device):
-            fake = refiner(shown + lost, lost, holes).float()
+            fake = refiner(shown + lost, lost, *mirrored(lost, holes), holes).float()
         inside = [slice((start - cut.start) * PITCH, (stop - cut.start) * PITCH)
                   for cut, start, stop in ((rows, top, bottom), (columns, left, right))]
         fake, true = (x[:, :, inside[0], inside[1]] for x in (fake, true))

@@ -9,9 +9,9 @@ the right, which is cut away before the photo is shared (outpainting). In each, 
 * and the original's own tokens, decoded and joined to what is visible like those of the service:
   nothing made of tokens can be expected to come nearer.
 
-What is visible stays as it was, in all of them. LPIPS is that of the hidden part cut out, against
-the same part of the original. Tokens are right if they equal those of the original photo there;
-those of the simpler fills are made of the filled photo.
+What is visible stays as it was, in all of them. LPIPS and DISTS are those of the hidden part cut
+out, against the same part of the original. Tokens are right if they equal those of the original
+photo there; those of the simpler fills are made of the filled photo.
 
 For inpainting the whole photo is shared, as users do. Its visible tokens then know a little of the
 hidden part, for the encoder looks beyond its own 16×16 pixels.
@@ -39,7 +39,7 @@ from unimic.measure.tasks.findings import Findings, Row
 from unimic.measure.tasks.grounds import Subject, pictures
 
 Box = tuple[int, int, int, int]
-JUDGES = ("lpips-vgg", "lpips-alex")
+JUDGES = ("lpips-vgg", "dists", "lpips-alex")
 MEAN, TELEA, FLOOR = "mean fill", "OpenCV Telea", "original, re-encoded"
 PLAIN, PROMPTED = "unimic, no prompt", "unimic, caption as prompt"
 RADIUS = 5
@@ -71,8 +71,8 @@ def measure(cloud: Client, models: Models, subjects: Sequence[Subject], samples:
         progress: called as ``progress(done, all)`` after each photo.
 
     Returns:
-        Means by part and method; ``gain`` is how much lower LPIPS-VGG is than that of the better
-        simple fill, in percent.
+        Means by part and method; ``gain`` is how much lower each distance is than that of the
+        better simple fill, in percent.
 
     Raises:
         InvalidInput: what is compared with, or the networks that judge, is not installed.
@@ -163,13 +163,15 @@ def _tokens(box: Box, models: Models) -> tuple[slice, slice]:
 TITLE = "Inpainting and outpainting, Flickr8k test"
 ABOUT = (
     "Hidden are the middle, 3/7 of each side, or the right 2/7, which are cut away before the "
-    "photo is shared. LPIPS of the hidden part cut out, against the original; how much lower it is "
-    "than with the better of mean fill and Telea; tokens that equal the original's there. "
-    "Re-encoded: the original's own tokens, decoded; nothing made of tokens can be expected to be "
-    "nearer. LPIPS-AlexNet was a training loss of the image tokenizer and of what the compact "
-    "model puts there without a prompt, LPIPS-VGG was not.")
+    "photo is shared. LPIPS and DISTS of the hidden part cut out, against the original; how much "
+    "lower it is than with the better of mean fill and Telea; tokens that equal the original's "
+    "there. Re-encoded: the original's own tokens, decoded; nothing made of tokens can be expected "
+    "to be nearer. † a training loss: LPIPS-AlexNet of the image tokenizer and, at first, of what "
+    "the compact model puts there without a prompt; LPIPS-VGG of the latter since then, and of the "
+    "network that refines new pixels. DISTS was none, but sees through the layers of VGG too.")
 COLUMNS = (Column("method", "method"), Column("part", "part", left=True),
-           Column("lpips-vgg", "LPIPS-VGG", 4), Column("gain-lpips-vgg", "lower by, %", 1),
+           Column("lpips-vgg", "LPIPS-VGG †", 4), Column("gain-lpips-vgg", "lower by, %", 1),
+           Column("dists", "DISTS", 4), Column("gain-dists", "lower by, %", 1),
            Column("lpips-alex", "LPIPS-AlexNet †", 4), Column("gain-lpips-alex", "lower by, %", 1),
            Column("tokens", "tokens right, %", 1), Column("images", "pictures"))
 
