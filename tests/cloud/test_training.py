@@ -19,6 +19,7 @@ from unimic.cloud.models.image_tokenizer import FiniteScalarQuantizer, ImageToke
 from unimic.cloud.training import (
     export_compact,
     fidelity,
+    joining,
     other_languages,
     train_painter,
     train_tokenizer,
@@ -192,15 +193,16 @@ def test_painter_training(tiny_data: Path, tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_what_the_painter_learns_to_fill() -> None:
-    boxes = {train_painter.hidden_box() for _ in range(2000)}
     side = train_painter.SIDE
-    assert all(0 <= top < bottom <= side and 0 <= left < right <= side
-               for top, left, bottom, right in boxes)
-    assert max((bottom - top) * (right - left) for top, left, bottom, right in boxes) < side**2 / 2
-    for _ in range(200):
-        (top, left, bottom, right), hidden = train_painter.hidden_part()
-        assert hidden.any()
-        assert hidden.sum() == hidden[top:bottom, left:right].sum()
+    for _ in range(2000):
+        part = train_painter.hidden_part()
+        assert all(0 <= first < end <= side for first, end in (part.rows, part.columns))
+        box = part.hole[slice(*part.rows), slice(*part.columns)]
+        assert 0 < part.hole.sum() == box.sum()
+        assert box.numel() < side**2 / 2
+        where = part.hole[part.window].float().expand(1, 1, -1, -1)
+        pixels = torch.nn.functional.interpolate(where, scale_factor=16)
+        assert part.inside(pixels).sum() == 256 * box.sum()
     a, b = train_painter.rescaled(torch.rand(2, 3, 48, 96), torch.rand(2, 3, 48, 96))
     assert a.shape == b.shape
     assert min(a.shape[2:]) >= train_painter.SMALLEST
@@ -216,7 +218,7 @@ def test_the_refiner_learns_on_what_the_client_shows(box: tuple[int, int, int, i
     new = np.asarray(Image.fromarray(new).filter(ImageFilter.GaussianBlur(6)))
     whole = torch.from_numpy(made)[None, None].float()
     before, after = (torch.from_numpy(x.copy()).permute(2, 0, 1)[None] / 255 for x in (old, new))
-    shown = after + train_painter.continued_loss(before - after, whole)
+    shown = after + joining.continued(before - after, whole)
     expected = np.where(made[..., None], adjusted(new, old, made), old)
     np.testing.assert_allclose(255 * shown[0].permute(1, 2, 0), expected, atol=0.51)
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import argparse
 import random
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -29,6 +29,7 @@ from unimic.cloud.models.compact import PROMPT, Block, Compact, Painter
 from unimic.cloud.models.refiner import Refiner
 from unimic.cloud.training.data import training_images
 from unimic.cloud.training.fidelity import Fidelity
+from unimic.cloud.training.joining import joined
 from unimic.cloud.training.loop import (
     Average,
     Run,
@@ -40,7 +41,6 @@ from unimic.cloud.training.loop import (
 )
 from unimic.cloud.training.shipped import load_image_tokenizer, load_refiner
 from unimic.cloud.training.train_tokenizer import Crops, drawings
-from unimic.codec.reflection import reflection
 from unimic.codec.tokens import PITCH
 
 SIDE = 14  # tokens of an image, each way: photos of 224 pixels are not enlarged
@@ -49,66 +49,61 @@ GIVEN = 0.15  # of the images keep their own tokens
 SMALLEST = 64  # pixels a side that the perceptual networks see
 ADVERSARIAL = 0.4
 
-Box = tuple[int, int, int, int]
+Window = tuple[slice, slice]
 
 
-def hidden_box() -> Box:
-    """Top, left, bottom and right of what is hidden, in tokens: a rectangle, or a strip."""
+@dataclass(frozen=True)
+class Part:
+    """What is hidden of images, in tokens.
+
+    Attributes:
+        rows: first, and one after the last.
+        columns: likewise.
+        hole: bool ``(SIDE, SIDE)``, True in all of these rows and columns or in most of them.
+    """
+
+    rows: tuple[int, int]
+    columns: tuple[int, int]
+    hole: Tensor
+
+    @property
+    def window(self) -> Window:
+        """Its rows and columns, and `MARGIN` around them."""
+        rows, columns = (slice(max(first - MARGIN, 0), min(end + MARGIN, SIDE))
+                         for first, end in (self.rows, self.columns))
+        return rows, columns
+
+    def around(self, values: Tensor, cell: int = 1) -> Tensor:
+        """The window of ``(B, C, h, w)``, ``cell`` values a side to a token."""
+        y, x = (slice(cut.start * cell, cut.stop * cell) for cut in self.window)
+        return values[:, :, y, x]
+
+    def inside(self, pixels: Tensor) -> Tensor:
+        """The part in ``(B, C, h, w)``, the pixels of its window."""
+        y, x = (slice((first - cut.start) * PITCH, (end - cut.start) * PITCH)
+                for (first, end), cut in zip((self.rows, self.columns), self.window, strict=True))
+        return pixels[:, :, y, x]
+
+
+def hidden_part() -> Part:
+    """A rectangle, or a strip along a side; some lack a corner."""
+    hole = torch.zeros(SIDE, SIDE, dtype=torch.bool)
     if random.random() < 0.7:
         height, width = random.randint(3, 9), random.randint(3, 9)
         top, left = random.randint(0, SIDE - height), random.randint(0, SIDE - width)
-        return top, left, top + height, left + width
-    thick = random.randint(2, 6)
-    return random.choice([(0, 0, thick, SIDE), (SIDE - thick, 0, SIDE, SIDE),
-                          (0, 0, SIDE, thick), (0, SIDE - thick, SIDE, SIDE)])
-
-
-def hidden_part() -> tuple[Box, Tensor]:
-    """What is hidden, bool ``(SIDE, SIDE)``, and the box around it; some have a corner cut off."""
-    top, left, bottom, right = box = hidden_box()
-    hidden = torch.zeros(SIDE, SIDE, dtype=torch.bool)
-    hidden[top:bottom, left:right] = True
+        rows, columns = (top, top + height), (left, left + width)
+    else:
+        thick, whole = random.randint(2, 6), (0, SIDE)
+        strip = random.choice([(0, thick), (SIDE - thick, SIDE)])
+        rows, columns = random.choice([(strip, whole), (whole, strip)])
+    hole[slice(*rows), slice(*columns)] = True
     if random.random() < 0.25:
-        y, x = random.randint(1, bottom - top - 1), random.randint(1, right - left - 1)
-        rows = random.choice([slice(top, top + y), slice(bottom - y, bottom)])
-        hidden[rows, random.choice([slice(left, left + x), slice(right - x, right)])] = False
-    return box, hidden
-
-
-def continued_loss(lost: Tensor, hole: Tensor) -> Tensor:
-    """What tokens lost, ``(B, 3, h, w)``, continued into a hole ``(B, 1, h, w)`` from its border.
-
-    As `unimic.edge.seams` does it.
-    """
-    border = F.max_pool2d(hole, 3, 1, 1) - hole
-    rows, columns = ((at.min(), at.max() + 1) for at in hole[0, 0].nonzero().unbind(1))
-    # In a frame of one, so that there is a ring even where the picture ends.
-    ring, known = (F.pad(x, (1, 1, 1, 1))[:, :, rows[0]:rows[1] + 2, columns[0]:columns[1] + 2]
-                   for x in (lost, border))
-    continued = pull_push(ring, known)
-    into = torch.zeros_like(lost)
-    into[:, :, rows[0]:rows[1], columns[0]:columns[1]] = continued[:, :, 1:-1, 1:-1]
-    return torch.where(hole > 0, into, lost)
-
-
-def pull_push(values: Tensor, weights: Tensor) -> Tensor:
-    """Values as far as their weights go, and what is around them for the rest."""
-    height, width = values.shape[2:]
-    if height == width == 1:
-        return values
-    beside = (0, width % 2, 0, height % 2)
-    heavy, sums = (F.avg_pool2d(F.pad(x, beside), 2, divisor_override=1)
-                   for x in (weights, values * weights))
-    coarse = pull_push(sums / heavy.clamp(min=1e-6), heavy.clamp(max=1))
-    finer = F.interpolate(coarse, scale_factor=2, mode="bilinear")[:, :, :height, :width]
-    return weights * values + (1 - weights) * finer
-
-
-def mirrored(lost: Tensor, hole: Tensor) -> tuple[Tensor, Tensor]:
-    """What was lost at the mirror images of a hole's pixels, and how close they are."""
-    seen = reflection(hole[0, 0].cpu().numpy() > 0)
-    close = torch.from_numpy(seen.closeness).to(lost.device).expand_as(hole)
-    return lost[:, :, torch.from_numpy(seen.rows), torch.from_numpy(seen.columns)], close
+        corner = []
+        for first, end in rows, columns:
+            size = random.randint(1, end - first - 1)
+            corner.append(random.choice([slice(first, first + size), slice(end - size, end)]))
+        hole[tuple(corner)] = False
+    return Part(rows, columns, hole)
 
 
 def rescaled(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
@@ -176,8 +171,8 @@ def main(argv: list[str] | None = None) -> None:
     for fraction in run:
         pixels = next(crops).to(device, non_blocking=True)
         real = pixels.permute(0, 3, 1, 2).float() / 255  # channels last as they came
-        (top, left, bottom, right), hole = hidden_part()
-        hidden = hole.to(device).expand(args.batch, -1, -1)
+        part = hidden_part()
+        hidden = part.hole.to(device).expand(args.batch, -1, -1)
         given = torch.rand(args.batch, 1, 1, 1, device=device) < GIVEN
         with autocast(device):
             with torch.no_grad():
@@ -186,20 +181,12 @@ def main(argv: list[str] | None = None) -> None:
             latents = painter(features, (SIDE, SIDE))
             digits = torch.where(hidden.unsqueeze(1) & ~given, quantizer.digits(latents),
                                  quantizer.from_codes(codes))
-            rows, columns = (slice(max(start - MARGIN, 0), stop + MARGIN)
-                             for start, stop in ((top, bottom), (left, right)))
-            part = quantizer.normalise(digits)[:, :, rows, columns]
-            shown = tokenizer.decoder(part.contiguous(memory_format=torch.channels_last)).float()
-        window = [slice(cut.start * PITCH, cut.stop * PITCH) for cut in (rows, columns)]
-        true = real[:, :, window[0], window[1]]
-        holes = hole[None, None, rows, columns].float().to(device)
-        holes = F.interpolate(holes, scale_factor=PITCH).expand(args.batch, -1, -1, -1)
-        lost = continued_loss(true - shown, holes)
-        with autocast(device):
-            fake = refiner(shown + lost, lost, *mirrored(lost, holes), holes).float()
-        inside = [slice((start - cut.start) * PITCH, (stop - cut.start) * PITCH)
-                  for cut, start, stop in ((rows, top, bottom), (columns, left, right))]
-        fake, true = (x[:, :, inside[0], inside[1]] for x in (fake, true))
+            seen = part.around(quantizer.normalise(digits))
+            new = tokenizer.decoder(seen.contiguous(memory_format=torch.channels_last)).float()
+        old = part.around(real, PITCH)
+        hole = part.around(hidden.unsqueeze(1).float())
+        fake = joined(new, old, F.interpolate(hole, scale_factor=PITCH), refiner)
+        fake, true = part.inside(fake), part.inside(old)
         gradient, losses = fidelity.gradient(fake, true, rescaled(fake, true))
         # The gradient of the pixels is all that the networks need to know of the losses.
         run.descend(fraction, learning, (fake * gradient).sum(), optimizer)

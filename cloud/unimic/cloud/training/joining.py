@@ -1,0 +1,62 @@
+"""New pixels joined to old ones as the client does it (`unimic.edge.seams`), with gradients."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from unimic.cloud.models.refiner import Refiner
+from unimic.cloud.training.loop import autocast
+from unimic.codec.reflection import reflection
+
+
+def joined(new: Tensor, old: Tensor, hole: Tensor, refiner: Refiner) -> Tensor:
+    """Pixels ``(B, 3, H, W)``: old ones, and in the hole new ones that go on from them.
+
+    Args:
+        new: likewise, what tokens show.
+        old: likewise, what the pictures show.
+        hole: ``(B, 1, H, W)``, 1 where pixels are new, 0 elsewhere; the same for all pictures.
+        refiner: makes the last step.
+    """
+    lost = continued(old - new, hole)
+    with autocast(new.device):
+        refined: Tensor = refiner(new + lost, lost, *mirrored(lost, hole), hole)
+    return refined.float()
+
+
+def continued(lost: Tensor, hole: Tensor) -> Tensor:
+    """What tokens lost, ``(B, 3, h, w)``, continued into a hole ``(B, 1, h, w)`` from its border.
+
+    As `unimic.edge.seams` does it.
+    """
+    border = F.max_pool2d(hole, 3, 1, 1) - hole
+    rows, columns = ((at.min(), at.max() + 1) for at in hole[0, 0].nonzero().unbind(1))
+    # In a frame of one, so that there is a ring even where the picture ends.
+    ring, known = (F.pad(x, (1, 1, 1, 1))[:, :, rows[0]:rows[1] + 2, columns[0]:columns[1] + 2]
+                   for x in (lost, border))
+    continued = pull_push(ring, known)
+    into = torch.zeros_like(lost)
+    into[:, :, rows[0]:rows[1], columns[0]:columns[1]] = continued[:, :, 1:-1, 1:-1]
+    return torch.where(hole > 0, into, lost)
+
+
+def pull_push(values: Tensor, weights: Tensor) -> Tensor:
+    """Values as far as their weights go, and what is around them for the rest."""
+    height, width = values.shape[2:]
+    if height == width == 1:
+        return values
+    beside = (0, width % 2, 0, height % 2)
+    heavy, sums = (F.avg_pool2d(F.pad(x, beside), 2, divisor_override=1)
+                   for x in (weights, values * weights))
+    coarse = pull_push(sums / heavy.clamp(min=1e-6), heavy.clamp(max=1))
+    finer = F.interpolate(coarse, scale_factor=2, mode="bilinear")[:, :, :height, :width]
+    return weights * values + (1 - weights) * finer
+
+
+def mirrored(lost: Tensor, hole: Tensor) -> tuple[Tensor, Tensor]:
+    """What was lost at the mirror images of a hole's pixels, and how close they are."""
+    seen = reflection(hole[0, 0].cpu().numpy() > 0)
+    close = torch.from_numpy(seen.closeness).to(lost.device).expand_as(hole)
+    return lost[:, :, torch.from_numpy(seen.rows), torch.from_numpy(seen.columns)], close
