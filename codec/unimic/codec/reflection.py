@@ -1,4 +1,7 @@
-"""Where the pixels of a hole have their mirror images around it."""
+"""Where the pixels of a hole have their mirror images around it.
+
+The edge carries on by it what is around a hole, and the training of what does so sees the same.
+"""
 
 from __future__ import annotations
 

@@ -8,26 +8,20 @@ Inpainting with Contextual Attention" (arXiv 1801.07892, section 3.2).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unimic.cloud.models.image_tokenizer import ResidualBlock
 
-MULTIPLE = 16
-"""Of pixels a side that the network takes."""
-_CHANNELS = 11  # what is shown, what was lost, its mirror image and how close, the hole
-_CELL = 4  # pixels a side that the finest layers see as one
+INPUTS = 11  # colours shown, lost and mirrored; how close the mirror image is, and the hole
+CELL = 4  # pixels a side that the finest layers see as one
+FINE, MIDDLE, COARSE = 48, 80, 128  # channels at 4, 8 and 16 pixels
+DEPTH = 2  # blocks at each, on the way down and up
 
 
-@dataclass(frozen=True)
-class RefinerConfig:
-    """Channels at 4, 8 and 16 pixels a cell, and blocks at each, on the way down and up."""
-
-    channels: tuple[int, int, int] = (48, 80, 128)
-    depth: int = 2
+def _blocks(channels: int) -> nn.Sequential:
+    return nn.Sequential(*(ResidualBlock(channels) for _ in range(DEPTH)))
 
 
 class Refiner(nn.Module):
@@ -37,21 +31,15 @@ class Refiner(nn.Module):
     pixels.
     """
 
-    def __init__(self, config: RefinerConfig | None = None) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        fine, middle, coarse = (config or RefinerConfig()).channels
-        depth = (config or RefinerConfig()).depth
-
-        def blocks(channels: int) -> nn.Sequential:
-            return nn.Sequential(*(ResidualBlock(channels) for _ in range(depth)))
-
-        self.enter = nn.Conv2d(_CHANNELS * _CELL**2, fine, 3, padding=1)
-        self.down = nn.ModuleList([nn.Conv2d(fine, middle, 3, stride=2, padding=1),
-                                   nn.Conv2d(middle, coarse, 3, stride=2, padding=1)])
-        self.falling = nn.ModuleList([blocks(fine), blocks(middle), blocks(coarse)])
-        self.up = nn.ModuleList([nn.Conv2d(coarse, 4 * middle, 1), nn.Conv2d(middle, 4 * fine, 1)])
-        self.rising = nn.ModuleList([blocks(middle), blocks(fine)])
-        self.leave = nn.Conv2d(fine, 4 * _CELL**2, 3, padding=1)
+        self.enter = nn.Conv2d(INPUTS * CELL**2, FINE, 3, padding=1)
+        self.down = nn.ModuleList([nn.Conv2d(FINE, MIDDLE, 3, stride=2, padding=1),
+                                   nn.Conv2d(MIDDLE, COARSE, 3, stride=2, padding=1)])
+        self.falling = nn.ModuleList([_blocks(FINE), _blocks(MIDDLE), _blocks(COARSE)])
+        self.up = nn.ModuleList([nn.Conv2d(COARSE, 4 * MIDDLE, 1), nn.Conv2d(MIDDLE, 4 * FINE, 1)])
+        self.rising = nn.ModuleList([_blocks(MIDDLE), _blocks(FINE)])
+        self.leave = nn.Conv2d(FINE, 4 * CELL**2, 3, padding=1)
         nn.init.zeros_(self.leave.weight)
 
     def forward(self, shown: Tensor, lost: Tensor, mirrored: Tensor, close: Tensor, hole: Tensor
@@ -60,7 +48,7 @@ class Refiner(nn.Module):
 
         Args:
             shown: ``(B, 3, H, W)`` in [0, 1]; in the hole new pixels, around it old ones. ``H`` and
-                ``W`` are multiples of `MULTIPLE`.
+                ``W`` are multiples of 16.
             lost: likewise, what separates them from what tokens show; in the hole, what is believed
                 to do so.
             mirrored: likewise, what was lost at the mirror images of the hole's pixels, see
@@ -70,13 +58,13 @@ class Refiner(nn.Module):
         """
         mirrored = close * mirrored
         x = torch.cat([2 * shown - 1, 4 * lost, 4 * mirrored, close, hole], 1)
-        x = self.falling[0](self.enter(F.pixel_unshuffle(x, _CELL)))
+        x = self.falling[0](self.enter(F.pixel_unshuffle(x, CELL)))
         passed = []
         for down, falling in zip(self.down, self.falling[1:], strict=True):
             passed.append(x)
             x = falling(down(x))
         for up, rising in zip(self.up, self.rising, strict=True):
             x = rising(passed.pop() + F.pixel_shuffle(up(x), 2))
-        own, share = F.pixel_shuffle(self.leave(x), _CELL).split([3, 1], 1)
+        own, share = F.pixel_shuffle(self.leave(x), CELL).split([3, 1], 1)
         refined: Tensor = shown + hole * (own + (0.5 + share) * mirrored)
         return refined
