@@ -38,7 +38,8 @@ def reflection(hole: Mask) -> Reflection:
     Args:
         hole: bool ``(height, width)``; mirror images are never in it.
     """
-    images = np.indices(hole.shape, np.int32)
+    places = np.indices(hole.shape, np.int32)
+    images = places.copy()
     distance = np.full(hole.shape, REACH, np.int32)
     for turns in range(4):  # the border is to the left, each time of another side
         turned, nearest = np.rot90(hole, turns), np.rot90(distance, turns)
@@ -50,7 +51,7 @@ def reflection(hole: Mask) -> Reflection:
         seen = ~turned[rows, mirrored]
         rows, inside, mirrored = rows[seen], inside[seen], mirrored[seen]
         nearest[rows, inside] = inside - border[rows, inside]
-        for image, place in zip(images, np.indices(hole.shape, np.int32), strict=True):
+        for image, place in zip(images, places, strict=True):
             np.rot90(image, turns)[rows, inside] = np.rot90(place, turns)[rows, mirrored]
     closeness = np.where(hole, (1 - distance.astype(np.float32) / REACH) ** 2, 0)
     return Reflection(images[0], images[1], closeness.astype(np.float32))

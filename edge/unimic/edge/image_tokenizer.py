@@ -27,7 +27,7 @@ from unimic.codec.progress import Progress, ignore
 from unimic.codec.store import IMAGE_TOKENIZER, ModelStore
 from unimic.codec.tokens import Codes, Distances, TokenGrid, grid_shape
 from unimic.edge.images import load_image
-from unimic.edge.tiles import covering, load, scaled
+from unimic.edge.tiles import covering, load, picture, planes, scaled
 
 
 class ImageTokenizer:
@@ -77,8 +77,8 @@ class ImageTokenizer:
                      for output in encoder.get_outputs()[1:]]
         tiles = list(covering(rows, columns))
         for done, tile in enumerate(tiles, start=1):
-            part = pixels[scaled(tile.read, patch)].astype(np.float32) / 255
-            found, *parts = encoder.run(None, {"pixels": part.transpose(2, 0, 1)[None]})
+            part = planes(pixels[scaled(tile.read, patch)]) / 255
+            found, *parts = encoder.run(None, {"pixels": part})
             codes[tile.core] = found[0][tile.kept]
             for all_, of_tile in zip(distances, parts, strict=True):
                 all_[tile.core] = of_tile[0][tile.kept]
@@ -103,9 +103,7 @@ class ImageTokenizer:
         for done, tile in enumerate(tiles, start=1):
             codes: Codes = np.ascontiguousarray(grid.codes[tile.read], dtype=np.int32)
             (part,) = decoder.run(None, {"codes": codes[None]})
-            bytes_: NDArray[np.uint8] = np.rint(part[0] * 255).clip(0, 255).astype(np.uint8)
-            pixels[scaled(tile.core, patch)] = bytes_.transpose(1, 2, 0)[
-                scaled(tile.kept, patch)]
+            pixels[scaled(tile.core, patch)] = picture(part)[scaled(tile.kept, patch)]
             self._watch(done, len(tiles))
         pixels = _resampled(pixels, (rows * grid.pitch, columns * grid.pitch))
         return Image.fromarray(pixels[: grid.height, : grid.width])

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from unimic.codec.reflection import reflection
 from unimic.codec.store import IMAGE_REFINER, ModelStore
 from unimic.codec.tokens import Mask
-from unimic.edge.tiles import covering, load, scaled
+from unimic.edge.regions import around
+from unimic.edge.tiles import covering, load, picture, planes, scaled
 
 Pixels = NDArray[np.uint8]
 
@@ -43,28 +44,22 @@ class Refiner:
         """
         if not self._known:
             return shown
-        cut = tuple(slice(max(0, int(at.min()) - CONTEXT), int(at.max()) + 1 + CONTEXT)
-                    for at in np.nonzero(hole))
+        cut = around(hole, CONTEXT)
         height, width = hole[cut].shape
         beside = ((0, -height % CELL), (0, -width % CELL))
         where = np.pad(hole[cut], beside, mode="edge")
-        around, tokens = (np.pad(x[cut], (*beside, (0, 0)), mode="edge") for x in (shown, decoded))
+        pixels, tokens = (np.pad(x[cut], (*beside, (0, 0)), mode="edge") for x in (shown, decoded))
         seen = reflection(where)
-        lost = around.astype(np.float32) / 255 - tokens.astype(np.float32) / 255
-        refined = np.empty_like(around)
+        lost = pixels.astype(np.float32) / 255 - tokens.astype(np.float32) / 255
+        refined = np.empty_like(pixels)
         for tile in covering(where.shape[0] // CELL, where.shape[1] // CELL):
             read, core, kept = (scaled(w, CELL) for w in (tile.read, tile.core, tile.kept))
             mirrored = lost[seen.rows[read], seen.columns[read]]
             (part,) = self._network().run(None, {
-                "shown": _planes(around[read]) / 255, "lost": _planes(lost[read]),
-                "mirrored": _planes(mirrored), "close": _planes(seen.closeness[read][..., None]),
-                "hole": _planes(where[read][..., None])})
-            refined[core] = np.rint(part[0] * 255).clip(0, 255).transpose(1, 2, 0)[kept]
+                "shown": planes(pixels[read]) / 255, "lost": planes(lost[read]),
+                "mirrored": planes(mirrored), "close": planes(seen.closeness[read][..., None]),
+                "hole": planes(where[read][..., None])})
+            refined[core] = picture(part)[kept]
         whole = shown.copy()
         whole[cut][hole[cut]] = refined[:height, :width][hole[cut]]
         return whole
-
-
-def _planes(values: NDArray[np.generic]) -> NDArray[np.float32]:
-    """``(height, width, channels)`` as the network takes it, ``(1, channels, height, width)``."""
-    return values.astype(np.float32).transpose(2, 0, 1)[None]

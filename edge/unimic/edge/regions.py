@@ -117,6 +117,16 @@ def widen(pixels: Mask, grid: tuple[int, ...], pitch: int) -> Mask:
     return touched
 
 
+def around(mask: Mask, margin: int) -> tuple[slice, slice]:
+    """Rows and columns of what is set in a mask, at least one cell, and of ``margin`` around it.
+
+    The ends may lie beyond the mask, the beginnings do not.
+    """
+    rows, columns = (np.flatnonzero(mask.any(axis)) for axis in (1, 0))
+    return (slice(max(0, int(rows[0]) - margin), int(rows[-1]) + 1 + margin),
+            slice(max(0, int(columns[0]) - margin), int(columns[-1]) + 1 + margin))
+
+
 def spread(tokens: Mask, pitch: int) -> Mask:
     """The pixels ``(rows · pitch, columns · pitch)`` of the tokens of a mask."""
     return tokens.repeat(pitch, 0).repeat(pitch, 1)

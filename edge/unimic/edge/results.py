@@ -16,7 +16,7 @@ from unimic.codec.packets import Sizes
 from unimic.codec.tokens import Mask, TokenGrid
 from unimic.edge.models import Models
 from unimic.edge.refiner import Pixels
-from unimic.edge.regions import View, spread, widen
+from unimic.edge.regions import View, around, spread, widen
 from unimic.edge.seams import joined, seam_weights
 from unimic.edge.tiles import HALO
 
@@ -158,9 +158,9 @@ class Canvas:
         to them, are those that the whole grid would give.
         """
         pitch = self.grid.pitch
-        (top, bottom), (left, right) = (
-            (max(0, int(at.min()) - HALO), int(at.max()) + 1 + HALO) for at in np.nonzero(made))
-        codes = self.grid.codes[top:bottom, left:right]
+        seen = around(made, HALO)
+        top, left = (cut.start for cut in seen)
+        codes = self.grid.codes[seen]
         part = TokenGrid(codes, min(codes.shape[1] * pitch, self.grid.width - left * pitch),
                          min(codes.shape[0] * pitch, self.grid.height - top * pitch), pitch)
         window = (slice(top * pitch, top * pitch + part.height),

@@ -8,6 +8,7 @@ from PIL import Image, ImageFilter
 
 from unimic.codec.tokens import Mask
 from unimic.edge.refiner import Pixels, Refiner
+from unimic.edge.regions import around
 
 Plane = NDArray[np.float32]
 
@@ -43,12 +44,11 @@ def adjusted(new: Pixels, old: Pixels, made: Mask) -> Pixels:
     Returns:
         ``new``, shifted where ``made`` is True.
     """
-    rows, columns = (slice(int(at.min()), int(at.max()) + 1) for at in np.nonzero(made))
-    grown = tuple(slice(max(0, cut.start - RING), cut.stop + RING) for cut in (rows, columns))
+    grown = around(made, RING)
     hole, inner, outer = made[grown], new[grown], old[grown]
     near = np.asarray(_mask(hole).filter(ImageFilter.MaxFilter(2 * RING + 1))) > 0
     # Where the picture ends there is no ring, but the two by two shall lie as if there were.
-    missing = [(max(0, RING - cut.start), 0) for cut in (rows, columns)]
+    missing = [(max(0, RING - cut.start), 0) for cut in around(made, 0)]
     weights = np.pad((near & ~hole).astype(np.float32), missing)
     shifted = new.copy()
     for channel in range(new.shape[2]):  # one after the other: pictures may be large

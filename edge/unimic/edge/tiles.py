@@ -10,7 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import onnxruntime as ort
+from numpy.typing import NDArray
 
 from unimic.codec.networks import session_options
 from unimic.codec.store import ModelStore
@@ -52,6 +54,17 @@ def covering(rows: int, columns: int) -> Iterator[Tile]:
     for core_y, read_y in _spans(rows):
         for core_x, read_x in _spans(columns):
             yield Tile((core_y, core_x), (read_y, read_x))
+
+
+def planes(values: NDArray[np.generic]) -> NDArray[np.float32]:
+    """``(height, width, channels)`` as networks take it, ``(1, channels, height, width)``."""
+    return values.astype(np.float32).transpose(2, 0, 1)[None]
+
+
+def picture(pixels: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """What a network gives, ``(1, 3, height, width)`` in [0, 1]; bytes ``(height, width, 3)``."""
+    bytes_: NDArray[np.uint8] = np.rint(pixels[0] * 255).clip(0, 255).astype(np.uint8)
+    return bytes_.transpose(1, 2, 0)
 
 
 def load(store: ModelStore, threads: int | None, model: str, file: str) -> ort.InferenceSession:

@@ -148,9 +148,12 @@ class Run:
         partial.replace(self.checkpoint)
         self.last_save = time.monotonic()
 
-    def due(self, seconds: float = 120) -> bool:
-        """Whether the last checkpoint is older than ``seconds``."""
-        return time.monotonic() - self.last_save > seconds
+    def keep(self, state: Mapping[str, Any], seconds: float = 120) -> bool:
+        """`save` if the last checkpoint is older than ``seconds``; says whether it did."""
+        due = time.monotonic() - self.last_save > seconds
+        if due:
+            self.save(state)
+        return due
 
     def set_rate(self, optimizer: torch.optim.Optimizer, fraction: float) -> None:
         """Learning rate: linear warm-up, then a cosine down to 2 % of the peak."""

@@ -369,8 +369,7 @@ def main(argv: list[str] | None = None) -> None:
         run.follow(fraction, model, optimizer)
         average.update(model, run.step)
         run.log(**losses)
-        if run.due():
-            run.save(state)
+        run.keep(state)
     run.save(state)
 
 

@@ -221,8 +221,7 @@ def main(argv: list[str] | None = None) -> None:
         run.descend(fraction, network, loss, parts)
         average.update(network, run.step)
         run.log(bits_per_token=loss)
-        if run.due():
-            run.save(state)
+        if run.keep(state):
             figure = bits_per_token(average.module, layout, dev)
             print(f"Flickr8k dev: {figure:.3f} bits a token", flush=True)
     run.save(state)

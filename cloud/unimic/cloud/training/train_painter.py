@@ -193,8 +193,7 @@ def main(argv: list[str] | None = None) -> None:
         average.update(model, run.step)
         refined.update(refiner, run.step)
         run.log(**losses)
-        if run.due():
-            run.save(state)
+        run.keep(state)
     run.save(state)
 
 

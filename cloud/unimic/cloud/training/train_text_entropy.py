@@ -134,8 +134,7 @@ def main(argv: list[str] | None = None) -> None:
         run.descend(fraction, network, loss, parts)
         average.update(network, run.step)
         run.log(bits_per_token=loss)
-        if run.due():
-            run.save(state)
+        if run.keep(state):
             figure = bits_per_character(average.module, tokenizer, dev)
             print(f"dev captions: {figure:.3f} bits a character", flush=True)
     run.save(state)

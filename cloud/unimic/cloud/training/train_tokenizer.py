@@ -190,8 +190,7 @@ def main(argv: list[str] | None = None) -> None:
         used = torch.zeros(model.quantizer.size, device=device)
         used[model.quantizer.codes(digits.detach()).flatten()] = 1
         run.log(**losses, bits=bits, codes=used.sum())
-        if run.due():
-            run.save(state)
+        run.keep(state)
     run.save(state)
 
 
