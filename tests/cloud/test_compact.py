@@ -33,12 +33,14 @@ from unimic.cloud.models.compact import (
     END,
     LEVELS,
     PROMPT,
+    SCALE,
     Batch,
     Compact,
     CompactConfig,
     Memory,
     Words,
     left_padded,
+    packed,
     packed_texts,
     plain,
 )
@@ -399,3 +401,20 @@ def test_weights_round_trip(tmp_path: Path) -> None:
     save_file({"a": torch.zeros(1)}, path, metadata=sizes)
     with pytest.raises(CorruptData, match="weights"):
         load_weights(path)
+
+
+def test_the_painter_is_stored_in_bytes_and_all_else_in_float16(tmp_path: Path) -> None:
+    model, path = tiny_model(), tmp_path / "weights.safetensors"
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter)
+    state = model.state_dict()
+    stored = packed(state)
+    save_file(stored, path, metadata={
+        METADATA: '{"width": 64, "depth": 2, "head": 32, "expansion": 2}'})
+    assert sum(value.dtype == torch.int8 for value in stored.values()) == 4 * 4
+    for name, value in load_weights(path).state_dict().items():
+        if name + SCALE in stored:
+            assert ((value - state[name]).abs() <= 0.501 * stored[name + SCALE]).all()
+            assert stored[name].abs().amax(1).eq(127).all()
+        else:
+            assert torch.equal(value, state[name].half().float())

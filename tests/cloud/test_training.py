@@ -216,9 +216,8 @@ def test_the_refiner_learns_on_what_the_client_shows(box: tuple[int, int, int, i
     noise = np.random.default_rng(0).integers(60, 200, (2, 128, 128, 3))
     old, new = noise.astype(np.uint8)
     new = np.asarray(Image.fromarray(new).filter(ImageFilter.GaussianBlur(6)))
-    whole = torch.from_numpy(made)[None, None].float()
     before, after = (torch.from_numpy(x.copy()).permute(2, 0, 1)[None] / 255 for x in (old, new))
-    shown = after + joining.continued(before - after, whole)
+    shown = after + joining.continued(before - after, torch.from_numpy(made))
     expected = np.where(made[..., None], adjusted(new, old, made), old)
     np.testing.assert_allclose(255 * shown[0].permute(1, 2, 0), expected, atol=0.51)
 

@@ -63,6 +63,7 @@ from unimic.cloud.models.compact import (
     Words,
     left_padded,
     packed_texts,
+    unpacked,
 )
 from unimic.codec.errors import CorruptData, UnknownModel
 from unimic.codec.networks import session_options
@@ -399,7 +400,7 @@ def load_weights(path: Path) -> Compact:
     try:
         with safe_open(path, "pt") as file:
             sizes = json.loads((file.metadata() or {})[METADATA])
-            state = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118
+            state = unpacked({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
         model = Compact(CompactConfig(**sizes))
         model.load_state_dict(state)
     except (SafetensorError, RuntimeError, ValueError, KeyError, TypeError) as error:

@@ -1,4 +1,5 @@
-"""Turn a run of ``train_compact`` into the model of the store: averaged weights, float16.
+"""Turn a run of ``train_compact`` or ``train_painter`` into the model of the store: averaged
+weights, of few bytes.
 
     python -m unimic.cloud.training.export_compact --checkpoint OUT/checkpoint.pt \\
         --store codec/unimic/codec/models --figures FIGURES.json --command "…"
@@ -18,7 +19,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from unimic.cloud.models.compact import CompactConfig
+from unimic.cloud.models.compact import CompactConfig, packed
 from unimic.codec.proof import METADATA
 from unimic.codec.store import add_model
 
@@ -49,8 +50,7 @@ def main(argv: list[str] | None = None) -> None:
     folder = args.store / "compact"
     folder.mkdir(parents=True, exist_ok=True)
     metadata = {METADATA: json.dumps(asdict(sizes(state)))}
-    half = {name: value.half().contiguous() for name, value in state.items()}
-    save_file(half, folder / "weights.safetensors", metadata=metadata)
+    save_file(packed(state), folder / "weights.safetensors", metadata=metadata)
     figures = json.loads(args.figures.read_text(encoding="utf-8")) if args.figures else {}
     entry = add_model(args.store, "compact", "multimodal", licence="Apache-2.0", data=DATA,
                       command=args.command, figures=figures)

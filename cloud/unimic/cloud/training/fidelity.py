@@ -24,10 +24,12 @@ class Fidelity:
         adversarial: norm of the discriminator's gradient, as a share of the other losses'; with 0
             there is none.
         network: of LPIPS.
+        inception: weight of the Inception blocks' distance, beside 1 for LPIPS.
     """
 
-    def __init__(self, device: torch.device, adversarial: float, network: str = "alex") -> None:
-        self.device, self.adversarial = device, adversarial
+    def __init__(self, device: torch.device, adversarial: float, network: str = "alex",
+                 inception: float = 1.0) -> None:
+        self.device, self.adversarial, self.weight = device, adversarial, inception
         self.lpips = LPIPS(network).to(device)
         self.inception = InceptionDistance().to(device)
         self.discriminator = (Discriminator(InceptionDistance.CHANNELS).to(device)
@@ -57,7 +59,7 @@ class Fidelity:
             seen, true = (self.inception.features(x[:few]) for x in warped)
             deep = self.inception.between(seen, true).mean()
         parts = {"pixel": pixel, "lpips": lpips, "inception": deep}
-        gradient, = torch.autograd.grad(0.5 * pixel + lpips + deep, fake,
+        gradient, = torch.autograd.grad(0.5 * pixel + lpips + self.weight * deep, fake,
                                         retain_graph=self.discriminator is not None)
         if self.discriminator:
             with autocast(self.device):

@@ -17,29 +17,31 @@ def joined(new: Tensor, old: Tensor, hole: Tensor, refiner: Refiner) -> Tensor:
     Args:
         new: likewise, what tokens show.
         old: likewise, what the pictures show.
-        hole: ``(B, 1, H, W)``, 1 where pixels are new, 0 elsewhere; the same for all pictures.
+        hole: bool ``(H, W)``, where pixels are new; on the CPU, so that a GPU is not waited for.
         refiner: makes the last step.
     """
     lost = continued(old - new, hole)
+    made = hole.to(new).expand_as(new[:, :1])
     with autocast(new.device):
-        refined: Tensor = refiner(new + lost, lost, *mirrored(lost, hole), hole)
+        refined: Tensor = refiner(new + lost, lost, *mirrored(lost, hole), made)
     return refined.float()
 
 
 def continued(lost: Tensor, hole: Tensor) -> Tensor:
-    """What tokens lost, ``(B, 3, h, w)``, continued into a hole ``(B, 1, h, w)`` from its border.
+    """What tokens lost, ``(B, 3, h, w)``, continued into a hole, bool ``(h, w)``, from its border.
 
     As `unimic.edge.seams` does it.
     """
-    border = F.max_pool2d(hole, 3, 1, 1) - hole
-    rows, columns = ((at.min(), at.max() + 1) for at in hole[0, 0].nonzero().unbind(1))
+    made = hole.to(lost)[None, None]
+    border = F.max_pool2d(made, 3, 1, 1) - made
+    rows, columns = ((int(at.min()), int(at.max()) + 1) for at in hole.nonzero().unbind(1))
     # In a frame of one, so that there is a ring even where the picture ends.
     ring, known = (F.pad(x, (1, 1, 1, 1))[:, :, rows[0]:rows[1] + 2, columns[0]:columns[1] + 2]
-                   for x in (lost, border))
+                   for x in (lost, border.expand_as(lost[:, :1])))
     continued = pull_push(ring, known)
     into = torch.zeros_like(lost)
     into[:, :, rows[0]:rows[1], columns[0]:columns[1]] = continued[:, :, 1:-1, 1:-1]
-    return torch.where(hole > 0, into, lost)
+    return torch.where(made > 0, into, lost)
 
 
 def pull_push(values: Tensor, weights: Tensor) -> Tensor:
@@ -57,6 +59,7 @@ def pull_push(values: Tensor, weights: Tensor) -> Tensor:
 
 def mirrored(lost: Tensor, hole: Tensor) -> tuple[Tensor, Tensor]:
     """What was lost at the mirror images of a hole's pixels, and how close they are."""
-    seen = reflection(hole[0, 0].cpu().numpy() > 0)
-    close = torch.from_numpy(seen.closeness).to(lost.device).expand_as(hole)
-    return lost[:, :, torch.from_numpy(seen.rows), torch.from_numpy(seen.columns)], close
+    seen = reflection(hole.numpy())
+    close = torch.from_numpy(seen.closeness).to(lost).expand_as(lost[:, :1])
+    rows, columns = (torch.from_numpy(at).to(lost.device) for at in (seen.rows, seen.columns))
+    return lost[:, :, rows, columns], close

@@ -47,7 +47,8 @@ SIDE = 14  # tokens of an image, each way: photos of 224 pixels are not enlarged
 MARGIN = 3  # tokens around what is hidden that are decoded with it
 GIVEN = 0.15  # of the images keep their own tokens
 SMALLEST = 64  # pixels a side that the perceptual networks see
-ADVERSARIAL = 0.4
+ADVERSARIAL = 0.3  # see `Fidelity`
+INCEPTION = 0.5
 
 Window = tuple[slice, slice]
 
@@ -157,7 +158,7 @@ def main(argv: list[str] | None = None) -> None:
     average, refined = Average(model, 0.998), Average(refiner, 0.998)
     optimizer = optimizers(learning, painter.blocks, args.rate)
     run = Run(args.out, args.minutes, args.rate, warmup=100)
-    fidelity = Fidelity(device, ADVERSARIAL, "vgg")
+    fidelity = Fidelity(device, ADVERSARIAL, "vgg", INCEPTION)
     state: dict[str, nn.Module | torch.optim.Optimizer] = {
         "model": model, "average": average.module, "refiner": refiner,
         "refiner_average": refined.module, **optimizer, **fidelity.state()}
@@ -184,8 +185,9 @@ def main(argv: list[str] | None = None) -> None:
             seen = part.around(quantizer.normalise(digits))
             new = tokenizer.decoder(seen.contiguous(memory_format=torch.channels_last)).float()
         old = part.around(real, PITCH)
-        hole = part.around(hidden.unsqueeze(1).float())
-        fake = joined(new, old, F.interpolate(hole, scale_factor=PITCH), refiner)
+        hole = part.hole[part.window]
+        fake = joined(new, old, hole.repeat_interleave(PITCH, 0).repeat_interleave(PITCH, 1),
+                      refiner)
         fake, true = part.inside(fake), part.inside(old)
         gradient, losses = fidelity.gradient(fake, true, rescaled(fake, true))
         # The gradient of the pixels is all that the networks need to know of the losses.
