@@ -29,7 +29,8 @@ class Fidelity:
 
     def __init__(self, device: torch.device, adversarial: float, network: str = "alex",
                  inception: float = 1.0) -> None:
-        self.device, self.adversarial, self.weight = device, adversarial, inception
+        self.device, self.adversarial = device, adversarial
+        self.inception_weight = inception
         self.lpips = LPIPS(network).to(device)
         self.inception = InceptionDistance().to(device)
         self.discriminator = (Discriminator(InceptionDistance.CHANNELS).to(device)
@@ -59,7 +60,7 @@ class Fidelity:
             seen, true = (self.inception.features(x[:few]) for x in warped)
             deep = self.inception.between(seen, true).mean()
         parts = {"pixel": pixel, "lpips": lpips, "inception": deep}
-        gradient, = torch.autograd.grad(0.5 * pixel + lpips + self.weight * deep, fake,
+        gradient, = torch.autograd.grad(0.5 * pixel + lpips + self.inception_weight * deep, fake,
                                         retain_graph=self.discriminator is not None)
         if self.discriminator:
             with autocast(self.device):
