@@ -52,6 +52,7 @@ from unimic.codec.tokens import Codes, TokenSpace
 SPACE = TokenSpace("tiny", b"12345678")
 TEXT = Path(__file__).parents[2] / "codec/unimic/codec/models/text-tokenizer/tokenizer.json"
 CONFIG = CompactConfig(width=64, depth=2, head=32, expansion=2)
+TINY_SIZES = {METADATA: '{"width": 64, "depth": 2, "head": 32, "expansion": 2}'}
 
 
 class NoView(View):
@@ -390,27 +391,23 @@ def test_plain_text() -> None:
 def test_weights_round_trip(tmp_path: Path) -> None:
     model = tiny_model()
     path = tmp_path / "weights.safetensors"
-    sizes = {METADATA: '{"width": 64, "depth": 2, "head": 32, "expansion": 2}'}
-    save_file(model.state_dict(), path, metadata=sizes)
+    save_file(model.state_dict(), path, metadata=TINY_SIZES)
     again = load_weights(path)
     assert all(torch.equal(a, b) for a, b in
                zip(model.state_dict().values(), again.state_dict().values(), strict=True))
     path.write_bytes(path.read_bytes()[:-5])
     with pytest.raises(CorruptData, match="weights"):
         load_weights(path)
-    save_file({"a": torch.zeros(1)}, path, metadata=sizes)
+    save_file({"a": torch.zeros(1)}, path, metadata=TINY_SIZES)
     with pytest.raises(CorruptData, match="weights"):
         load_weights(path)
 
 
 def test_the_painter_is_stored_in_bytes_and_all_else_in_float16(tmp_path: Path) -> None:
     model, path = tiny_model(), tmp_path / "weights.safetensors"
-    for parameter in model.parameters():
-        torch.nn.init.normal_(parameter)
     state = model.state_dict()
     stored = packed(state)
-    save_file(stored, path, metadata={
-        METADATA: '{"width": 64, "depth": 2, "head": 32, "expansion": 2}'})
+    save_file(stored, path, metadata=TINY_SIZES)
     assert sum(value.dtype == torch.int8 for value in stored.values()) == 4 * 4
     for name, value in load_weights(path).state_dict().items():
         if name + SCALE in stored:

@@ -40,7 +40,8 @@ an answer; nothing."""
 
 @dataclass(frozen=True)
 class CompactConfig:
-    """Sizes of the model; the defaults are those of the shipped one."""
+    """Sizes of the model; the defaults are those of the shipped one, but for its painter, which
+    `unimic.cloud.training.train_painter` has deepened."""
 
     width: int = 192
     depth: int = 6
@@ -323,11 +324,8 @@ def packed(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def unpacked(stored: dict[str, Tensor]) -> dict[str, Tensor]:
     """What `packed` made of weights, in float32."""
-    state = {name: value.float() for name, value in stored.items() if not name.endswith(SCALE)}
-    for name in state:
-        if name + SCALE in stored:
-            state[name] *= stored[name + SCALE]
-    return state
+    return {name: value.float() * stored.get(name + SCALE, 1)
+            for name, value in stored.items() if not name.endswith(SCALE)}
 
 
 def _grid(rows: int, columns: int) -> Tensor:

@@ -37,7 +37,7 @@ def continued(lost: Tensor, hole: Tensor) -> Tensor:
     rows, columns = ((int(at.min()), int(at.max()) + 1) for at in hole.nonzero().unbind(1))
     # In a frame of one, so that there is a ring even where the picture ends.
     ring, known = (F.pad(x, (1, 1, 1, 1))[:, :, rows[0]:rows[1] + 2, columns[0]:columns[1] + 2]
-                   for x in (lost, border.expand_as(lost[:, :1])))
+                   for x in (lost, border))
     continued = pull_push(ring, known)
     into = torch.zeros_like(lost)
     into[:, :, rows[0]:rows[1], columns[0]:columns[1]] = continued[:, :, 1:-1, 1:-1]
