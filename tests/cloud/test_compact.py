@@ -31,6 +31,7 @@ from unimic.cloud.models.compact import (
     ANSWER,
     ASK,
     END,
+    LARGE,
     LEVELS,
     PROMPT,
     SCALE,
@@ -43,6 +44,7 @@ from unimic.cloud.models.compact import (
     packed,
     packed_texts,
     plain,
+    unpacked,
 )
 from unimic.codec.errors import CorruptData, LimitExceeded
 from unimic.codec.proof import METADATA
@@ -403,15 +405,16 @@ def test_weights_round_trip(tmp_path: Path) -> None:
         load_weights(path)
 
 
-def test_the_painter_is_stored_in_bytes_and_all_else_in_float16(tmp_path: Path) -> None:
-    model, path = tiny_model(), tmp_path / "weights.safetensors"
-    state = model.state_dict()
+def test_large_matrices_are_stored_in_bytes_and_all_else_in_float16() -> None:
+    torch.manual_seed(0)
+    state = {"large": torch.randn(LARGE // 64, 64), "small": torch.randn(LARGE // 64 - 1, 64),
+             "filters": torch.randn(LARGE, 1, 2, 2)}
     stored = packed(state)
-    save_file(stored, path, metadata=TINY_SIZES)
-    assert sum(value.dtype == torch.int8 for value in stored.values()) == 4 * 4
-    for name, value in load_weights(path).state_dict().items():
-        if name + SCALE in stored:
-            assert ((value - state[name]).abs() <= 0.501 * stored[name + SCALE]).all()
-            assert stored[name].abs().amax(1).eq(127).all()
-        else:
-            assert torch.equal(value, state[name].half().float())
+    assert {name: value.dtype for name, value in stored.items() if name in state} == {
+        "large": torch.int8, "small": torch.float16, "filters": torch.float16}
+    back = unpacked(stored)
+    assert back.keys() == state.keys()
+    assert ((back["large"] - state["large"]).abs() <= 0.501 * stored["large" + SCALE]).all()
+    assert stored["large"].abs().amax(1).eq(127).all()
+    for name in ("small", "filters"):
+        assert torch.equal(back[name], state[name].half().float())

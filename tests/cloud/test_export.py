@@ -14,6 +14,7 @@ import onnxruntime as ort
 import pytest
 import torch
 
+from unimic.cloud.models import refiner
 from unimic.cloud.models.arithmetic import (
     ACTIVATION_MAX,
     SQUARED_MAX,
@@ -167,24 +168,45 @@ def test_unsigned_weights_are_taken_where_products_saturate(
     check_golden(copied, IMAGE_ENTROPY, OnnxImageNetwork(copied))
 
 
-def test_the_refiner_as_the_edge_runs_it(tmp_path: Path) -> None:
+def as_trained() -> Refiner:
     torch.manual_seed(0)
     network = Refiner()
-    for parameter in network.parameters():  # as after training: no two are alike
+    for parameter in network.parameters():  # no two are alike
         parameter.data += 0.02 * torch.randn_like(parameter)
+    return network
+
+
+def refiner_inputs() -> tuple[torch.Tensor, ...]:
+    shown, lost, mirrored = torch.rand(3, 1, 3, 48, 80)
+    close, hole = torch.rand(2, 1, 1, 48, 80).round()
+    return shown, lost, mirrored, close, hole
+
+
+def test_the_refiner_as_the_edge_runs_it(tmp_path: Path) -> None:
+    network, given = as_trained(), refiner_inputs()
     export_refiner(network, tmp_path)
     back = load_refiner(tmp_path)
     for name, weight in network.state_dict().items():
         assert (back.state_dict()[name] - weight).abs().max() <= weight.abs().max() / 254 + 1e-6
-    shown, lost, mirrored = torch.rand(3, 1, 3, 48, 80)
-    close, hole = torch.rand(2, 1, 1, 48, 80).round()
-    given = shown, lost, mirrored, close, hole
     session = ort.InferenceSession(str(tmp_path / "refiner.onnx"))
     names = [source.name for source in session.get_inputs()]
     (refined,) = session.run(None, {name: value.numpy() for name, value in
                                     zip(names, given, strict=True)})
     with torch.no_grad():
         np.testing.assert_allclose(refined, back(*given), atol=1e-4)
+
+
+def test_a_widened_refiner_begins_where_the_narrow_one_ended(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as halved:
+        for size in ("FINE", "MIDDLE", "COARSE"):
+            halved.setattr(refiner, size, getattr(refiner, size) // 2)
+        export_refiner(as_trained(), tmp_path)
+        narrow = load_refiner(tmp_path)
+    wide, given = load_refiner(tmp_path), refiner_inputs()
+    assert wide.leave.in_channels == 2 * narrow.leave.in_channels
+    with torch.no_grad():
+        np.testing.assert_allclose(wide(*given), narrow(*given), atol=1e-4)
 
 
 def test_a_better_decoder_leaves_the_token_space_alone(tmp_path: Path) -> None:

@@ -31,6 +31,7 @@ from unimic.codec.text import TextTokenizer
 HIGH, LOW = 64, 128
 LEVELS = (8, 8, 8, 4, 4)
 SCALE = ".scale"  # after the name of a matrix that is stored in bytes
+LARGE = 2**15  # numbers in a matrix from which on it is
 
 TEXT_CODES = 4096
 PROMPT, ASK, CAPTION, ANSWER, END, PADDING = range(TEXT_CODES, TEXT_CODES + 6)
@@ -307,13 +308,13 @@ class Compact(nn.Module):
 
 
 def packed(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Weights as they are stored: float16, the painter's matrices as bytes with a scale a row.
+    """Weights as they are stored: float16, but large matrices as bytes with a scale a row.
 
-    Rounding changes no fill that was looked at; it halves the painter.
+    The small ones are kept: they would save little, and rounding what makes latents shows in fills.
     """
     stored = {}
     for name, value in state.items():
-        if name.startswith("painter.blocks.") and value.ndim == 2:
+        if value.ndim == 2 and value.numel() >= LARGE:
             scale = value.abs().amax(1, keepdim=True).clamp_min(1e-6) / 127
             stored[name + SCALE] = scale
             stored[name] = (value / scale).round().to(torch.int8)

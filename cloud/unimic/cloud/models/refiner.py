@@ -16,7 +16,7 @@ from unimic.cloud.models.image_tokenizer import ResidualBlock
 
 INPUTS = 11  # colours shown, lost and mirrored; how close the mirror image is, and the hole
 CELL = 4  # pixels a side that the finest layers see as one
-FINE, MIDDLE, COARSE = 48, 96, 192  # channels at 4, 8 and 16 pixels
+FINE, MIDDLE, COARSE = 72, 144, 288  # channels at 4, 8 and 16 pixels
 DEPTH = 2  # blocks at each, on the way down and up
 
 

@@ -50,14 +50,32 @@ def load_image_tokenizer(path: Path) -> ImageTokenizer:
 def load_refiner(path: Path) -> Refiner:
     """The refinement network of an exported folder or of a checkpoint of ``train_painter``.
 
+    One of fewer channels is widened.
+
     Raises:
         KeyError: as `load_image_tokenizer`.
+        RuntimeError: it has more channels than ours.
     """
     model = Refiner()
     weights = (_initializers(path / "refiner.onnx") if path.is_dir() else
                averaged(path, "refiner_average"))
-    model.load_state_dict({name: weights[name] for name in model.state_dict()})
+    model.load_state_dict({name: _widened(weights[name], wide.shape)
+                           for name, wide in model.state_dict().items()})
     return model.eval()
+
+
+def _widened(narrow: Tensor, shape: torch.Size) -> Tensor:
+    """A parameter of a network of more channels, which begins by doing what the narrow one does.
+
+    The new channels repeat the old ones, and nobody listens to them yet (Chen et al., "Net2Net",
+    arXiv 1511.05641, section 2.2). So normalisation finds nearly the same statistics.
+    """
+    rows = narrow[torch.arange(shape[0]) % len(narrow)]
+    if rows.ndim < 2:
+        return rows
+    wide = rows.new_zeros(shape)
+    wide[:, :rows.shape[1]] = rows
+    return wide
 
 
 def averaged(checkpoint: Path, network: str = "average") -> dict[str, Tensor]:

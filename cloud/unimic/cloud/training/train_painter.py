@@ -47,6 +47,7 @@ SIDE = 14  # tokens of an image, each way: photos of 224 pixels are not enlarged
 MARGIN = 3  # tokens around what is hidden that are decoded with it
 GIVEN = 0.15  # of the images keep their own tokens
 SMALLEST = 64  # pixels a side that the perceptual networks see
+STEP = 16  # they see multiples of it: a GPU plans its convolutions anew for each new size
 ADVERSARIAL = 0.3  # see `Fidelity`
 INCEPTION = 0.5
 
@@ -110,7 +111,7 @@ def hidden_part() -> Part:
 def rescaled(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     """Both at one random size, so that no metric's pixel grid can be gamed."""
     factor = max(random.uniform(0.75, 1.25), SMALLEST / min(a.shape[2:]))
-    size = [round(side * factor) for side in a.shape[2:]]
+    size = [STEP * round(side * factor / STEP) for side in a.shape[2:]]
     both = F.interpolate(torch.cat([a, b]), size, mode="bilinear", antialias=True)
     rescaled_a, rescaled_b = both.chunk(2)
     return rescaled_a, rescaled_b
