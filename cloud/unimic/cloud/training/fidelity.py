@@ -25,12 +25,13 @@ class Fidelity:
             there is none.
         network: of LPIPS.
         inception: weight of the Inception blocks' distance, beside 1 for LPIPS.
+        pixel: weight of the pixels' error.
     """
 
     def __init__(self, device: torch.device, adversarial: float, network: str = "alex",
-                 inception: float = 1.0) -> None:
+                 inception: float = 1.0, pixel: float = 0.5) -> None:
         self.device, self.adversarial = device, adversarial
-        self.inception_weight = inception
+        self.inception_weight, self.pixel_weight = inception, pixel
         self.lpips = LPIPS(network).to(device)
         self.inception = InceptionDistance().to(device)
         self.discriminator = (Discriminator(InceptionDistance.CHANNELS).to(device)
@@ -60,8 +61,8 @@ class Fidelity:
             seen, true = (self.inception.features(x[:few]) for x in warped)
             deep = self.inception.between(seen, true).mean()
         parts = {"pixel": pixel, "lpips": lpips, "inception": deep}
-        gradient, = torch.autograd.grad(0.5 * pixel + lpips + self.inception_weight * deep, fake,
-                                        retain_graph=self.discriminator is not None)
+        loss = self.pixel_weight * pixel + lpips + self.inception_weight * deep
+        gradient, = torch.autograd.grad(loss, fake, retain_graph=self.discriminator is not None)
         if self.discriminator:
             with autocast(self.device):
                 deceit = self.discriminator.deceive(seen)

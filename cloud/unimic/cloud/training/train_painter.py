@@ -50,6 +50,7 @@ SMALLEST = 64  # pixels a side that the perceptual networks see
 STEP = 16  # they see multiples of it: a GPU plans its convolutions anew for each new size
 ADVERSARIAL = 0.3  # see `Fidelity`
 INCEPTION = 0.5
+PIXEL = 0.02  # more takes contrast away: DISTS and LPIPS-AlexNet mind
 
 Window = tuple[slice, slice]
 
@@ -159,7 +160,7 @@ def main(argv: list[str] | None = None) -> None:
     average, refined = Average(model, 0.998), Average(refiner, 0.998)
     optimizer = optimizers(learning, painter.blocks, args.rate)
     run = Run(args.out, args.minutes, args.rate, warmup=100)
-    fidelity = Fidelity(device, ADVERSARIAL, "vgg", INCEPTION)
+    fidelity = Fidelity(device, ADVERSARIAL, "vgg", INCEPTION, PIXEL)
     state: dict[str, nn.Module | torch.optim.Optimizer] = {
         "model": model, "average": average.module, "refiner": refiner,
         "refiner_average": refined.module, **optimizer, **fidelity.state()}
