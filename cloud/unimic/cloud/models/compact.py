@@ -31,7 +31,7 @@ from unimic.codec.text import TextTokenizer
 HIGH, LOW = 64, 128
 LEVELS = (8, 8, 8, 4, 4)
 SCALE = ".scale"  # after the name of a matrix that is stored in bytes
-LARGE = 2**15  # numbers in a matrix from which on it is
+LARGE = 2**15  # a matrix of so many numbers or more is stored in bytes
 
 TEXT_CODES = 4096
 PROMPT, ASK, CAPTION, ANSWER, END, PADDING = range(TEXT_CODES, TEXT_CODES + 6)

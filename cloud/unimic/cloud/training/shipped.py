@@ -71,10 +71,8 @@ def _widened(narrow: Tensor, shape: torch.Size) -> Tensor:
     arXiv 1511.05641, section 2.2). So normalisation finds nearly the same statistics.
     """
     rows = narrow[torch.arange(shape[0]) % len(narrow)]
-    if rows.ndim < 2:
-        return rows
     wide = rows.new_zeros(shape)
-    wide[:, :rows.shape[1]] = rows
+    wide[tuple(map(slice, rows.shape))] = rows
     return wide
 
 
