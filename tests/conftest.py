@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
-from unimic.codec.errors import UnknownModel
 from unimic.codec.store import ModelStore
+
+os.environ.pop("UNIMIC_MODELS", None)  # the shipped models are tested, whatever the user has
 
 
 @pytest.fixture(scope="session")
 def store() -> ModelStore:
-    """The models that are shipped; a test that needs one skips where it is not there yet."""
-    try:
-        return ModelStore.default()
-    except UnknownModel as error:
-        pytest.skip(f"no shipped models: {error}")
+    """The models that are shipped."""
+    return ModelStore.default()

@@ -37,8 +37,6 @@ TRAININGS = sorted({(module, rest) for page in PAGES for module, rest in re.find
 def test_examples_run(page: str, made: tuple[str, ...], wide: int, said: str, store: ModelStore,
                       tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
                       capsys: pytest.CaptureFixture[str]) -> None:
-    if "compact" not in store.entries:
-        pytest.skip("the compact model is not there yet")
     from unimic.edge.demo import service
 
     blocks = find_blocks((ROOT / page).read_text(encoding="utf-8"))

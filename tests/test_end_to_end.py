@@ -1,8 +1,4 @@
-"""The main job with real parts: shipped models, ``unimic serve`` in its own process, the SDK.
-
-Where the compact model is not shipped yet, a tiny random one stands in: everything but the sense of
-what it makes is the same.
-"""
+"""The main job with real parts: shipped models, ``unimic serve`` in its own process, the SDK."""
 
 from __future__ import annotations
 
@@ -20,38 +16,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from unimic.codec.store import ModelStore, add_model
+from unimic.codec.store import ModelStore
 from unimic.edge import AsyncClient, Client, Models
 
 PROMPT = "ein roter Ball 🎈"
-
-
-@pytest.fixture(scope="module")
-def models_folder(store: ModelStore, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    missing = {"image-tokenizer", "text-tokenizer"} - store.entries.keys()
-    if missing:
-        pytest.skip(f"not shipped: {', '.join(sorted(missing))}")
-    if "compact" in store.entries:
-        return store.folder
-    folder = tmp_path_factory.mktemp("models")
-    (folder / "manifest.json").write_bytes((store.folder / "manifest.json").read_bytes())
-    for name in store.entries:
-        (folder / name).symlink_to(store.folder / name)
-    write_tiny_compact(folder)
-    return folder
-
-
-def write_tiny_compact(folder: Path) -> None:
-    torch = pytest.importorskip("torch")
-    from safetensors.torch import save_file
-
-    from unimic.cloud.models.compact import Compact, CompactConfig
-    torch.manual_seed(0)
-    config = CompactConfig(width=64, depth=2, head=32, expansion=2)
-    (folder / "compact").mkdir()
-    save_file(Compact(config).state_dict(), folder / "compact" / "weights.safetensors",
-              metadata={name: str(value) for name, value in vars(config).items()})
-    add_model(folder, "compact", "compact", licence="none", data="none", command="none", figures={})
 
 
 @pytest.fixture(scope="module")

@@ -46,12 +46,6 @@ DEVICES = ["cpu"] + (["cuda"] if torch.cuda.is_available() else [])
 ONNX = [(1, False, True), (1, True, None), (2, False, None), (2, True, True)]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def needs_models(store: ModelStore) -> None:
-    if missing := {IMAGE_ENTROPY, TEXT_ENTROPY} - store.entries.keys():
-        pytest.skip(f"not shipped: {', '.join(sorted(missing))}")
-
-
 def image_networks(store: ModelStore) -> Iterator[tuple[str, ImageNetwork]]:
     for way in ONNX:
         yield f"onnx {way}", OnnxImageNetwork(store, *way)

@@ -2,17 +2,9 @@
 
 from __future__ import annotations
 
-import pytest
-
 from unimic.codec.exactness import Executor, compare, onnx_executors
 from unimic.codec.networks import IMAGE_ENTROPY, TEXT_ENTROPY, OnnxImageNetwork, OnnxTextNetwork
 from unimic.codec.store import ModelStore
-
-
-@pytest.fixture(autouse=True)
-def needs_models(store: ModelStore) -> None:
-    if missing := {IMAGE_ENTROPY, TEXT_ENTROPY} - store.entries.keys():
-        pytest.skip(f"not shipped: {', '.join(sorted(missing))}")
 
 
 def test_image_executors_are_compared(store: ModelStore) -> None:
@@ -47,3 +39,25 @@ def test_text_executors_are_compared(store: ModelStore) -> None:
     for executor, same in ((reference, True), (others[0], True), (others[1], False)):
         _, again = compare(TEXT_ENTROPY, executor, others[:1], 1, lambda *_: None)
         assert (again == digest) == same
+
+
+def test_what_only_a_decoder_does_is_compared_too(store: ModelStore) -> None:
+    class LateText(OnnxTextNetwork):
+        def step(self, ids, position, memory):  # type: ignore[no-untyped-def]
+            logits, new = super().step(ids, position, memory)
+            if position >= 200:
+                logits[0, 0, logits[0, 0].argmax()] += 1
+            return logits, new
+
+    class LateImage(OnnxImageNetwork):
+        def read(self, rows, memory):  # type: ignore[no-untyped-def]
+            new = super().read(rows, memory)
+            if memory is not None and new[0].shape[1] > 128:
+                new[1] = new[1] // 2
+            return new
+
+    for name, late in (TEXT_ENTROPY, LateText), (IMAGE_ENTROPY, LateImage):
+        reference = next(iter(onnx_executors(store, name)))
+        (wrong,), _ = compare(name, reference, [Executor("wrong", late(store), 1)], 1,
+                              lambda *_: None)
+        assert wrong.differing > 0

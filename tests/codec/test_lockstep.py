@@ -10,7 +10,7 @@ import pytest
 from unimic.codec.coder import Coder
 from unimic.codec.errors import CorruptData
 from unimic.codec.lockstep import DecodeJob, EncodeJob, Job, advance, complete
-from unimic.codec.networks import IMAGE_ENTROPY, OnnxImageNetwork
+from unimic.codec.networks import OnnxImageNetwork
 from unimic.codec.store import ModelStore
 from unimic.codec.tokens import Distances
 
@@ -19,8 +19,6 @@ SHAPES = [(3, 5), (16, 16), (1, 1), (18, 40)]
 
 @pytest.fixture(scope="module")
 def network(store: ModelStore) -> OnnxImageNetwork:
-    if IMAGE_ENTROPY not in store.entries:
-        pytest.skip("no image entropy model is shipped")
     return OnnxImageNetwork(store)
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -36,3 +38,15 @@ async def test_work_that_is_waited_for_is_done() -> None:
         return number * factor
 
     assert await run_watched(None, work, 6, factor=7) == 42
+
+
+def test_work_begins_after_the_main_thread_has_ended() -> None:
+    script = (
+        "import asyncio, threading, time\n"
+        "from unimic.codec.progress import run_watched\n"
+        "def late():\n"
+        "    threading.main_thread().join()\n"
+        "    print(asyncio.run(run_watched(None, lambda watch: 'done')))\n"
+        "threading.Thread(target=late).start()\n")
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert (run.stdout, run.stderr) == ("done\n", "")

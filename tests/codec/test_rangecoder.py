@@ -104,7 +104,8 @@ def test_the_numpy_twin_writes_and_reads_the_same_words(
     )
 
 
-def _outcome(decoder: rangecoder.WordDecoder, rows: NDArray[np.int32]) -> list[int] | None:
+def _outcome(decoder: rangecoder._ConstrictionDecoder | QueueDecoder, rows: NDArray[np.int32]
+             ) -> list[int] | None:
     try:
         return [int(symbol) for symbol in decoder.decode(rows)]
     except AssertionError:

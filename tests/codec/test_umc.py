@@ -201,3 +201,15 @@ def test_golden_bytes(coder: Coder) -> None:
         "ab554d4301021c080218013003459eba25f14a0866616b6566616b657a0500300100401808032028"
         "281e457146f96c4a0866616b6566616b657a017f025261f4"
     )
+
+
+def test_an_unknown_coding_is_refused_both_ways(coder: Coder) -> None:
+    packets, _ = example(coder)
+    data = written(packets[:1])
+    packets[0].coding = 5  # type: ignore[assignment]
+    with pytest.raises(InvalidInput, match="packet 0 coding: unknown value 5"):
+        umc.write(io.BytesIO(), packets[:1])
+    record = packets[0].SerializeToString()
+    body = data[:6] + bytes([len(record)]) + record
+    with pytest.raises(CorruptData, match="packet 0 coding: unknown value 5"):
+        umc.read(io.BytesIO(body + zlib.crc32(body).to_bytes(4, "little")), LIMITS)

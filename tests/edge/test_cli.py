@@ -227,8 +227,6 @@ def test_models(capsys: pytest.CaptureFixture[str], raw_store: Path,
 def test_a_damaged_network_is_a_failed_check(capsys: pytest.CaptureFixture[str], store: ModelStore,
                                              monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
                                              ) -> None:
-    if "text-entropy" not in store.entries:
-        pytest.skip("no text entropy model is shipped")
     damaged = tmp_path / "damaged"
     shutil.copytree(store.folder, damaged)
     with (damaged / "text-entropy" / "step.onnx").open("ab") as file:
@@ -346,3 +344,30 @@ def test_demo_says_why_its_service_did_not_start(capsys: pytest.CaptureFixture[s
     assert "the service did not start (unimic: error: model: no 'compact'" in err
     assert err.count("\n") == 1
     assert not Path("out").exists()
+
+
+def test_nothing_and_what_should_be_a_picture_are_no_texts(capsys: pytest.CaptureFixture[str]
+                                                           ) -> None:
+    for name, data, words in (("a.jpg", b"", "a.jpg: is not a picture"),
+                              ("b.svg", b"<svg/>", "b.svg: is not a picture"),
+                              ("c.ppm", b"P3 2 2 255 1 2", "c.ppm: the picture is damaged")):
+        Path(name).write_bytes(data)
+        assert main(["encode", name, "out.umc"]) == 1
+        assert words in capsys.readouterr().err
+        assert main(["encode", "--text", "--raw", name, f"{name}.umc"]) == 0
+
+
+def test_a_file_that_is_overwritten_keeps_its_permissions() -> None:
+    out = Path(f"{'o' * 250}.umc")  # as long as names may be
+    Path("a.txt").write_text("a")
+    out.write_bytes(b"")
+    out.chmod(0o600)
+    assert main(["encode", "--raw", "-f", "a.txt", str(out)]) == 0
+    assert out.stat().st_mode & 0o777 == 0o600
+    assert out.stat().st_size
+
+
+def test_a_folder_that_cannot_be_written_to_is_told_first(capsys: pytest.CaptureFixture[str]
+                                                          ) -> None:
+    assert main(["decode", "no-such.umc", "/proc/x.png"]) == 1
+    assert "/proc: no file can be written there" in capsys.readouterr().err

@@ -154,8 +154,6 @@ def test_halo_covers_the_sight_of_the_networks() -> None:
 
 
 def test_the_nearest_code_is_the_token(store: ModelStore) -> None:
-    if "image-tokenizer" not in store.entries:
-        pytest.skip("the image tokenizer is not there yet")
     grid = ImageTokenizer(store).encode(Image.effect_noise((90, 70), 60).convert("RGB"))
     assert grid.distances is not None
     upper, lower = grid.distances
@@ -165,8 +163,6 @@ def test_the_nearest_code_is_the_token(store: ModelStore) -> None:
 def test_tiles_of_the_shipped_networks_are_invisible(
     store: ModelStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if "image-tokenizer" not in store.entries:
-        pytest.skip("the image tokenizer is not there yet")
     tokenizer = ImageTokenizer(store, threads=1)
     image = Image.effect_noise((16 * 22 - 5, 16 * 19 - 9), 60).convert("RGB")
     whole = tokenizer.encode(image)

@@ -93,8 +93,6 @@ def test_halo_covers_the_sight_of_the_network() -> None:
 
 def test_the_shipped_network_changes_holes_a_little(store: ModelStore) -> None:
     """Where tokens lost nothing there is little to carry on."""
-    if "image-refiner" not in store.entries:
-        pytest.skip("the refinement network is not there yet")
     smooth = np.add.outer(np.arange(SHAPE[0]), np.arange(SHAPE[1]))[..., None] // 2
     shown = np.repeat(smooth, 3, 2).astype(np.uint8)
     made = hole(48, 64, 96, 128)

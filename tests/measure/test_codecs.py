@@ -69,8 +69,6 @@ def test_video_codecs_write_no_chatter(photo: Image.Image) -> None:
 
 
 def test_ours(photo: Image.Image, store: object) -> None:
-    if "image-entropy" not in store.entries:  # type: ignore[attr-defined]
-        pytest.skip("the image entropy model is not there yet")
     variant = find("unimic")
     full, finer = variant.encode(photo, 100), variant.encode(photo, 200)
     for coded, shape in (full, (10, 12)), (finer, (20, 24)):

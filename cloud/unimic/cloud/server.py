@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
-import ssl
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from unimic.cloud.session import Engine
 from unimic.codec.coder import Coder
 from unimic.codec.errors import InvalidInput
 from unimic.codec.limits import Limits
+from unimic.codec.pem import read_authority, read_pair
 from unimic.codec.text import TextTokenizer
 from unimic.codec.wire import channel_options
 from unimic.v1 import service_pb2, service_pb2_grpc
@@ -50,21 +50,8 @@ class ServerTls:
             InvalidInput: one cannot be read, is no PEM file of its kind, or key and certificate do
                 not belong together.
         """
-        # gRPC would only say that it cannot listen, or nothing at all.
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        cert, key = _pem("--tls-cert", self.cert), _pem("--tls-key", self.key)
-        try:
-            context.load_cert_chain(self.cert, self.key, password="")
-        except (ssl.SSLError, ValueError) as error:
-            raise InvalidInput("--tls-cert", f"{self.cert} and {self.key}: {error}",
-                               "give a PEM certificate and its own key, not encrypted") from error
-        ca = _pem("--tls-client-ca", self.client_ca) if self.client_ca else None
-        if self.client_ca:
-            try:
-                context.load_verify_locations(self.client_ca)
-            except ssl.SSLError as error:
-                raise InvalidInput("--tls-client-ca", f"{self.client_ca}: {error}",
-                                   "give the PEM certificate of an authority") from error
+        cert, key = read_pair("--tls-cert", self.cert, "--tls-key", self.key)
+        ca = read_authority("--tls-client-ca", self.client_ca) if self.client_ca else None
         return grpc.ssl_server_credentials(
             [(key, cert)], root_certificates=ca, require_client_auth=ca is not None)
 
@@ -164,11 +151,3 @@ class Server:
         second = asyncio.create_task(signals.get())
         await self.stop(self._options.grace, second)
         second.cancel()
-
-
-def _pem(option: str, path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise InvalidInput(option, f"{path}: {error.strerror}",
-                           "give a readable PEM file") from error

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class UnimicError(Exception):
     """Base of every error that the package raises on purpose.
@@ -17,6 +19,11 @@ class UnimicError(Exception):
         self.field = field
         self.message = message
         self.remedy = remedy
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Exceptions are unpickled by a call with their one text, which is not what these take; then
+        # a pool of processes would wait for ever.
+        return _remade, (type(self), *self.args), vars(self)
 
 
 class InvalidInput(UnimicError):
@@ -37,3 +44,9 @@ class UnknownModel(UnimicError):
 
 class ExactnessError(UnimicError):
     """An executor does not compute the model's integers on this machine, so it must not code."""
+
+
+def _remade(kind: type[UnimicError], *texts: str) -> UnimicError:
+    error = kind.__new__(kind)
+    error.args = texts
+    return error

@@ -3,6 +3,10 @@
 The reference is ONNX Runtime with one thread, no optimisations and the unsigned weights that no
 processor can get wrong, one sequence at a time. Windows are random in everything: shape, context,
 tokens, mask, hole and prompt. The digest of its frequencies tells machines apart that disagree.
+
+Sequences are looked at as a whole, as an encoder does. Some are also taken as a decoder does, bit
+by bit with a growing memory, for which kernels may have other paths; the frequencies must be those
+of the reference's look at the whole.
 """
 
 from __future__ import annotations
@@ -14,12 +18,11 @@ from importlib.metadata import entry_points
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from unimic.codec.errors import InvalidInput
 from unimic.codec.frequencies import frequencies
-from unimic.codec.image_rows import Layout, WindowPlan, plan_window
-from unimic.codec.lockstep import known_logits
+from unimic.codec.image_rows import Integers, Layout, WindowPlan, plan_window
+from unimic.codec.lockstep import Job, complete, known_logits
 from unimic.codec.networks import (
     IMAGE_ENTROPY,
     ImageNetwork,
@@ -29,13 +32,16 @@ from unimic.codec.networks import (
 )
 from unimic.codec.order import CONTEXT, WINDOW, Window
 from unimic.codec.progress import Progress
+from unimic.codec.rangecoder import Frequencies
 from unimic.codec.store import ModelStore
 from unimic.codec.tokens import Codes
 
 ROUND = 64  # sequences compared at a time
 TEXT_TOKENS = 48
+DECODED = 4  # grids of a round that are taken as a decoder does
+SIDE = WINDOW + CONTEXT  # of these: four windows
 
-Tables = list[NDArray[np.int32]]
+Tables = list[Frequencies]
 
 
 @dataclass(frozen=True)
@@ -93,13 +99,13 @@ def device_executors(store: ModelStore, name: str, devices: Sequence[str]) -> It
         for point in found:
             try:
                 yield from point.load()(store, name, device)
-            except (ImportError, RuntimeError) as error:
+            except ImportError as error:
                 raise InvalidInput("--device", f"{device}: {error}".splitlines()[0],
                                    "name a device of this machine, as cpu or cuda") from error
 
 
 def compare(name: str, reference: Executor, others: Sequence[Executor], count: int,
-            progress: Progress, seed: int = 0) -> tuple[list[Comparison], str]:
+            progress: Progress) -> tuple[list[Comparison], str]:
     """Run random sequences through all executors, until each has made ``count`` frequencies.
 
     Args:
@@ -108,25 +114,28 @@ def compare(name: str, reference: Executor, others: Sequence[Executor], count: i
         others: executors of the same network.
         count: at least so many, in whole rounds of `ROUND` sequences.
         progress: called with the frequencies that each has made and ``count``.
-        seed: of the sequences.
 
     Returns:
-        How the others compare, and the SHA-256 of the reference's frequencies as little-endian
-        32-bit integers. It is the same for the same weights, ``count`` and ``seed`` everywhere.
+        How the others compare, and the SHA-256 of the reference's frequencies of whole sequences as
+        little-endian 32-bit integers. It is the same for the same weights and ``count`` everywhere.
     """
-    rng = np.random.default_rng(seed)
+    rng, decoded = np.random.default_rng(0), np.random.default_rng(1)
     results = [Comparison(other.name) for other in others]
     made, digest = 0, hashlib.sha256()
     while made < count:
         progress(made, count)
-        run = (_image_round(reference.network.layout, rng) if name == IMAGE_ENTROPY
-               else _text_round(reference.network, rng))
-        expected = run(reference)
+        if name == IMAGE_ENTROPY:
+            run = _image_round(reference.network.layout, rng)
+            take = _image_decoded(reference.network.layout, decoded)
+        else:
+            run = _text_round(reference.network, rng)
+            take = _text_decoded(reference.network, decoded)
+        expected, whole = run(reference), take(reference, True)
         for table in expected:
             made += table.size
             digest.update(table.astype("<i4").tobytes())
         for result, other in zip(results, others, strict=True):
-            for ours, theirs in zip(expected, run(other), strict=True):
+            for ours, theirs in zip(expected + whole, run(other) + take(other, False), strict=True):
                 result.compared += ours.size
                 result.differing += int((ours != theirs).sum())
     progress(count, count)
@@ -162,6 +171,38 @@ def _random_window(layout: Layout, rng: np.random.Generator) -> tuple[WindowPlan
     return plan_window(layout, codes, mask, Window(top, left, *shape), prompt, hole), codes
 
 
+class _Told(Job):
+    """Knows its tokens, and keeps the frequencies with which they would be coded."""
+
+    def __init__(self, layout: Layout, codes: Codes, ahead: bool, **known: Any) -> None:
+        super().__init__(codes, **known)
+        self.ahead, self.tables = ahead, Tables()
+        self._parts = layout.split(codes)
+
+    def carry(self, table: Frequencies, rows: Integers, columns: Integers, part: int) -> Codes:
+        self.tables.append(table)
+        return self._parts[part][rows, columns].astype(np.int32)
+
+
+def _image_decoded(layout: Layout, rng: np.random.Generator) -> Callable[[Executor, bool], Tables]:
+    grids = [rng.integers(0, layout.upper * layout.lower, (SIDE, SIDE)).astype(np.int32)
+             for _ in range(DECODED)]
+    masks = [rng.random(grid.shape) < rng.uniform(0.3, 1.5) for grid in grids]
+    prompts = [rng.integers(1, layout.text, int(rng.integers(1, 40))).astype(np.int32)
+               for _ in grids]
+
+    def take(executor: Executor, whole: bool) -> Tables:
+        jobs = [_Told(layout, grid, whole, mask=mask, prompt=prompt)
+                for grid, mask, prompt in zip(grids, masks, prompts, strict=True)]
+        for start in range(0, DECODED, executor.batch):
+            complete(executor.network, jobs[start:start + executor.batch])
+        for job in jobs:
+            job.check()
+        return [table for job in jobs for table in job.tables if table.size]
+
+    return take
+
+
 def _text_round(network: TextNetwork, rng: np.random.Generator) -> Callable[[Executor], Tables]:
     codes = network.step(np.zeros((1, 1), np.int64), 0, None)[0].shape[-1]
     ids = rng.integers(1, codes, (ROUND, min(TEXT_TOKENS, network.positions)))
@@ -173,3 +214,21 @@ def _text_round(network: TextNetwork, rng: np.random.Generator) -> Callable[[Exe
         return [frequencies(rows) for part in parts for rows in network.step(part, 0, None)[0]]
 
     return run
+
+
+def _text_decoded(network: TextNetwork, rng: np.random.Generator
+                  ) -> Callable[[Executor, bool], Tables]:
+    codes = network.step(np.zeros((1, 1), np.int64), 0, None)[0].shape[-1]
+    ids = rng.integers(1, codes, (1, network.positions))
+    ids[:, 0] = 0
+
+    def take(executor: Executor, whole: bool) -> Tables:
+        network: TextNetwork = executor.network
+        length = ids.shape[1] if whole else 1
+        tables, memory = Tables(), None
+        for start in range(0, ids.shape[1], length):
+            logits, memory = network.step(ids[:, start:start + length], start, memory)
+            tables.append(frequencies(logits[0]))
+        return [np.concatenate(tables)]
+
+    return take

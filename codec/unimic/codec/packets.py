@@ -1,8 +1,8 @@
 """Packets: one coded token sequence with the header that it takes to decode and to check it.
 
 What a packet depends on is the caller's to know (in a session) or is told by ``references`` (in a
-file, see `umc`). Inside a session a header takes at most 16 bytes, and two more where a token does
-not stand for 16 pixels.
+file, see `umc`). Inside a session a header takes at most 16 bytes, and two or three more where a
+token does not stand for 16 pixels, and where some are not sent (``skip``).
 
 The CRC of a packet is that of its size (width, height and, unless it is 16, pitch; or the count of
 text tokens) and of its decoded tokens, all as integers, so that no part of a header can be damaged
@@ -150,8 +150,8 @@ def pack_image(
 
 
 def pack_image_within(
-    coder: Coder, grid: TokenGrid, budget: int, *, mask: Mask | None = None,
-    hole: Mask | None = None, prompt: Codes | None = None,
+    coder: Coder, grid: TokenGrid, budget: int, *, hole: Mask | None = None,
+    prompt: Codes | None = None,
 ) -> PackedImage:
     """Code an image into a packet of at most ``budget`` bytes, as faithfully as that allows.
 
@@ -161,12 +161,12 @@ def pack_image_within(
         coder: see `pack_image`.
         grid: see `pack_image`.
         budget: bytes of the whole packet.
-        mask, hole, prompt: see `pack_image`.
+        hole, prompt: see `pack_image`.
 
     Raises:
         LimitExceeded: not even the header keeps the budget.
     """
-    pack = partial(pack_image, coder, grid, mask=mask, hole=hole, prompt=prompt)
+    pack = partial(pack_image, coder, grid, hole=hole, prompt=prompt)
     best = pack()
     if best.sizes.wire_bytes <= budget:
         return best

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import os
 import threading
 from collections.abc import Callable
-from concurrent.futures import Executor
+from concurrent.futures import Executor, Future
 from functools import partial
 from typing import Concatenate, ParamSpec, TypeVar
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+_busy = threading.Semaphore((os.cpu_count() or 1) + 4)
 
 Progress = Callable[[int, int], None]
 """Called as ``progress(done, all)``; what it raises ends the work."""
@@ -32,7 +35,8 @@ async def run_watched(threads: Executor | None, work: Callable[Concatenate[Progr
     Cancelling alone would leave the thread at work, and the program could not end before it.
 
     Args:
-        threads: whose thread; None takes one of the event loop's own.
+        threads: whose thread; None starts one, of which a few work at a time. (Those of an event
+            loop take no work any more when the main thread has ended, though others live on.)
         work: a function.
         args, kwargs: its other arguments.
     """
@@ -44,6 +48,26 @@ async def run_watched(threads: Executor | None, work: Callable[Concatenate[Progr
 
     call = partial(contextvars.copy_context().run, work, watch, *args, **kwargs)
     try:
+        if threads is None:
+            return await asyncio.wrap_future(_started(call))
         return await asyncio.get_running_loop().run_in_executor(threads, call)
     finally:
         stop.set()
+
+
+def _started(call: Callable[[], T]) -> Future[T]:
+    """What ``call`` comes to, in a thread of its own."""
+    outcome: Future[T] = Future()
+    outcome.set_running_or_notify_cancel()  # from here on nobody but the thread ends it
+
+    def run() -> None:
+        try:
+            with _busy:
+                result = call()
+        except BaseException as error:
+            outcome.set_exception(error)
+        else:
+            outcome.set_result(result)
+
+    threading.Thread(target=run, name="unimic-work").start()
+    return outcome

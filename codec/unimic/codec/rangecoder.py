@@ -52,12 +52,6 @@ class WordEncoder(Protocol):
     def pos(self) -> tuple[int, tuple[int, int]]: ...
 
 
-class WordDecoder(Protocol):
-    """The other direction; raises `AssertionError` where no encoder wrote such words."""
-
-    def decode(self, frequencies: Frequencies) -> Symbols: ...
-
-
 class _ConstrictionEncoder:
     def __init__(self) -> None:
         self._queue = constriction.stream.queue.RangeEncoder()

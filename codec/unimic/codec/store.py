@@ -220,17 +220,22 @@ def _write_manifest(folder: Path, entries: Mapping[str, Entry]) -> None:
 
 
 def _entry(name: str, value: Mapping[str, Any]) -> Entry:
-    if Path(name).name != name:
+    if not _plain(name):
         raise ValueError(f"{name!r} is not a folder name")
     if len(bytes.fromhex(value["id"])) != ID_BYTES:
         raise ValueError(f"the id of {name!r} is not {ID_BYTES} bytes long")
     files = {file: File(**properties) for file, properties in value["files"].items()}
     for file in files:
-        if Path(file).name != file:
+        if not _plain(file):
             raise ValueError(f"{file!r} is not a file name")
     converted = {"files": files, "id": bytes.fromhex(value["id"]),
                  "space": bytes.fromhex(value["space"])}
     return Entry(**{**value, **converted, "name": name})
+
+
+def _plain(name: str) -> bool:
+    """Whether a name stays within its folder."""
+    return Path(name).name == name != ".."
 
 
 def _digests(files: Mapping[str, File]) -> bytes:

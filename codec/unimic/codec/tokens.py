@@ -95,17 +95,20 @@ def check_size(width: int, height: int, pitch: int, most: int) -> tuple[int, int
         LimitExceeded: there are more.
     """
     shape = grid_shape(width, height, pitch)
-    check_tokens(width, height, min(pitch, PITCH), most)
+    remedy = "use a smaller picture"
+    if pitch < PITCH:
+        remedy += " or a lower quality"
+    check_tokens(width, height, min(pitch, PITCH), most, remedy)
     return shape
 
 
-def check_tokens(width: int, height: int, pitch: int, most: int) -> None:
+def check_tokens(width: int, height: int, pitch: int, most: int,
+                 remedy: str = "use a smaller picture") -> None:
     """Raise `LimitExceeded` if an image has more than ``most`` tokens of ``pitch`` pixels."""
     tokens = math.prod(grid_shape(width, height, pitch))
     if tokens > most:
         raise LimitExceeded("width", f"{width}×{height} pixels are {tokens:,} tokens of {pitch} "
-                            f"pixels", f"at most {most:,} are taken; use a smaller picture or a "
-                            "lower quality")
+                            f"pixels", f"at most {most:,} are taken; {remedy}")
 
 
 @dataclass(frozen=True, eq=False)

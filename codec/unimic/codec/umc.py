@@ -168,6 +168,8 @@ def _check(packets: Sequence[pb.Packet]) -> None:
         if needed is None or (packet.scenario and packet.kind != pb.KIND_IMAGE):
             raise _corrupt(position, "scenario", f"value {packet.scenario} in a packet of kind "
                            f"{packet.kind}")
+        if packet.coding not in (pb.CODING_ENTROPY, pb.CODING_RAW):
+            raise _corrupt(position, "coding", f"unknown value {packet.coding}")
         if any(reference >= position for reference in packet.references):
             raise _corrupt(position, "references", "not to earlier packets")
         if tuple(packets[reference].kind for reference in packet.references) not in needed:

@@ -36,6 +36,8 @@ def channel_options(max_message_bytes: int) -> list[tuple[str, int]]:
         ("grpc.max_receive_message_length", max_message_bytes),
         # A turn is a few hundred bytes: probing the bandwidth would cost some 35 each way.
         ("grpc.http2.bdp_probe", 0),
+        # Else a new client would wait out what gRPC holds against the address since an old one.
+        ("grpc.use_local_subchannel_pool", 1),
         ("grpc.keepalive_time_ms", 1000 * KEEPALIVE_SECONDS),
         ("grpc.keepalive_timeout_ms", 1000 * KEEPALIVE_TIMEOUT_SECONDS),
         # Without this gRPC waits a minute for the answer to a ping, whatever the line above says.

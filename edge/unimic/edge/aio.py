@@ -30,7 +30,7 @@ from unimic.codec.packets import (
 )
 from unimic.codec.progress import Progress, run_watched
 from unimic.codec.tokens import Codes, Mask, TokenGrid, check_size, check_tokens
-from unimic.edge.arguments import check_text, number, whole
+from unimic.edge.arguments import check_address, check_progress, check_text, number, whole
 from unimic.edge.connection import Connection, Interrupted, Reply, Tls
 from unimic.edge.images import ImageSource, load_image
 from unimic.edge.models import Models, check_models
@@ -70,17 +70,25 @@ class AsyncClient:
         models: those that the package ships, unless given; load them once for many clients.
         timeout: seconds for a call that does not say its own; None waits for ever.
         connect_timeout: seconds for opening the session.
+        limits: of what the server may send; raise them for one whose own are raised.
     """
 
     def __init__(self, address: str, *, tls: Tls | None = None, models: Models | None = None,
-                 timeout: float | None = None, connect_timeout: float | None = 10.0) -> None:
+                 timeout: float | None = None, connect_timeout: float | None = 10.0,
+                 limits: Limits | None = None) -> None:
+        check_address(address)
+        if not isinstance(tls, Tls | None):
+            raise InvalidInput("tls", f"a {type(tls).__name__} is not Tls", "use Tls(…)")
+        if not isinstance(limits, Limits | None):
+            raise InvalidInput("limits", f"a {type(limits).__name__} is not Limits",
+                               "use Limits(…)")
         self._address = address
         self._tls = tls
         self._models = Models.load() if models is None else models
         check_models(self._models)
         self._timeout = timeout
         self._connect_timeout = connect_timeout
-        self._limits = Limits()
+        self._limits = limits or Limits()
         self._connection: Connection | None = None
         self._dropped: weakref.finalize[..., AsyncClient] | None = None
 
@@ -125,7 +133,7 @@ class AsyncClient:
 
     async def share(self, image: ImageSource, *, hole: MaskSource | None = None,
                     quality: int = 100, budget: int | None = None,
-                    timeout: float | None = None) -> Picture:
+                    timeout: float | None = None, on_progress: Progress | None = None) -> Picture:
         """Send a photo up, once, as tokens.
 
         Args:
@@ -137,10 +145,14 @@ class AsyncClient:
             budget: the image's packet takes at most so many bytes, whatever ``quality`` says: it is
                 as faithful as they and the server's tasks allow. Needs the entropy model on both
                 sides.
+            on_progress: called as ``on_progress(done, all)`` with the parts of the photo that are
+                tokenized, then with the tokens that are coded, from the thread that does it.
         """
+        quality = whole("quality", quality)
         if budget is not None:
             budget = whole("budget", budget)
-        return await self._within(timeout, self._share, image, hole, quality, budget)
+        check_progress(on_progress)
+        return await self._within(timeout, self._share, image, hole, quality, budget, on_progress)
 
     async def ask(self, photo: Picture, question: str, *, timeout: float | None = None,
                   on_progress: Progress | None = None) -> Answer:
@@ -213,8 +225,9 @@ class AsyncClient:
         width, height = whole("width", width), whole("height", height)
         if width < 1 or height < 1:
             raise InvalidInput("size", f"{width}×{height} pixels is empty", "use at least 1×1")
+        theirs = self._session.opened.limits
         check_tokens(width, height, self._models.coder.space.patch,
-                     self._session.opened.limits.max_task_tokens)
+                     min(theirs.max_task_tokens, self._limits.max_tokens))
         task = pb.Task(kind=pb.TASK_KIND_GENERATE, width=width, height=height,
                        sampling=_sampling(seed, steps, temperature, guidance))
         view = View(0, 0, width, height)
@@ -244,11 +257,11 @@ class AsyncClient:
     # ── how data flows: pixels, tokens, packets, the wire, and back ───────────────────────────
 
     async def _share(self, image: ImageSource, hole: MaskSource | None, quality: int,
-                     budget: int | None) -> Picture:
+                     budget: int | None, on_progress: Progress | None) -> Picture:
         connection = self._session
         began = perf_counter()
         photo, packed, packed_hole = await run_watched(
-            None, self._encode_photo, image, hole, quality, budget)
+            None, self._encode_photo, image, hole, quality, budget, on_progress)
         encode_seconds = perf_counter() - began
         share = pb.Share(packet=packed.packet)
         if packed_hole:
@@ -284,7 +297,8 @@ class AsyncClient:
         height = margins.top + photo.grid.height + margins.bottom
         width = margins.left + photo.grid.width + margins.right
         limits = self._session.opened.limits
-        check_size(width, height, photo.grid.pitch, limits.max_tokens)
+        most = min(limits.max_tokens, self._limits.max_tokens)
+        check_size(width, height, photo.grid.pitch, most)
         check_tokens(width, height, photo.grid.pitch, limits.max_task_tokens)
         task.margins.CopyFrom(pb.Margins(**vars(margins)))
         base, mask = enlarge(photo.grid, margins)
@@ -323,10 +337,11 @@ class AsyncClient:
         if mask:
             task.mask.CopyFrom(mask.packet)
             packed.append(mask)
-        prompt = None
-        check_text("prompt", text)
+        prompt, field = None, "question" if task.kind == pb.TASK_KIND_ANSWER else "prompt"
+        check_text(field, text)
+        check_progress(on_progress)
         if text:  # an empty prompt is no prompt: neither side takes it as context
-            prompt, packed_text = await run_watched(None, self._encode_text, text)
+            prompt, packed_text = await run_watched(None, self._encode_text, text, field)
             task.text.CopyFrom(packed_text.packet)
             packed.append(packed_text)
         task.progress = on_progress is not None
@@ -335,10 +350,18 @@ class AsyncClient:
         return _Sent(reply, prompt, packed, encode_seconds)
 
     def _encode_photo(self, watch: Progress, image: ImageSource, hole: MaskSource | None,
-                      quality: int, budget: int | None
+                      quality: int, budget: int | None, on_progress: Progress | None
                       ) -> tuple[Image.Image, PackedImage, Packed | None]:
+        def show(done: int, total: int) -> None:
+            watch(done, total)
+            if on_progress:
+                try:
+                    on_progress(done, total)
+                except BaseException as error:
+                    raise Interrupted(error) from error
+
         photo = load_image(image)
-        models = self._models.watched(watch)
+        models = self._models.watched(show)
         coder, images = models.coder, models.images
         raw, limits = self._raw(coder.image_model), self._session.opened.limits
 
@@ -361,9 +384,9 @@ class AsyncClient:
         unsent = area(packed.grid)
         return photo, packed, None if unsent is None else pack_mask(unsent, *packed.grid.size)
 
-    def _encode_text(self, watch: Progress, text: str) -> tuple[Codes, Packed]:
+    def _encode_text(self, watch: Progress, text: str, field: str) -> tuple[Codes, Packed]:
         most = min(self._limits.max_text_tokens, self._session.opened.limits.max_text_tokens)
-        ids = self._models.text_ids(text, "text", most)
+        ids = self._models.text_ids(text, field, most)
         coder = self._models.coder.watched(watch)
         return ids, pack_text(coder, ids, raw=self._raw(coder.text_model))
 

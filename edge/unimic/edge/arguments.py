@@ -35,6 +35,27 @@ def check_text(field: str, value: Any) -> None:
         raise InvalidInput(field, f"a {type(value).__name__} is not text", "use a str")
 
 
+def check_progress(value: Any) -> None:
+    """Raise `InvalidInput` unless ``value`` can be called, or is None."""
+    if value is not None and not callable(value):
+        raise InvalidInput("on_progress", f"a {type(value).__name__} cannot be called",
+                           "use a function of (done, all)")
+
+
+def check_address(value: Any) -> None:
+    """Raise `InvalidInput` unless ``value`` is an address that gRPC understands as it is meant.
+
+    It takes ports modulo 65,536, and anything else for the name of a host.
+    """
+    check_text("address", value)
+    if "/" in value or value.startswith("unix:"):  # a scheme of gRPC's: its matter
+        return
+    host, colon, port = value.rpartition(":")
+    if not value or (colon and not (host and port.isdecimal() and 0 < int(port) < 1 << 16)):
+        raise InvalidInput("address", f"{value!r} is no address", "use host:port, with a port "
+                           "from 1 to 65535")
+
+
 def _check_range(field: str, value: Any, least: float, most: float) -> None:
     if not least <= value <= most:  # NaN fails too
         raise InvalidInput(field, f"{value} is out of range", f"use {least} to {most}")

@@ -22,7 +22,7 @@ from importlib.metadata import entry_points
 from unimic.codec.errors import InvalidInput, UnimicError
 from unimic.codec.version import __version__
 from unimic.edge.commands import demo, files, models, tasks
-from unimic.edge.console import discard_output
+from unimic.edge.console import be_lenient, discard_output
 
 DESCRIPTION = """\
 Code pictures and texts as tokens, and work on them with a multimodal model in the cloud.
@@ -72,7 +72,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     argv = sys.argv[1:] if argv is None else argv
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # gRPC tells of every closed connection
-    args = build_parser(argv).parse_args(argv)
+    be_lenient()
+    try:
+        args = build_parser(argv).parse_args(argv)
+    except KeyboardInterrupt:  # what other packages import may take a while
+        return 130
     verbose: int = getattr(args, "verbose", 0)
     logging.basicConfig(level=max(logging.DEBUG, logging.WARNING - 10 * verbose),
                         format="%(levelname)s %(name)s: %(message)s")

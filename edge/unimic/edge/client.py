@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from unimic.codec.errors import InvalidInput
+from unimic.codec.limits import Limits
 from unimic.codec.progress import Progress
 from unimic.edge.aio import AsyncClient
 from unimic.edge.connection import Tls, check_process
@@ -69,9 +70,10 @@ class Client:
     """
 
     def __init__(self, address: str, *, tls: Tls | None = None, models: Models | None = None,
-                 timeout: float | None = None, connect_timeout: float | None = 10.0) -> None:
+                 timeout: float | None = None, connect_timeout: float | None = 10.0,
+                 limits: Limits | None = None) -> None:
         self._client = AsyncClient(address, tls=tls, models=models, timeout=timeout,
-                                   connect_timeout=connect_timeout)
+                                   connect_timeout=connect_timeout, limits=limits)
         self._run(self._client.connect())
 
     def __enter__(self) -> Client:
@@ -86,10 +88,11 @@ class Client:
         self._run(self._client.close())
 
     def share(self, image: ImageSource, *, hole: MaskSource | None = None, quality: int = 100,
-              budget: int | None = None, timeout: float | None = None) -> Picture:
+              budget: int | None = None, timeout: float | None = None,
+              on_progress: Progress | None = None) -> Picture:
         """See `AsyncClient.share`."""
         return self._run(self._client.share(image, hole=hole, quality=quality, budget=budget,
-                                            timeout=timeout))
+                                            timeout=timeout, on_progress=on_progress))
 
     def ask(self, photo: Picture, question: str, *, timeout: float | None = None,
             on_progress: Progress | None = None) -> Answer:

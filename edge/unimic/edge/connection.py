@@ -11,12 +11,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
 from os import PathLike
-from pathlib import Path
 from typing import Any
 
 import grpc
 
 from unimic.codec.errors import InvalidInput, LimitExceeded, UnimicError
+from unimic.codec.pem import read_authority, read_pair
 from unimic.codec.progress import Progress
 from unimic.codec.version import __version__
 from unimic.codec.wire import channel_options, from_failure
@@ -74,21 +74,14 @@ class Tls:
     key: str | PathLike[str] | None = None
 
     def credentials(self) -> grpc.ChannelCredentials:
-        """Read the files; `InvalidInput` if one cannot be read."""
+        """Read the files; `InvalidInput` if one is not usable."""
         if (self.cert is None) != (self.key is None):
             raise InvalidInput("tls", "a certificate needs its key and the other way round",
                                "give both")
-        return grpc.ssl_channel_credentials(_pem(self.ca), _pem(self.key), _pem(self.cert))
-
-
-def _pem(path: str | PathLike[str] | None) -> bytes | None:
-    if path is None:
-        return None
-    try:
-        return Path(path).read_bytes()
-    except OSError as error:
-        raise InvalidInput("tls", f"{path}: {error.strerror}",
-                           "give a readable PEM file") from error
+        ca = None if self.ca is None else read_authority("tls", self.ca)
+        cert, key = ((None, None) if self.cert is None or self.key is None else
+                     read_pair("tls", self.cert, "tls", self.key))
+        return grpc.ssl_channel_credentials(ca, key, cert)
 
 
 @dataclass(frozen=True)
@@ -135,7 +128,7 @@ def check_process() -> None:
 
 
 class Connection:
-    """A channel with one session on it; made by `connect`, on the running event loop.
+    """A channel with one session on it, on the running event loop; of use after `open`.
 
     Attributes:
         opened: the server's answer to open.

@@ -6,6 +6,7 @@ import argparse
 import io
 import json
 import os
+import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -57,7 +58,8 @@ def check_output(path: str, force: bool) -> None:
     """Refuse to overwrite before any work is done.
 
     Raises:
-        InvalidInput: the file exists and ``force`` is not set, or its folder does not exist.
+        InvalidInput: the file exists and ``force`` is not set, or its folder does not exist or
+            cannot be written to.
     """
     if path == PIPE:
         return
@@ -67,6 +69,8 @@ def check_output(path: str, force: bool) -> None:
         raise InvalidInput(path, "exists", "use -f to overwrite it")
     if not Path(path).absolute().parent.is_dir():
         raise InvalidInput(path, "its folder does not exist", "make the folder first")
+    if os.path.isfile(path) or not os.path.exists(path):  # no pipe, no device
+        check_folder(Path(os.path.realpath(path)).parent)
 
 
 def make_folder(path: Path) -> None:
@@ -105,10 +109,12 @@ def write_output(path: str, data: bytes, force: bool) -> None:
         if os.path.exists(path) and not os.path.isfile(path):  # a pipe or a device
             Path(path).write_bytes(data)
             return
-        target = os.path.realpath(path)  # through a link, not over it
-        part = Path(f"{target}.{os.getpid()}.part")
+        target = Path(os.path.realpath(path))  # through a link, not over it
+        part = target.with_name(f".unimic-{os.getpid()}.part")
         try:
             part.write_bytes(data)
+            if target.exists():  # what others may do with it stays as it was
+                shutil.copymode(target, part)
             part.replace(target)
         finally:
             part.unlink(missing_ok=True)
@@ -131,6 +137,12 @@ def _standard_output() -> Iterator[TextIO]:
         discard_output()
         raise InvalidInput("standard output", f"cannot be written ({error.strerror})",
                            "check where it goes, and the free space") from error
+
+
+def be_lenient() -> None:
+    """What standard output has no letters for becomes question marks: nothing fails for it."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
 
 
 def discard_output() -> None:

@@ -6,7 +6,6 @@ Libraries are imported when an action runs, so that ``--help`` is quick.
 from __future__ import annotations
 
 import argparse
-import io
 import itertools
 import json
 import os
@@ -417,19 +416,11 @@ def _write(args: argparse.Namespace, facts: dict[str, Any], lines: list[str], re
     for name, drawing in plots.items():
         write_output(str(args.plots / f"{name}.svg"), drawing.encode(), force=True)
     if PIPE not in (str(args.json), str(args.report)):
-        _be_lenient()
         print("\n".join(lines))
 
 
 def _tell(args: argparse.Namespace, facts: dict[str, Any]) -> None:
-    _be_lenient()
     tell(args, facts, answer="\n".join(_table(facts)))
-
-
-def _be_lenient() -> None:
-    """What standard output has no letters for becomes question marks: no figure is lost for it."""
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")
 
 
 def measure_entropy(args: argparse.Namespace) -> None:

@@ -135,7 +135,7 @@ def find(names: Sequence[str]) -> tuple[list[Variant], dict[str, str]]:
     for name in names:
         variant, *settings = name.split(":")
         plain, _, scale = variant.partition("/")
-        if plain not in entries or (scale and not scale.isdecimal()) or scale == "0":
+        if plain not in entries or (scale and not (scale.isdecimal() and int(scale))):
             raise InvalidInput("--codecs", f"{name!r} is unknown",
                                f"use {', '.join(entries)}, or one of them with /2 or /4")
         if plain not in made and plain not in missing:

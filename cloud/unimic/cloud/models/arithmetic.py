@@ -45,7 +45,6 @@ KEY_MAX = 127  # no -128: ARM processors without dot products add two products i
 VALUE_MAX = 100  # as large as the sums of weighted values allow
 HIDDEN_SCALE, HIDDEN_MAX = 64.0, 255  # before squaring
 SQUARED_SCALE, SQUARED_MAX = 16.0, 254  # after squaring and dividing by 256
-LOGIT_SCALE = 32.0
 KERNEL_NATS = 8.0  # attention weight is (1 - x/8)⁸ for a logit about x nats below the largest
 WEIGHT_MAX = 248  # 255 squared, divided by 256 and rounded three times
 HIDDEN_KEY = 2.0**23  # subtracted from the products of keys that may not be seen: below any other

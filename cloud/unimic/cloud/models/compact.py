@@ -24,12 +24,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from unimic.cloud.models.image_tokenizer import FiniteScalarQuantizer
+from unimic.cloud.models.image_tokenizer import LOWER, FiniteScalarQuantizer, TokenizerConfig
 from unimic.codec.errors import InvalidInput
 from unimic.codec.text import TextTokenizer
 
-HIGH, LOW = 64, 128
-LEVELS = (8, 8, 8, 4, 4)
+LEVELS = TokenizerConfig.levels
+HIGH, LOW = 64, LOWER
 SCALE = ".scale"  # after the name of a matrix that is stored in bytes
 LARGE = 2**15  # a matrix of so many numbers or more is stored in bytes
 

@@ -26,7 +26,6 @@ from unimic.cloud.models.arithmetic import (
     HEAD_SCALE,
     HIDDEN_SCALE,
     KEY_MAX,
-    LOGIT_SCALE,
     RESIDUAL_SCALE,
     SQUARED_MAX,
     SQUARED_SCALE,
@@ -46,6 +45,8 @@ from unimic.cloud.models.arithmetic import (
     visible,
 )
 from unimic.cloud.models.onnx_forms import folded, rotated, split_heads
+from unimic.codec.frequencies import LOGIT_SCALE
+from unimic.codec.image_rows import COORDINATES
 
 Tensors = tuple[Tensor, ...]
 Memory = Tensors
@@ -71,7 +72,7 @@ class ImageEntropyConfig:
     content_layers: int = 3
     query_layers: int = 4
     hidden: int = 1024
-    coordinates: int = 24  # rows or columns that a window and its context span
+    coordinates: int = COORDINATES  # rows or columns that a window and its context span
     pairs: int = 8  # rotated channel pairs for each axis
 
     @property

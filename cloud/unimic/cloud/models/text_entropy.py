@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from unimic.cloud.models.arithmetic import (
     ACTIVATION_MAX,
     ACTIVATION_SCALE,
-    LOGIT_SCALE,
     Embedding,
     Linear,
     RMSNorm,
@@ -19,6 +18,7 @@ from unimic.cloud.models.arithmetic import (
     visible,
 )
 from unimic.cloud.models.image_entropy import Layer, Memory, Tensors, empty, layers
+from unimic.codec.frequencies import LOGIT_SCALE
 
 
 @dataclass(frozen=True)
@@ -63,8 +63,8 @@ class TextEntropyNet(nn.Module):
              ) -> tuple[Tensor, ...]:
         """Logits ``(B, R, codes)`` of ids ``(B, R)``, and the `Memory` with theirs.
 
-        ``position`` counts from 0 in each sequence; a memory row whose position is not smaller than
-        a row's own is invisible to it, which is how padding is marked.
+        ``position`` counts from 0 in each sequence; a row sees those of the memory whose
+        position is not greater than its own.
         """
         x = self.table(ids)
         turn = Turn(position, *self.rotations.unbind(1))

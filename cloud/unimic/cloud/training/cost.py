@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from unimic.cloud.models.arithmetic import LOGIT_SCALE
 from unimic.cloud.models.image_entropy import ImageEntropyNet
 from unimic.cloud.models.image_tokenizer import UPPER_DIGITS, FiniteScalarQuantizer
+from unimic.codec.frequencies import LOGIT_SCALE
 from unimic.codec.image_rows import (
     FIELDS,
     NEVER,

@@ -37,6 +37,8 @@ from unimic.cloud.training.grids import load_grids
 from unimic.codec.store import ModelStore
 from unimic.codec.tokens import Codes, Mask
 
+SEEDS = 2  # of each drawing
+
 
 def answers(backend: CompactBackend, codes: Codes, questions: list[str]) -> list[str]:
     """What is said to each question about one image."""
@@ -83,12 +85,12 @@ def daquar(backend: CompactBackend, data: Path, tokens: Path, count: int) -> flo
     return right / total
 
 
-def text_to_image(backend: CompactBackend, seeds: int = 2) -> float:
+def text_to_image(backend: CompactBackend) -> float:
     """How often the model sees in its own drawing the colour and shape that were asked for."""
     judged = []
     for colour in shapes.COLOURS:
         for shape in shapes.SHAPES:
-            for seed in range(seeds):
+            for seed in range(SEEDS):
                 sampling = replace(backend.defaults, seed=seed)
                 codes = backend.generate(
                     [GenerateRequest(f"a {colour} {shape}", 14, 14, sampling)], _nobody)[0]

@@ -25,13 +25,13 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from unimic.cloud.models.arithmetic import LOGIT_SCALE
 from unimic.cloud.models.image_entropy import ImageEntropyConfig, ImageEntropyNet
 from unimic.cloud.networks import TorchImageNetwork, load_image_network
 from unimic.cloud.training.export import image_entropy_graphs
 from unimic.cloud.training.grids import load_grids
 from unimic.cloud.training.shipped import load_exact
 from unimic.codec.errors import CorruptData
+from unimic.codec.frequencies import LOGIT_SCALE
 from unimic.codec.image_rows import Integers
 from unimic.codec.lockstep import DecodeJob, EncodeJob, Job, complete
 from unimic.codec.networks import (

@@ -21,6 +21,8 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from unimic.cloud.models.arithmetic import Mode, set_mode
 
+KEEP_SECONDS = 120
+
 B = TypeVar("B")
 M = TypeVar("M", bound=nn.Module)
 F = TypeVar("F", bound=Callable[..., Any])
@@ -148,9 +150,9 @@ class Run:
         partial.replace(self.checkpoint)
         self.last_save = time.monotonic()
 
-    def keep(self, state: Mapping[str, Any], seconds: float = 120) -> bool:
-        """`save` if the last checkpoint is older than ``seconds``; says whether it did."""
-        due = time.monotonic() - self.last_save > seconds
+    def keep(self, state: Mapping[str, Any]) -> bool:
+        """`save` if the last checkpoint is older than `KEEP_SECONDS`; says whether it did."""
+        due = time.monotonic() - self.last_save > KEEP_SECONDS
         if due:
             self.save(state)
         return due

@@ -21,7 +21,6 @@ import math
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -92,7 +91,14 @@ class Texts:
     """What is said about an image, as the model reads it."""
 
     def __init__(self, words: Words) -> None:
-        self.words = cache(lambda text: words(text, TEXT_LIMIT))
+        self._words = words
+        self._known: dict[str, list[int]] = {}
+
+    def words(self, text: str) -> list[int]:
+        """Its first `TEXT_LIMIT` ids."""
+        if text not in self._known:
+            self._known[text] = self._words(text, TEXT_LIMIT)
+        return self._known[text]
 
     def answered(self, question: str, answer: str) -> list[int]:
         """A question with its answer."""

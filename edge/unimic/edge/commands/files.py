@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import io
 import math
+import mimetypes
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -138,11 +139,15 @@ def _load(args: argparse.Namespace) -> Image.Image | str:
     except UnicodeDecodeError:
         text = None
     if not args.text:
+        if args.input == PIPE and not data:  # more likely the end of what failed than a text
+            raise InvalidInput("standard input", "is empty", "give a picture or a text, or --text")
         try:
             return load_image(data, name=args.input)
-        except InvalidInput:
-            if text is None or "\0" in text:
-                raise
+        except InvalidInput as error:
+            kind = mimetypes.guess_type(args.input)[0] or ""
+            if text is None or "\0" in text or kind.startswith("image/"):
+                raise InvalidInput(error.field, error.message,
+                                   f"{error.remedy}; --text codes it as a text") from error
     if text is None:
         raise InvalidInput(args.input, "is not UTF-8 text", "convert it to UTF-8")
     return text

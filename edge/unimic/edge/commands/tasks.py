@@ -150,15 +150,17 @@ def connect(args: argparse.Namespace) -> Client:
 
     encrypted = args.tls or args.tls_ca or args.tls_cert or args.tls_key
     tls = Tls(args.tls_ca, args.tls_cert, args.tls_key) if encrypted else None
-    return Client(args.server, tls=tls, timeout=args.timeout)
+    connect = 10.0 if args.timeout is None else min(10.0, args.timeout)
+    return Client(args.server, tls=tls, timeout=args.timeout, connect_timeout=connect)
 
 
 def ask(args: argparse.Namespace) -> None:
     """Answer a question, or caption."""
     image = _load(args)
-    with connect(args) as cloud:
-        photo = cloud.share(image, quality=args.quality)
-        answer = cloud.ask(photo, args.question) if args.question else cloud.caption(photo)
+    with connect(args) as cloud, progress("ask") as show:
+        photo = cloud.share(image, quality=args.quality, on_progress=show)
+        answer = (cloud.ask(photo, args.question, on_progress=show) if args.question else
+                  cloud.caption(photo, on_progress=show))
         facts = {"answer": answer.text, "confidence": round(answer.confidence, 4)}
         _report(args, facts, {"share": photo.stats, "task": answer.stats}, answer=answer.text)
 
@@ -170,7 +172,7 @@ def inpaint(args: argparse.Namespace) -> None:
     check_picture_size(args.output, kind, *image.size)
     region = args.box or load_mask(args.mask)
     with connect(args) as cloud, progress("inpaint") as show:
-        photo = cloud.share(image, quality=args.quality)
+        photo = cloud.share(image, quality=args.quality, on_progress=show)
         result = cloud.inpaint(photo, region, args.prompt, on_progress=show, **_sampling(args))
         _write(args, kind, result, {"share": photo.stats, "task": result.stats})
 
@@ -183,7 +185,7 @@ def outpaint(args: argparse.Namespace) -> None:
     check_picture_size(args.output, kind, args.left + image.width + args.right,
                        args.top + image.height + args.bottom)
     with connect(args) as cloud, progress("outpaint") as show:
-        photo = cloud.share(image, quality=args.quality)
+        photo = cloud.share(image, quality=args.quality, on_progress=show)
         result = cloud.outpaint(photo, **margins, prompt=args.prompt, on_progress=show,
                                 **_sampling(args))
         _write(args, kind, result, {"share": photo.stats, "task": result.stats})
