@@ -16,7 +16,10 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 def pem(name: str) -> bytes | None:
     path = os.environ.get(f"UNIMIC_HEALTH_{name}")
-    return Path(path).read_bytes() if path else None
+    try:
+        return Path(path).read_bytes() if path else None
+    except OSError as error:
+        sys.exit(f"UNIMIC_HEALTH_{name}: {path}: {error.strerror}")
 
 
 address = os.environ.get("UNIMIC_HEALTH_ADDRESS", "localhost:50051")

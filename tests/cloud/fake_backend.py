@@ -137,11 +137,15 @@ def fake_models(coder: FakeCoder | None = None) -> Models:
 UNPROMPTED = Sampling(seed=6, steps=1, temperature=0.0, guidance=2.0)
 
 
+UNEXPECTED = {"boom": RuntimeError("boom"), "stop": StopIteration(), "exit": SystemExit(3),
+              "cancel": asyncio.CancelledError()}
+
+
 class EchoBackend(Backend):
     """Results that depend on the request and on nothing else.
 
-    A prompt or question may ask for trouble: "boom" (an unexpected error), "refuse" (an expected
-    one), "wrong" (a result of the wrong shape).
+    A prompt or question may ask for trouble: one of `UNEXPECTED`, "refuse" (an expected error),
+    "wrong" (a result of the wrong shape).
     """
 
     name = "echo"
@@ -175,8 +179,9 @@ class EchoBackend(Backend):
 
     def _work(self, prompts, requests, watch):
         self.batches.append(len(requests))
-        if "boom" in prompts:
-            raise RuntimeError("boom")
+        for prompt in prompts:
+            if prompt in UNEXPECTED:
+                raise UNEXPECTED[prompt]
         if "refuse" in prompts:
             raise InvalidInput("prompt", "is not nice", "be nice")
         steps = requests[0].sampling.steps

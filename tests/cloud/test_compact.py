@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -63,7 +64,8 @@ class NoView(View):
     def __init__(self) -> None:
         self.calls: list[tuple[int, int]] = []
 
-    def reduce(self, codes: Codes, rows: int, columns: int) -> Codes:
+    def reduce(self, codes: Codes, rows: int, columns: int, watch: Callable[[], None]) -> Codes:
+        watch()
         self.calls.append((rows, columns))
         return np.ascontiguousarray(codes[:rows, :columns])
 

@@ -15,14 +15,14 @@ import sys
 import threading
 import time
 import weakref
-from contextlib import contextmanager, suppress
+from contextlib import AsyncExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
 import grpc
 import numpy as np
 import pytest
-from fake_backend import EchoBackend, FakeCoder, FakeImages, draw, fake_models
+from fake_backend import EchoBackend, FakeCoder, FakeImages, draw, fake_models, fake_server
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from PIL import Image
 
@@ -714,3 +714,50 @@ async def test_the_capabilities_call_needs_no_session(serve):
     from unimic.v1 import service_pb2 as pb
     async with serve(sessions=1) as address, grpc.aio.insecure_channel(address) as channel:
         await MultimodalStub(channel).GetCapabilities(pb.GetCapabilitiesRequest())
+
+
+async def test_what_waits_for_a_coder_holds_up_nobody(serve):
+    """More images than there used to be threads for; each waits in its own."""
+    free, coder = threading.Event(), FakeCoder()
+    encode = coder.encode_image
+
+    def slow(codes, **known):
+        assert codes.size == 1 or free.wait(30)
+        return encode(codes, **known)
+
+    coder.encode_image = slow
+    async with serve(coder=coder) as address, AsyncExitStack() as stack:
+        many = [await stack.enter_async_context(AsyncClient(address, models=fake_models()))
+                for _ in range(40)]
+        calls = [asyncio.create_task(cloud.generate(str(n), 32, 32))
+                 for cloud in many for n in range(7)]
+        async with AsyncClient(address, models=fake_models()) as cloud:
+            await asyncio.wait_for(cloud.generate("small", 16, 16), 30)
+        free.set()
+        assert len(await asyncio.gather(*calls)) == 280
+
+
+async def test_who_watches_the_health_leaves_room_for_others(serve):
+    async with serve(sessions=1) as address, grpc.aio.insecure_channel(address) as channel:
+        health = health_pb2_grpc.HealthStub(channel)
+        watching = [health.Watch(health_pb2.HealthCheckRequest()) for _ in range(90)]
+        for watch in watching:
+            await watch.read()
+        answer = await health.Check(health_pb2.HealthCheckRequest())
+        assert answer.status == health_pb2.HealthCheckResponse.SERVING
+        async with AsyncClient(address, models=fake_models()) as cloud:
+            await cloud.generate("a", 16, 16)
+
+
+async def test_a_new_client_comes_in_as_soon_as_the_service_is_back():
+    port = free_port()
+    for _ in range(20):
+        with pytest.raises(ServiceError):
+            await AsyncClient(f"localhost:{port}", models=fake_models()).connect()
+    server = fake_server(port=port)
+    await server.start()
+    try:
+        async with AsyncClient(f"localhost:{port}", models=fake_models()):
+            pass
+    finally:
+        await server.stop(grace=0)

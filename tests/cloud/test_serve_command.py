@@ -93,7 +93,7 @@ async def test_a_client_keeps_to_the_servers_limits(serve):
         with pytest.raises(LimitExceeded, match="110 tokens"):
             await cloud.share(Image.new("RGB", (160, 176)))
         photo = await cloud.share(Image.new("RGB", (160, 160)))
-        with pytest.raises(LimitExceeded, match="text"):
+        with pytest.raises(LimitExceeded, match="question"):
             await cloud.ask(photo, "?" * 51)
         with pytest.raises(LimitExceeded, match="width"):
             await cloud.generate("", 16 * 32, 16 * 33)
@@ -109,7 +109,7 @@ async def test_a_client_keeps_to_the_servers_limits(serve):
     ({"seed": -1}, "seed"), ({"seed": 1 << 64}, "seed"), ({"steps": 0}, "steps"),
     ({"steps": 1001}, "steps"), ({"temperature": -0.1}, "temperature"),
     ({"guidance": float("nan")}, "guidance"), ({"width": 0}, "size"), ({"height": -3}, "size"),
-    ({"prompt": "\ud800"}, "text")])
+    ({"prompt": "\ud800"}, "prompt")])
 async def test_a_client_checks_what_it_sends(serve, arguments, field):
     async with serve() as address, AsyncClient(address, models=fake_models()) as cloud:
         with pytest.raises(InvalidInput) as caught:

@@ -113,10 +113,17 @@ class Batcher:
                 if job.progress:
                     loop.call_soon_threadsafe(job.progress, step, steps)
 
-        method = self._methods[type(jobs[0].request)]
+        def compute() -> Sequence[Any]:
+            try:
+                return self._methods[type(jobs[0].request)]([job.request for job in jobs], watch)
+            except (Exception, SystemExit, asyncio.CancelledError) as error:
+                if isinstance(error, Exception) and not isinstance(error, StopIteration):
+                    raise
+                # The loop would take it for its own, or not at all.
+                raise RuntimeError(repr(error)) from error
+
         try:
-            results = await loop.run_in_executor(
-                self._threads, method, [job.request for job in jobs], watch)
+            results = await loop.run_in_executor(self._threads, compute)
             for job, result in zip(jobs, results, strict=True):
                 if not job.done.done():
                     job.done.set_result(result)

@@ -29,9 +29,6 @@ from unimic.v1 import service_pb2, service_pb2_grpc
 
 log = logging.getLogger(__name__)
 
-IMAGE_THREADS = 256  # they only wait: images are coded in one
-OTHER_THREADS = 4
-OTHER_CALLS = 64  # health, reflection and capabilities, also when all sessions are taken
 SERVICE = service_pb2.DESCRIPTOR.services_by_name["Multimodal"].full_name
 
 
@@ -81,14 +78,14 @@ class Server:
     def __init__(self, backend: Backend, coder: Coder, text: TextTokenizer,
                  limits: Limits, options: ServerOptions) -> None:
         self._options = options
-        images = ThreadPoolExecutor(IMAGE_THREADS, thread_name_prefix="coding-images")
-        others = ThreadPoolExecutor(OTHER_THREADS, thread_name_prefix="coding-others")
-        self._threads = images, others
+        # As many as may be needed, and made as they are: nobody's work waits for another's.
+        self._threads = ThreadPoolExecutor(options.sessions * limits.max_pending_tasks,
+                                           thread_name_prefix="coding")
         self._engine = Engine(backend, coder, text, limits, Batcher(backend, options.workers),
-                              images, others)
+                              self._threads)
         self._health = health.aio.HealthServicer()
+        # No bound on calls: sessions have one, and whoever asks for the health shall be answered.
         self._server = grpc.aio.server(
-            maximum_concurrent_rpcs=options.sessions + OTHER_CALLS,
             # Two servers on one port would share its clients at random.
             options=[*channel_options(limits.max_message_bytes), ("grpc.so_reuseport", 0)])
         self._service = Service(self._engine, options.sessions)
@@ -134,8 +131,7 @@ class Server:
                            return_when=asyncio.FIRST_COMPLETED)
         await self._server.stop(0)
         self._engine.batcher.close()
-        for threads in self._threads:
-            threads.shutdown(wait=False, cancel_futures=True)
+        self._threads.shutdown(wait=False, cancel_futures=True)
 
     async def run_until_signal(self, ready: Callable[[str], None]) -> None:
         """Start, tell ``ready`` the address, serve until SIGTERM or SIGINT, and stop.

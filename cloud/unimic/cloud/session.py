@@ -29,6 +29,7 @@ from unimic.codec.coder import Coder
 from unimic.codec.errors import InvalidInput, LimitExceeded, UnimicError, UnknownModel
 from unimic.codec.limits import Limits
 from unimic.codec.packets import (
+    named,
     pack_image,
     pack_text,
     packet_size,
@@ -61,8 +62,7 @@ class Engine:
     """What all sessions of a server share.
 
     Attributes:
-        image_threads: each waits for the coding of one image.
-        other_threads: for texts, masks and answers, which no image shall hold up.
+        threads: one for whatever is to be coded, of all sessions; those of images mostly wait.
         draining: set when the server wants to end; sessions finish what they have begun.
     """
 
@@ -71,8 +71,7 @@ class Engine:
     text: TextTokenizer
     limits: Limits
     batcher: Batcher
-    image_threads: Executor
-    other_threads: Executor
+    threads: Executor
     draining: asyncio.Event = field(default_factory=asyncio.Event)
 
     def __post_init__(self) -> None:
@@ -132,6 +131,8 @@ class Session:
         reading = asyncio.create_task(self._read(read))
         writing = asyncio.create_task(self._write(write))
         draining = asyncio.create_task(self._engine.draining.wait())
+        for talk in (reading, writing):  # nobody asks for their errors if the client has vanished
+            talk.add_done_callback(lambda talk: talk.cancelled() or talk.exception())
         try:
             await asyncio.wait((reading, writing, draining), return_when=asyncio.FIRST_COMPLETED)
             if reading.done():
@@ -195,8 +196,8 @@ class Session:
         if first.open.space != coder.space.id:
             raise Rejected(
                 grpc.StatusCode.FAILED_PRECONDITION,
-                f"open.space: the client's token space {first.open.space.hex() or '(none)'} is not "
-                f"{coder.space.id.hex()}, which the server works in; use the same tokenizers")
+                f"open.space: the client's token space {named(first.open.space) or '(none)'} is "
+                f"not {coder.space.id.hex()}, which the server works in; use the same tokenizers")
         self._models = set(first.open.models) & set(coder.models)
         await self._outbox.put(pb.ServerMessage(opened=pb.Opened(
             version=__version__, space=coder.space.id,
@@ -277,7 +278,7 @@ class Session:
     # ── work, in the order in which its data flows ────────────────────────────────────────────
 
     async def _share(self, share: pb.Share) -> tuple[TokenGrid, pb.Result]:
-        grid = await self._code(self._engine.image_threads, partial(self._unpack_shared, share))
+        grid = await self._code(partial(self._unpack_shared, share))
         return grid, pb.Result()
 
     def _unpack_shared(self, share: pb.Share, coder: Coder) -> TokenGrid:
@@ -289,9 +290,8 @@ class Session:
     async def _perform(self, task: pb.Task, source: asyncio.Task[TokenGrid | None] | None
                        ) -> tuple[TokenGrid | None, pb.Result]:
         prompt, text = np.zeros(0, np.int32), ""
-        others = self._engine.other_threads
         if task.HasField("text"):
-            prompt, text = await self._code(others, partial(self._unpack_prompt, task.text))
+            prompt, text = await self._code(partial(self._unpack_prompt, task.text))
         progress = partial(self._report, task.id) if task.progress else None
         run, backend = self._engine.batcher.run, self._engine.backend
         wanted = task.sampling
@@ -314,12 +314,12 @@ class Session:
             self._check_size(base.codes.size)
             question = text if task.kind == pb.TASK_KIND_ANSWER else ""
             answer: Answer = await run(AnswerRequest(base.codes, question, sampling), progress)
-            packet = await self._code(others, partial(self._pack_answer, answer.text))
+            packet = await self._code(partial(self._pack_answer, answer.text))
             return None, pb.Result(packet=packet, confidence=answer.confidence)
 
         if task.kind == pb.TASK_KIND_INPAINT:
             mask = await self._code(
-                others, partial(self._unpack_mask, "task.mask", task.mask, base.size))
+                partial(self._unpack_mask, "task.mask", task.mask, base.size))
             if not mask.any():
                 raise InvalidInput("task.mask", "covers nothing", "set at least one token")
         elif task.kind == pb.TASK_KIND_OUTPAINT:
@@ -383,7 +383,7 @@ class Session:
     async def _pack(self, grid: TokenGrid, mask: Mask | None, prompt: Codes
                     ) -> tuple[TokenGrid, pb.Result]:
         """An empty prompt is no context: both sides take it as none."""
-        packed = await self._code(self._engine.image_threads, lambda coder: pack_image(
+        packed = await self._code(lambda coder: pack_image(
             coder, grid, mask=mask, prompt=prompt if prompt.size else None,
             raw=self._raw(coder.image_model)))
         return grid, pb.Result(packet=packed.packet)
@@ -391,10 +391,10 @@ class Session:
     def _raw(self, model: bytes | None) -> bool:
         return model not in self._models
 
-    async def _code(self, threads: Executor, work: Callable[[Coder], T]) -> T:
+    async def _code(self, work: Callable[[Coder], T]) -> T:
         """Do it with a coder that stops at its next wave when nobody waits any more."""
         return await run_watched(
-            threads, lambda watch: work(self._engine.coder.watched(watch)))
+            self._engine.threads, lambda watch: work(self._engine.coder.watched(watch)))
 
 
 def _sampling(wanted: pb.Sampling, defaults: Sampling) -> Sampling:

@@ -26,6 +26,7 @@ from unimic.codec.frequencies import SKIP_ALL
 from unimic.codec.limits import Limits
 from unimic.codec.masks import MOST_DIAGONALS, decode_mask, encode_mask
 from unimic.codec.raw import bits_per_token, pack_bits, unpack_bits
+from unimic.codec.store import ID_BYTES
 from unimic.codec.tokens import (
     PITCH,
     PITCHES,
@@ -409,12 +410,17 @@ def _check_header(
         raise LimitExceeded("payload", f"{len(packet.payload)} bytes",
                             f"at most {limits.max_message_bytes} are allowed")
     if packet.space and packet.space != space.id:
-        raise UnknownModel("space", f"{packet.space.hex()} is not that of the models here, "
+        raise UnknownModel("space", f"{named(packet.space)} is not that of the models here, "
                            f"{space.id.hex()}", "install the models it was made with")
     if packet.model and packet.model != model:
-        raise UnknownModel("model", f"{packet.model.hex()} is not the one here, "
+        raise UnknownModel("model", f"{named(packet.model)} is not the one here, "
                            f"{model.hex() if model else 'none'}",
                            "install the models it was made with")
+
+
+def named(id: bytes) -> str:
+    """What errors call a space or a model: its hash, no longer than one is."""
+    return id[:ID_BYTES].hex() + ("…" if len(id) > ID_BYTES else "")
 
 
 def _grid_shape(packet: pb.Packet, limits: Limits) -> tuple[int, int]:

@@ -25,8 +25,9 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -105,11 +106,13 @@ class View:
             [session.get_outputs()[0].name], {session.get_inputs()[0].name: inputs})[0]
         return output
 
-    def reduce(self, codes: Codes, rows: int, columns: int) -> Codes:
-        """The same picture in ``rows`` × ``columns`` tokens."""
+    def reduce(self, codes: Codes, rows: int, columns: int, watch: Callable[[], None]) -> Codes:
+        """The same picture in ``rows`` × ``columns`` tokens; what ``watch`` raises ends the work.
+        """
         height, width = codes.shape
         canvas = np.zeros((height * PITCH, width * PITCH, 3), np.uint8)
         for top in range(0, height, WINDOW):  # tiles, so that memory stays bounded
+            watch()
             for left in range(0, width, WINDOW):
                 tile = np.ascontiguousarray(codes[None, top:top + WINDOW, left:left + WINDOW])
                 pixels = self.run("decoder", tile)[0].transpose(1, 2, 0)
@@ -296,7 +299,8 @@ class CompactBackend(Backend):
         which is long, the geometric mean over its words.
         """
         different, which = _different([r.codes for r in requests])
-        memory = self._look([self._looked_at(codes) for codes in different])
+        begin = partial(watch, 1, ANSWER_TOKENS)
+        memory = self._look([self._looked_at(codes, begin) for codes in different])
         texts = [self._asked(r.question) for r in requests]
         lengths = [len(text) for text in texts]
         sums = [0.0] * len(requests)
@@ -330,9 +334,9 @@ class CompactBackend(Backend):
             return [CAPTION]
         return [ASK, *self.words(question, PROMPT_TOKENS), ANSWER]
 
-    def _looked_at(self, codes: Codes) -> Codes:
+    def _looked_at(self, codes: Codes, watch: Callable[[], None]) -> Codes:
         shape = view_shape(*codes.shape)
-        return codes if shape == codes.shape else self.view.reduce(codes, *shape)
+        return codes if shape == codes.shape else self.view.reduce(codes, *shape, watch)
 
     def _look(self, grids: list[Codes]) -> Memory:
         """What texts see of the grids."""
