@@ -47,7 +47,6 @@ SIDE = 14  # tokens of an image, each way: photos of 224 pixels are not enlarged
 MARGIN = 3  # tokens around what is hidden that are decoded with it
 GIVEN = 0.15  # of the images keep their own tokens
 SMALLEST = 64  # pixels a side that the perceptual networks see
-AMID = 0.5  # of the regions do not end where tokens do
 STEP = 16  # they see multiples of it: a GPU plans its convolutions anew for each new size
 ADVERSARIAL = 0.3  # see `Fidelity`
 INCEPTION = 0.5
@@ -58,79 +57,56 @@ Window = tuple[slice, slice]
 
 @dataclass(frozen=True)
 class Part:
-    """What is hidden of images.
+    """What is hidden of images, in tokens.
 
     Attributes:
-        region: bool ``(SIDE · PITCH, SIDE · PITCH)``, pixels that are made anew, at least one.
+        rows: first, and one after the last.
+        columns: likewise.
+        hole: bool ``(SIDE, SIDE)``, True in all of these rows and columns or in most of them.
     """
 
-    region: Tensor
-
-    @property
-    def hole(self) -> Tensor:
-        """bool ``(SIDE, SIDE)``, the tokens that it touches."""
-        touched: Tensor = self.region.view(SIDE, PITCH, SIDE, PITCH).amax((1, 3))
-        return touched
+    rows: tuple[int, int]
+    columns: tuple[int, int]
+    hole: Tensor
 
     @property
     def window(self) -> Window:
-        """Rows and columns of these tokens, and `MARGIN` around them."""
+        """Its rows and columns, and `MARGIN` around them."""
         rows, columns = (slice(max(first - MARGIN, 0), min(end + MARGIN, SIDE))
-                         for first, end in _ends(self.hole))
+                         for first, end in (self.rows, self.columns))
         return rows, columns
 
-    def around(self, values: Tensor) -> Tensor:
-        """The window of ``(…, h, w)``, any number of values to a token."""
-        cell = values.shape[-1] // SIDE
+    def around(self, values: Tensor, cell: int = 1) -> Tensor:
+        """The window of ``(B, C, h, w)``, ``cell`` values a side to a token."""
         y, x = (slice(cut.start * cell, cut.stop * cell) for cut in self.window)
-        return values[..., y, x]
+        return values[:, :, y, x]
 
     def inside(self, pixels: Tensor) -> Tensor:
-        """The region's box in ``(B, C, h, w)``, the pixels of its window."""
-        y, x = (slice(first - cut.start * PITCH, end - cut.start * PITCH)
-                for (first, end), cut in zip(_ends(self.region), self.window, strict=True))
+        """The part in ``(B, C, h, w)``, the pixels of its window."""
+        y, x = (slice((first - cut.start) * PITCH, (end - cut.start) * PITCH)
+                for (first, end), cut in zip((self.rows, self.columns), self.window, strict=True))
         return pixels[:, :, y, x]
 
 
-def _ends(mask: Tensor) -> list[tuple[int, int]]:
-    """First, and one after the last, of the rows and of the columns in which something is set."""
-    return [(int(at.min()), int(at.max()) + 1) for at in mask.nonzero().unbind(1)]
-
-
 def hidden_part() -> Part:
-    """A rectangle, or a strip along a side; some end amid tokens, some are round, some lack a
-    corner."""
+    """A rectangle, or a strip along a side; some lack a corner."""
+    hole = torch.zeros(SIDE, SIDE, dtype=torch.bool)
     if random.random() < 0.7:
         height, width = random.randint(3, 9), random.randint(3, 9)
         top, left = random.randint(0, SIDE - height), random.randint(0, SIDE - width)
-        tokens = [(top, top + height), (left, left + width)]
+        rows, columns = (top, top + height), (left, left + width)
     else:
         thick, whole = random.randint(2, 6), (0, SIDE)
         strip = random.choice([(0, thick), (SIDE - thick, SIDE)])
-        tokens = random.choice([[strip, whole], [whole, strip]])
-    amid = random.random() < AMID
-    region = torch.zeros(SIDE * PITCH, SIDE * PITCH, dtype=torch.bool)
-    inside = region[tuple(slice(*_ends_amid(*ends) if amid else ends) for ends in (
-        (first * PITCH, end * PITCH) for first, end in tokens))]
-    inside[:] = True
-    kind = random.random()
-    if kind < 0.25:  # lacks a corner
+        rows, columns = random.choice([(strip, whole), (whole, strip)])
+    hole[slice(*rows), slice(*columns)] = True
+    if random.random() < 0.25:
         corner = []
-        for length in inside.shape:
-            size = random.randrange(PITCH, length - PITCH + 1, 1 if amid else PITCH)
-            corner.append(random.choice([slice(size), slice(length - size, length)]))
-        inside[tuple(corner)] = False
-    elif kind < 0.4 and amid:  # is round
-        y, x = (torch.linspace(-1, 1, length) ** 2 for length in inside.shape)
-        inside[y.unsqueeze(1) + x > 1] = False
-    return Part(region)
-
-
-def _ends_amid(first: int, end: int) -> tuple[int, int]:
-    """Pixels within these, of which at one side or both a part of a token is left."""
-    spare = min(PITCH - 1, (end - first) // 2 - PITCH)
-    left, right = random.choice([(0, 1), (1, 0), (1, 1)])
-    return first + left * random.randint(0, spare), end - right * random.randint(0, spare)
+        for first, end in rows, columns:
+            size = random.randint(1, end - first - 1)
+            corner.append(random.choice([slice(first, first + size), slice(end - size, end)]))
+        hole[tuple(corner)] = False
+    return Part(rows, columns, hole)
 
 
 def rescaled(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
@@ -210,8 +186,10 @@ def main(argv: list[str] | None = None) -> None:
                                  quantizer.from_codes(codes))
             seen = part.around(quantizer.normalise(digits))
             new = tokenizer.decoder(seen.contiguous(memory_format=torch.channels_last)).float()
-        old = part.around(real)
-        fake = joined(new, old, part.around(part.region), refiner)
+        old = part.around(real, PITCH)
+        hole = part.hole[part.window]
+        fake = joined(new, old, hole.repeat_interleave(PITCH, 0).repeat_interleave(PITCH, 1),
+                      refiner)
         fake, true = part.inside(fake), part.inside(old)
         gradient, losses = fidelity.gradient(fake, true, rescaled(fake, true))
         # The gradient of the pixels is all that the networks need to know of the losses.
