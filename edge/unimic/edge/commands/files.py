@@ -144,8 +144,10 @@ def _load(args: argparse.Namespace) -> Image.Image | str:
         try:
             return load_image(data, name=args.input)
         except InvalidInput as error:
+            if text is None or "\0" in text:
+                raise
             kind = mimetypes.guess_type(args.input)[0] or ""
-            if text is None or "\0" in text or kind.startswith("image/"):
+            if kind.startswith("image/"):
                 raise InvalidInput(error.field, error.message,
                                    f"{error.remedy}; --text codes it as a text") from error
     if text is None:

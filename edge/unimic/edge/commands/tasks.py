@@ -150,8 +150,8 @@ def connect(args: argparse.Namespace) -> Client:
 
     encrypted = args.tls or args.tls_ca or args.tls_cert or args.tls_key
     tls = Tls(args.tls_ca, args.tls_cert, args.tls_key) if encrypted else None
-    connect = 10.0 if args.timeout is None else min(10.0, args.timeout)
-    return Client(args.server, tls=tls, timeout=args.timeout, connect_timeout=connect)
+    patience = 10.0 if args.timeout is None else min(10.0, args.timeout)
+    return Client(args.server, tls=tls, timeout=args.timeout, connect_timeout=patience)
 
 
 def ask(args: argparse.Namespace) -> None:
