@@ -3,31 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import socket
 import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from importlib.metadata import entry_points
-from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from unimic.codec.store import ModelStore
 from unimic.edge import AsyncClient, Client, Models
 
 PROMPT = "ein roter Ball 🎈"
 
 
 @pytest.fixture(scope="module")
-def address(models_folder: Path) -> Iterator[str]:
+def address() -> Iterator[str]:
     if not entry_points(group="unimic.backends", name="compact"):
         pytest.skip("the distribution is not installed, so there are no entry points")
     with subprocess.Popen([sys.executable, "-m", "unimic.edge.cli", "serve", "--port", "0"],
-                          env={**os.environ, "UNIMIC_MODELS": str(models_folder)},
                           stdout=subprocess.PIPE, text=True) as server:
         assert server.stdout
         line = server.stdout.readline()
@@ -38,8 +34,8 @@ def address(models_folder: Path) -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def models(models_folder: Path) -> Models:
-    return Models.load(ModelStore(models_folder))
+def models() -> Models:
+    return Models.load()
 
 
 def photo(width: int, height: int) -> Image.Image:
@@ -122,9 +118,8 @@ sys.exit(cli.main([]))
 """
 
 
-def test_a_terminated_command_ends_its_service(address: str, models_folder: Path) -> None:
+def test_a_terminated_command_ends_its_service(address: str) -> None:
     with subprocess.Popen([sys.executable, "-c", WITH_A_SERVICE], stdout=subprocess.PIPE,
-                          env={**os.environ, "UNIMIC_MODELS": str(models_folder)},
                           text=True) as process:
         assert process.stdout
         host, port = process.stdout.readline().strip().rsplit(":", 1)

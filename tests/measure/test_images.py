@@ -25,6 +25,7 @@ from PIL import Image
 
 from unimic.codec.errors import InvalidInput, UnimicError
 from unimic.edge import console
+from unimic.edge.cli import main
 from unimic.measure import cli, codecs, curves, html, metrics, report, run
 from unimic.measure.journal import WIDTH, Journal
 from unimic.measure.metrics import METRICS, Judge
@@ -97,8 +98,8 @@ def test_names_that_are_no_utf_8(
     out, page, printed = tmp_path / "r.json", tmp_path / "r.html", io.BytesIO()
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(printed, "ascii"))
     monkeypatch.setattr(report, "text", lambda *_: ["KID × 1000"])
-    assert measure(odd, "--codecs", "jpeg:10", "--metrics", "psnr", "--json", out, "--report",
-                   page, "--jobs", 1) == 0
+    assert main(["measure", "images", str(odd), "--codecs", "jpeg:10", "--metrics", "psnr",
+                 "--json", str(out), "--report", str(page), "--jobs", "1"]) == 0
     assert json.loads(out.read_text())["rows"][0]["image"] == str(odd)
     assert "bl?u.png" in page.read_text()
     sys.stdout.flush()
