@@ -111,7 +111,7 @@ def _checks(store: ModelStore, name: str, args: argparse.Namespace,
         return
     with progress(f"{name} frequencies") as show:
         found, digest = compare(name, executors[0], executors[1:], args.frequencies, show)
-    yield "digest of frequencies", lambda: f"{digest} ({found[0].compared:,})"
+    yield "digest of frequencies", lambda: digest
     for result in found:
         def same(result: Comparison = result) -> str:
             if result.differing:
