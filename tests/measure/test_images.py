@@ -28,7 +28,7 @@ from unimic.edge import console
 from unimic.edge.cli import main
 from unimic.measure import cli, codecs, curves, html, metrics, report, run
 from unimic.measure.journal import WIDTH, Journal
-from unimic.measure.metrics import METRICS, Judge
+from unimic.measure.metrics import METRICS, Judge, find
 
 
 def measure(*arguments: object) -> int:
@@ -537,3 +537,22 @@ def test_ticks_enclose_the_data(low: float, high: float) -> None:
 def test_wrong_arguments(arguments: list[str], files: list[Path], tmp_path: Path) -> None:
     with pytest.raises(UnimicError):
         measure(files[0], *arguments, "--json", tmp_path / "r.json")
+
+
+def test_a_narrower_resume_leaves_features_out(files: list[Path], tmp_path: Path) -> None:
+    """A journal may hold what the report was not asked for."""
+    if find(["kid"])[1]:
+        pytest.skip("the network of KID is not installed")
+    out = tmp_path / "r.json"
+    common = ("--codecs", "jpeg:10", "--json", out, "--jobs", 1)
+    photos = files[:2]
+    assert measure(*photos, *common, "--metrics", "psnr,kid") == 0
+    assert measure(*photos, *common, "--metrics", "psnr", "--resume") == 0
+    assert "kid" not in json.loads(out.read_text())["averages"][0]
+
+
+def test_nothing_that_can_be_measured(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"")
+    out = tmp_path / "r.json"
+    assert measure(tmp_path / "a.png", "--codecs", "jpeg:10", "--json", out, "--jobs", 1) == 1
+    assert json.loads(out.read_text(), parse_constant=pytest.fail)["averages"] == []

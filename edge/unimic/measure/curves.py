@@ -36,7 +36,7 @@ def averages(rows: Iterable[Row], originals: Mapping[str, Row], metrics: Sequenc
     out = []
     for (codec, setting), group in groups.items():
         group = [row for row in group if "error" not in row]
-        if len(group) < len(images):
+        if not group or len(group) < len(images):
             continue
         mean = {name: _over(group, name) for name in FIGURES} | {
             metric.name: _distance(group, originals, metric.name) if metric.of_sets

@@ -34,7 +34,7 @@ from unimic.measure.html import (
     shown,
     table,
 )
-from unimic.measure.metrics import SMALLEST, Metric, losses
+from unimic.measure.metrics import METRICS, SMALLEST, Metric, losses
 from unimic.measure.run import ORIGINAL, Row, family, middle, webp_base64
 
 OURS = "unimic"
@@ -74,7 +74,8 @@ def summary(rows: Sequence[Row], metrics: Sequence[Metric], context: Context) ->
     measured = [row for row in rows if row["codec"] != ORIGINAL]
     means = averages(measured, originals, metrics)
     reference = _reference(means)
-    not_for_json = {"crop", "token_bits", *(metric.name for metric in metrics if metric.of_sets)}
+    not_for_json = {"crop", "token_bits",
+                    *(metric.name for metric in METRICS.values() if metric.of_sets)}
     others = [row for row in means if family(row) != OURS]
     at_ours = {metric.name: [*(row for row in (reference,) if row[metric.name] is not None),
                              *at_rate(others, reference["bpp"], metric.name, metric.higher)]
