@@ -8,11 +8,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from unimic.codec.store import ModelStore
 from unimic.edge.cli import main
 
 
-def test_demo(store: ModelStore, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_demo(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Image.linear_gradient("L").resize((176, 144)).save(tmp_path / "photo.png")
     out = tmp_path / "out"
     arguments = ["demo", "--photo", str(tmp_path / "photo.png"), "--out", str(out)]

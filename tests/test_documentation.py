@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from unimic.codec.store import ModelStore
 from unimic.edge.cli import build_parser
 
 ROOT = Path(__file__).parent.parent
@@ -34,7 +33,7 @@ TRAININGS = sorted({(module, rest) for page in PAGES for module, rest in re.find
     ("README.md", ("edited.png", "back.png"), 208 + 128, "wire"),
     ("docs/sdk.md", ("vase-4.png", "back.png"), 208 + 64, "timeout: no result within 0.05 s"),
 ])
-def test_examples_run(page: str, made: tuple[str, ...], wide: int, said: str, store: ModelStore,
+def test_examples_run(page: str, made: tuple[str, ...], wide: int, said: str,
                       tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
                       capsys: pytest.CaptureFixture[str]) -> None:
     from unimic.edge.demo import service

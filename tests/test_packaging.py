@@ -95,7 +95,7 @@ def test_edge_and_codec_import_without_the_other_extras(tmp_path: Path) -> None:
     assert run.returncode == 0, run.stderr
 
 
-def test_encode_and_decode_without_the_other_extras(tmp_path: Path, store: object) -> None:
+def test_encode_and_decode_without_the_other_extras(tmp_path: Path) -> None:
     from PIL import Image
 
     Image.new("RGB", (70, 40), "teal").save(tmp_path / "photo.png")

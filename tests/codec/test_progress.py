@@ -42,7 +42,7 @@ async def test_work_that_is_waited_for_is_done() -> None:
 
 def test_work_begins_after_the_main_thread_has_ended() -> None:
     script = (
-        "import asyncio, threading, time\n"
+        "import asyncio, threading\n"
         "from unimic.codec.progress import run_watched\n"
         "def late():\n"
         "    threading.main_thread().join()\n"

@@ -68,7 +68,7 @@ def test_video_codecs_write_no_chatter(photo: Image.Image) -> None:
         assert np.abs(np.subtract(pixel, (0, 128, 128))).max() <= 8
 
 
-def test_ours(photo: Image.Image, store: object) -> None:
+def test_ours(photo: Image.Image) -> None:
     variant = find("unimic")
     full, finer = variant.encode(photo, 100), variant.encode(photo, 200)
     for coded, shape in (full, (10, 12)), (finer, (20, 24)):

@@ -226,7 +226,7 @@ def measure(*arguments: object) -> None:
     args.run(args)
 
 
-def test_entropy_of_little(store: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_entropy_of_little(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     tiny = tmp_path / "tiny.png"
     Image.new("RGB", (16, 16), "teal").save(tiny)
     (tmp_path / "d").mkdir()

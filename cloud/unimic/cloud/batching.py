@@ -116,9 +116,7 @@ class Batcher:
         def compute() -> Sequence[Any]:
             try:
                 return self._methods[type(jobs[0].request)]([job.request for job in jobs], watch)
-            except (Exception, SystemExit, asyncio.CancelledError) as error:
-                if isinstance(error, Exception) and not isinstance(error, StopIteration):
-                    raise
+            except (StopIteration, SystemExit, asyncio.CancelledError) as error:
                 # The loop would take it for its own, or not at all.
                 raise RuntimeError(repr(error)) from error
 

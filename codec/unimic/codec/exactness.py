@@ -167,8 +167,12 @@ def _random_window(layout: Layout, rng: np.random.Generator) -> tuple[WindowPlan
     hole = ~mask & (rng.random(shape) < 0.5) if rng.random() < 0.3 else None
     prompt = None
     if rng.random() < 0.3:
-        prompt = rng.integers(1, layout.text, int(rng.integers(1, 40))).astype(np.int32)
+        prompt = _random_prompt(layout, rng)
     return plan_window(layout, codes, mask, Window(top, left, *shape), prompt, hole), codes
+
+
+def _random_prompt(layout: Layout, rng: np.random.Generator) -> Codes:
+    return rng.integers(1, layout.text, int(rng.integers(1, 40))).astype(np.int32)
 
 
 class _Told(Job):
@@ -188,8 +192,7 @@ def _image_decoded(layout: Layout, rng: np.random.Generator) -> Callable[[Execut
     grids = [rng.integers(0, layout.upper * layout.lower, (SIDE, SIDE)).astype(np.int32)
              for _ in range(DECODED)]
     masks = [rng.random(grid.shape) < rng.uniform(0.3, 1.5) for grid in grids]
-    prompts = [rng.integers(1, layout.text, int(rng.integers(1, 40))).astype(np.int32)
-               for _ in grids]
+    prompts = [_random_prompt(layout, rng) for _ in grids]
 
     def take(executor: Executor, whole: bool) -> Tables:
         jobs = [_Told(layout, grid, whole, mask=mask, prompt=prompt)
@@ -203,10 +206,16 @@ def _image_decoded(layout: Layout, rng: np.random.Generator) -> Callable[[Execut
     return take
 
 
-def _text_round(network: TextNetwork, rng: np.random.Generator) -> Callable[[Executor], Tables]:
+def _random_texts(network: TextNetwork, rng: np.random.Generator, count: int, length: int
+                  ) -> Integers:
     codes = network.step(np.zeros((1, 1), np.int64), 0, None)[0].shape[-1]
-    ids = rng.integers(1, codes, (ROUND, min(TEXT_TOKENS, network.positions)))
+    ids = rng.integers(1, codes, (count, length))
     ids[:, 0] = 0
+    return ids
+
+
+def _text_round(network: TextNetwork, rng: np.random.Generator) -> Callable[[Executor], Tables]:
+    ids = _random_texts(network, rng, ROUND, min(TEXT_TOKENS, network.positions))
 
     def run(executor: Executor) -> Tables:
         network: TextNetwork = executor.network
@@ -218,9 +227,7 @@ def _text_round(network: TextNetwork, rng: np.random.Generator) -> Callable[[Exe
 
 def _text_decoded(network: TextNetwork, rng: np.random.Generator
                   ) -> Callable[[Executor, bool], Tables]:
-    codes = network.step(np.zeros((1, 1), np.int64), 0, None)[0].shape[-1]
-    ids = rng.integers(1, codes, (1, network.positions))
-    ids[:, 0] = 0
+    ids = _random_texts(network, rng, 1, network.positions)
 
     def take(executor: Executor, whole: bool) -> Tables:
         network: TextNetwork = executor.network

@@ -30,8 +30,15 @@ from unimic.codec.packets import (
 )
 from unimic.codec.progress import Progress, run_watched
 from unimic.codec.tokens import Codes, Mask, TokenGrid, check_size, check_tokens
-from unimic.edge.arguments import check_address, check_progress, check_text, number, whole
-from unimic.edge.connection import Connection, Interrupted, Reply, Tls
+from unimic.edge.arguments import (
+    check_address,
+    check_kind,
+    check_progress,
+    check_text,
+    number,
+    whole,
+)
+from unimic.edge.connection import CONNECT_SECONDS, Connection, Interrupted, Reply, Tls
 from unimic.edge.images import ImageSource, load_image
 from unimic.edge.models import Models, check_models
 from unimic.edge.rate import pack_photo_within
@@ -74,14 +81,11 @@ class AsyncClient:
     """
 
     def __init__(self, address: str, *, tls: Tls | None = None, models: Models | None = None,
-                 timeout: float | None = None, connect_timeout: float | None = 10.0,
+                 timeout: float | None = None, connect_timeout: float | None = CONNECT_SECONDS,
                  limits: Limits | None = None) -> None:
         check_address(address)
-        if not isinstance(tls, Tls | None):
-            raise InvalidInput("tls", f"a {type(tls).__name__} is not Tls", "use Tls(…)")
-        if not isinstance(limits, Limits | None):
-            raise InvalidInput("limits", f"a {type(limits).__name__} is not Limits",
-                               "use Limits(…)")
+        check_kind("tls", tls, Tls | None, "Tls", "use Tls(…)")
+        check_kind("limits", limits, Limits | None, "Limits", "use Limits(…)")
         self._address = address
         self._tls = tls
         self._models = Models.load() if models is None else models

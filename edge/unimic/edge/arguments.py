@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import operator
 from numbers import Real
+from types import UnionType
 from typing import Any
 
 from unimic.codec.errors import InvalidInput
@@ -31,8 +32,13 @@ def number(field: str, value: Any, least: float, most: float) -> float:
 
 def check_text(field: str, value: Any) -> None:
     """Raise `InvalidInput` unless ``value`` is a string."""
-    if not isinstance(value, str):
-        raise InvalidInput(field, f"a {type(value).__name__} is not text", "use a str")
+    check_kind(field, value, str, "text", "use a str")
+
+
+def check_kind(field: str, value: Any, kind: type | UnionType, name: str, remedy: str) -> None:
+    """Raise `InvalidInput` unless ``value`` is of a kind; ``name`` is what errors call that."""
+    if not isinstance(value, kind):
+        raise InvalidInput(field, f"a {type(value).__name__} is not {name}", remedy)
 
 
 def check_progress(value: Any) -> None:

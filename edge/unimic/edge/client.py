@@ -15,7 +15,7 @@ from unimic.codec.errors import InvalidInput
 from unimic.codec.limits import Limits
 from unimic.codec.progress import Progress
 from unimic.edge.aio import AsyncClient
-from unimic.edge.connection import Tls, check_process
+from unimic.edge.connection import CONNECT_SECONDS, Tls, check_process
 from unimic.edge.images import ImageSource
 from unimic.edge.models import Models
 from unimic.edge.regions import MaskSource
@@ -70,7 +70,7 @@ class Client:
     """
 
     def __init__(self, address: str, *, tls: Tls | None = None, models: Models | None = None,
-                 timeout: float | None = None, connect_timeout: float | None = 10.0,
+                 timeout: float | None = None, connect_timeout: float | None = CONNECT_SECONDS,
                  limits: Limits | None = None) -> None:
         self._client = AsyncClient(address, tls=tls, models=models, timeout=timeout,
                                    connect_timeout=connect_timeout, limits=limits)

@@ -23,6 +23,8 @@ from unimic.codec.wire import channel_options, from_failure
 from unimic.v1 import service_pb2 as pb
 from unimic.v1 import service_pb2_grpc
 
+CONNECT_SECONDS = 10.0  # for opening a session, unless the caller says otherwise
+
 
 class Interrupted(Exception):
     """What ``on_progress`` raised, in a shape that tasks carry: a `SystemExit` would end the event

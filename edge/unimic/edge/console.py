@@ -63,14 +63,23 @@ def check_output(path: str, force: bool) -> None:
     """
     if path == PIPE:
         return
+    _check_target(path, force)
+    if not _special(path):
+        check_folder(Path(os.path.realpath(path)).parent)
+
+
+def _check_target(path: str, force: bool) -> None:
     if os.path.isdir(path):
         raise InvalidInput(path, "is a folder", "name a file")
     if os.path.isfile(path) and not force:
         raise InvalidInput(path, "exists", "use -f to overwrite it")
     if not Path(path).absolute().parent.is_dir():
         raise InvalidInput(path, "its folder does not exist", "make the folder first")
-    if os.path.isfile(path) or not os.path.exists(path):  # no pipe, no device
-        check_folder(Path(os.path.realpath(path)).parent)
+
+
+def _special(path: str) -> bool:
+    """Whether it is a pipe or a device."""
+    return os.path.exists(path) and not os.path.isfile(path)
 
 
 def make_folder(path: Path) -> None:
@@ -104,9 +113,9 @@ def write_output(path: str, data: bytes, force: bool) -> None:
         with _standard_output() as stdout:
             stdout.buffer.write(data)
         return
-    check_output(path, force)  # someone may have made it since
+    _check_target(path, force)  # someone may have made it since
     try:
-        if os.path.exists(path) and not os.path.isfile(path):  # a pipe or a device
+        if _special(path):
             Path(path).write_bytes(data)
             return
         target = Path(os.path.realpath(path))  # through a link, not over it

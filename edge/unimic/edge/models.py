@@ -10,7 +10,7 @@ from unimic.codec.progress import Progress
 from unimic.codec.store import ModelStore
 from unimic.codec.text import TextTokenizer
 from unimic.codec.tokens import Codes
-from unimic.edge.arguments import check_text, whole
+from unimic.edge.arguments import check_kind, check_text, whole
 from unimic.edge.image_tokenizer import ImageTokenizer
 from unimic.edge.refiner import Refiner
 
@@ -44,9 +44,7 @@ class Models:
             CorruptData: a file is damaged.
         """
         store = ModelStore.default() if store is None else store
-        if not isinstance(store, ModelStore):
-            raise InvalidInput("store", f"a {type(store).__name__} is not a ModelStore",
-                               "use ModelStore(folder)")
+        check_kind("store", store, ModelStore, "a ModelStore", "use ModelStore(folder)")
         if threads is not None:
             threads = whole("threads", threads, 1)
         coder = (load_coder(store, threads=threads) if entropy else
@@ -82,6 +80,4 @@ class Models:
 
 def check_models(models: object) -> None:
     """Raise `InvalidInput` unless they are `Models`."""
-    if not isinstance(models, Models):
-        raise InvalidInput("models", f"a {type(models).__name__} is not Models",
-                           "use Models.load()")
+    check_kind("models", models, Models, "Models", "use Models.load()")

@@ -146,11 +146,11 @@ def _size(text: str) -> tuple[int, ...]:
 def connect(args: argparse.Namespace) -> Client:
     """The client that the service options describe; use it in a ``with``."""
     from unimic.edge.client import Client
-    from unimic.edge.connection import Tls
+    from unimic.edge.connection import CONNECT_SECONDS, Tls
 
     encrypted = args.tls or args.tls_ca or args.tls_cert or args.tls_key
     tls = Tls(args.tls_ca, args.tls_cert, args.tls_key) if encrypted else None
-    patience = 10.0 if args.timeout is None else min(10.0, args.timeout)
+    patience = CONNECT_SECONDS if args.timeout is None else min(CONNECT_SECONDS, args.timeout)
     return Client(args.server, tls=tls, timeout=args.timeout, connect_timeout=patience)
 
 
