@@ -268,6 +268,47 @@ def test_processes_end_with_the_one_that_started_them() -> None:
         assert process.communicate(timeout=20)[0] == b""
 
 
+CHATTY = """\
+import os, sys, numpy as np
+from PIL import Image
+from unimic.measure.codecs import Codec, Encoded
+
+print("loaded")
+
+def encode(image, setting):
+    print("python"), os.system("echo program")
+    data = bytes([setting, *np.asarray(image).mean((0, 1)).astype(np.uint8)])
+    return Encoded(data, np.float32(7), np.int64(4), {"first": np.float32(8), "count": 24})
+
+def codec():
+    return Codec("chatty", np.arange(9), np.arange(4, 8), encode,
+                 lambda data, size: Image.new("RGB", size, tuple(data[1:])), {})
+"""
+
+
+def test_a_codec_that_prints_and_counts_with_numpy(files: list[Path], tmp_path: Path) -> None:
+    (tmp_path / "chatty.py").write_text(CHATTY)
+    info = tmp_path / "chatty-1.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: chatty\nVersion: 1\n")
+    (info / "entry_points.txt").write_text("[unimic.codecs]\nchatty = chatty:codec\n")
+    for again in ([], ["--resume"]):
+        done = subprocess.run(
+            [sys.executable, "-m", "unimic.edge.cli", "measure", "images", files[0], "--codecs",
+             "chatty,chatty/2:5", "--metrics", "psnr", "--jobs", "1", "--json", "-",
+             "--report", "r.html", *again],
+            cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(tmp_path)}, capture_output=True,
+            timeout=120, check=False)
+        said = done.stderr.decode()
+        assert done.returncode == 0, said
+        facts = json.loads(done.stdout)
+        assert [(row["codec"], row["setting"], row["ideal_bits"], row["parts"])
+                for row in facts["rows"]] == [
+            (codec, setting, 7, {"first": 8, "count": 24}) for codec, setting in
+            (("chatty", 4), ("chatty", 5), ("chatty", 6), ("chatty", 7), ("chatty/2", 5))]
+        assert said.count("python") == said.count("program") == (0 if again else 5)
+
+
 def test_journal(tmp_path: Path) -> None:
     path = tmp_path / "j.jsonl"
     row = {"image": "a", "codec": "jpeg", "setting": 3, "psnr": 20.0}

@@ -69,10 +69,13 @@ def test_bytes_of_the_same_session_in_pictures(photo: Image.Image) -> None:
     (variant,), _ = codecs.find(["jpeg"])
     edited = photo.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     choice, = choose.within([variant], photo, [3000])
-    turns = [Turn("share", {}, photo, None), Turn("ask", {}, photo, None),
-             Turn("inpaint", {}, photo, edited), Turn("generate", {}, None, edited)]
+    box = edited.crop((8, 8, 40, 24))
+    turns = [Turn("share", {}, photo, None, None), Turn("ask", {}, photo, None, None),
+             Turn("inpaint", {}, photo, edited, box), Turn("generate", {}, None, edited, edited)]
     found = session.picture_bytes(turns, choice)
-    first, second = (len(variant.encode(p, choice.setting).data) for p in (photo, edited))
+    first, second, third = (len(variant.encode(p, choice.setting).data)
+                            for p in (photo, edited, box))
+    assert found["sends_changes"] == [first, 0, third, second]
     assert found["keeps_pictures"] == [first, 0, second, second]
     assert found["keeps_nothing"] == [first, first, first + second, second]
 
@@ -159,7 +162,7 @@ def coarse(name: str) -> Codec:
 def test_codecs_that_fail_or_are_too_coarse_are_left_out(
         photo: Image.Image, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(session, "Client", Cloud)
-    turns = [Turn("share", {"turn": "share", "up_bytes": 9, "down_bytes": 1}, photo, None)]
+    turns = [Turn("share", {"turn": "share", "up_bytes": 9, "down_bytes": 1}, photo, None, None)]
     monkeypatch.setattr(session, "converse", lambda *_: turns)
     near = photo.resize((48, 40)).resize(photo.size)  # what our tokens show
 
@@ -261,15 +264,15 @@ def test_nothing_to_measure(tmp_path: Path) -> None:
 def test_session_report(metric: str) -> None:
     row = {"turn": "share", "up_bytes": 300, "down_bytes": 20}
     facts = {"turns": [row], "bytes": 320, "metric": metric, "value": 0.4,
-             "left_out": {}, "others": [{"codec": "jpeg", "setting": 5, "keeps_pictures": [3200],
-                         "keeps_nothing": [6400]}],
+             "left_out": {}, "others": [{"codec": "jpeg", "setting": 5, "sends_changes": [1600],
+                                         "keeps_pictures": [3200], "keeps_nothing": [6400]}],
              "drift": [{"codec": "unimic", "turns": 1, "psnr": 20.0, metric: 0.4,
                         "changed_tokens": 0}]}
     lines = "\n".join(session.text(facts))
-    assert "10.0×" in lines
-    assert "20.0×" in lines
     report = session.html(facts, "unimic", "machine", {"unimic": "0"})
-    assert "10.0" in report
+    for times in "5.0", "10.0", "20.0":
+        assert f"{times}×" in lines
+        assert f">{times}<" in report
     assert ("no evidence" in lines) == ("no evidence" in report) == (metric == "lpips-alex")
     assert set(session.plots(facts)) == {"drift-psnr", f"drift-{metric}"}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 from functools import partial
 from pathlib import Path
@@ -209,6 +210,28 @@ def test_answers_against_bits(broken: Subject) -> None:
     page = findings.html([found], "unimic", "machine", {})
     assert "75.0" in page
     assert "broken" in page
+
+
+@pytest.mark.parametrize("error", [RuntimeError("no licence"), SystemExit("no licence")])
+def test_codecs_that_fail_are_left_out(error: BaseException) -> None:
+    pictures = itertools.count()
+
+    def encode(image: Image.Image, setting: object) -> codecs.Encoded:
+        if next(pictures):
+            raise error
+        return codecs.Encoded(b"x")
+
+    mine = codecs.Codec("mine", (1,), (1,), encode,
+                        lambda data, size: Image.new("RGB", size), {})
+    families = [[codecs.Variant(mine)], [codecs.find(["jpeg"])[0][0]]]
+    subjects = [plain(colour, questions=(("colour?", colour),)) for colour in ("red", "green")]
+    cloud: Any = Cloud()
+    found = answers.measure("easy-VQA", cloud, subjects, families, nobody)
+    assert {row["codec"] for row in found.rows} == {"uncompressed", "unimic", "jpeg"}
+    said = f"{type(error).__name__}: no licence"
+    assert found.as_dict()["failed_codecs"] == {"mine": said}
+    assert f"  left out: mine: {said}" in findings.text([found])
+    assert said in findings.html([found], "unimic", "machine", {})
 
 
 def test_captions(broken: Subject) -> None:

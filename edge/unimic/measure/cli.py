@@ -259,7 +259,8 @@ def measure_images(args: argparse.Namespace) -> int:
     broken = {path: row for path in files if (row := unreadable(path))}
     contents = {path: content(path) for path in files if path not in broken}
     judges, missing = metrics.find(args.metrics or list(metrics.METRICS))
-    variants, missing_codecs = codecs.find(args.codecs or codecs.all_names())
+    with outputs.for_results():
+        variants, missing_codecs = codecs.find(args.codecs or codecs.all_names())
     missing |= missing_codecs | curves.missing()
     _tell_missing(missing)
     if not variants:
@@ -283,7 +284,7 @@ def measure_images(args: argparse.Namespace) -> int:
                   for variant in variants for setting in variant.ladder]
     tasks = [*{task.key: task for task in tasks}.values()]  # settings may be named twice
     to_do = [part for task in tasks if (part := journal.left(task))]
-    with progress("measure") as show:
+    with outputs.for_results(), progress("measure") as show:
         show(len(tasks) - len(to_do), len(tasks))
         left = itertools.count(len(tasks) - len(to_do) + 1)
 
@@ -334,7 +335,7 @@ def measure_session(args: argparse.Namespace) -> None:
     metric = metrics.METRICS[args.equal]
     photo = load_image(args.image)
     models = Models.load()
-    with service(args.server) as address:
+    with outputs.for_results(), service(args.server) as address:
         facts = session.measure(address, models, photo, args.quality, families, metric,
                                 args.edits, args.seed, progress)
     versions = machine.versions(versions, metrics.versions([metric]))
@@ -362,7 +363,8 @@ def measure_tasks(args: argparse.Namespace) -> None:
     options = run.Options(args.tasks, args.daquar, args.flickr8k, args.count, args.seeds, families)
     models, samples, found = Models.load(), run.Samples(), []
     parts = run.plan(models, options, samples)
-    with service(args.server) as address, Client(address, models=models) as cloud:
+    with (outputs.for_results(), service(args.server) as address,
+          Client(address, models=models) as cloud):
         for name, part in parts.items():
             with progress(name) as show:
                 found.append(part(cloud, show))
@@ -381,7 +383,8 @@ def _families(names: list[str]) -> tuple[list[list[Variant]], dict[str, str]]:
     from unimic.measure import codecs
 
     wanted = [f"{name}/{scale}" if scale > 1 else name for name in names for scale in codecs.SCALES]
-    variants, missing = codecs.find(wanted)
+    with outputs.for_results():
+        variants, missing = codecs.find(wanted)
     _tell_missing(missing)
     families: dict[str, list[Variant]] = {}
     versions: dict[str, str] = {}
@@ -407,10 +410,10 @@ def _write(args: argparse.Namespace, facts: dict[str, Any], lines: list[str], re
     """Write the files, then print the figures, unless one of the files is standard output.
 
     Whether files may be overwritten is known by now. Plots of an earlier run are replaced like its
-    report. JSON is ASCII, for names of files need be no UTF-8.
+    report.
     """
     if args.json:
-        write_output(str(args.json), json.dumps(facts, indent=1).encode(), force=True)
+        write_output(str(args.json), outputs.as_json(facts, indent=1).encode(), force=True)
     if args.report:
         write_output(str(args.report), report.encode(errors="replace"), force=True)
     for name, drawing in plots.items():

@@ -19,7 +19,8 @@ import numpy as np
 
 from unimic.codec.errors import InvalidInput
 from unimic.measure.codecs import Setting
-from unimic.measure.metrics import Features
+from unimic.measure.metrics import METRICS, Features
+from unimic.measure.outputs import as_json
 from unimic.measure.run import Row, Task, family
 
 WIDTH = 2048  # features of a crop
@@ -94,7 +95,7 @@ class Journal:
                      for name, value in row.items()})
 
     def _write(self, line: Mapping[str, Any]) -> None:
-        self._file.write(json.dumps(line) + "\n")
+        self._file.write(as_json(line) + "\n")
         self._file.flush()
 
     def close(self) -> None:
@@ -117,7 +118,7 @@ class Journal:
         """A row as it was added, but for features that are lost."""
         found = {}
         for name, value in row.items():
-            if isinstance(value, dict) and "first" in value:
+            if name in METRICS and isinstance(value, dict):
                 value = self._features_at(**value)
                 if value is None:
                     continue

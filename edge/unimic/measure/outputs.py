@@ -1,9 +1,16 @@
-"""The files that results go to: looked at before all work, which may take hours."""
+"""Where results go: files are looked at before all work, which may take hours."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from unimic.codec.errors import InvalidInput
 from unimic.edge.console import PIPE, check_folder, check_output
@@ -32,3 +39,26 @@ def check(options: Mapping[str, Path | None], force: bool, more: Mapping[str, Pa
             raise InvalidInput(owner, f"{path} is also the file of {name}", "use another name")
         if str(path) != PIPE:
             check_folder(path.resolve().parent)
+
+
+@contextmanager
+def for_results() -> Iterator[None]:
+    """Keep standard output for results: what codecs print, in processes begun here too, goes to
+    standard error."""
+    if sys.stdout is None or sys.stderr is None:  # closed
+        yield
+        return
+    sys.stdout.flush()
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        os.dup2(kept, 1)
+        os.close(kept)
+
+
+def as_json(value: Any, indent: int | None = None) -> str:
+    """JSON in ASCII, for names of files need be no UTF-8; NumPy's numbers are numbers."""
+    return json.dumps(value, indent=indent, default=np.generic.item)

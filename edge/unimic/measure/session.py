@@ -2,9 +2,10 @@
 
 Ten turns go through a relay that counts the bytes of the connection. Beside them stands what the
 pictures alone would take with classical codecs, at the setting whose photo is by one metric not
-worse than that of our tokens: nothing is counted for their questions, masks and headers. Two such
-services are told apart: one that keeps pictures, as ours keeps tokens, so each crosses once; and
-one that keeps nothing, to which the picture of every turn goes again.
+worse than that of our tokens: nothing is counted for their questions, masks and headers. Three
+such services are told apart: one that keeps pictures, as ours keeps tokens, and sends of each what
+is new in it; one that keeps pictures and sends each whole; and one that keeps nothing, to which the
+picture of every turn goes again.
 
 Then the photo is edited again and again in its right half, and the left half, which nobody edits,
 is compared with the original: as the service holds it, in tokens; and as a picture that is coded
@@ -27,6 +28,7 @@ from unimic.codec.progress import Progress
 from unimic.codec.tokens import TokenGrid
 from unimic.edge.client import Client
 from unimic.edge.models import Models
+from unimic.edge.regions import Box
 from unimic.edge.results import Answer, Picture
 from unimic.measure.choose import Choice, smallest
 from unimic.measure.codecs import Variant, reason
@@ -48,6 +50,9 @@ Row = dict[str, Any]
 CHECKPOINTS = (1, 5, 20, 50)
 TURNS = 10
 MARGIN = 32
+WAYS = {"sends_changes": "changes alone", "keeps_pictures": "each picture once",
+        "keeps_nothing": "in every turn"}
+"""What the services of other codecs send, see `picture_bytes`."""
 
 
 @dataclass(frozen=True)
@@ -59,12 +64,14 @@ class Turn:
         row: its figures.
         sent: the picture that a service which keeps nothing needs for it.
         made: the picture that came of it, if one did.
+        changed: what of that is not in ``sent``: a box of it, or all.
     """
 
     name: str
     row: Row
     sent: Image.Image | None
     made: Image.Image | None
+    changed: Image.Image | None
 
 
 def converse(address: str, models: Models, photo: Image.Image, quality: int, seed: int,
@@ -74,7 +81,8 @@ def converse(address: str, models: Models, photo: Image.Image, quality: int, see
     with CountingProxy(address) as proxy, Client(proxy.address, models=models) as cloud:
         counted = [0, 0]
 
-        def take(name: str, call: Callable[[], Picture | Answer], sent: Image.Image | None) -> Any:
+        def take(name: str, call: Callable[[], Picture | Answer], sent: Image.Image | None,
+                 box: Box | None = None) -> Any:
             result = call()
             now = [proxy.up, proxy.down]
             stats = result.stats
@@ -82,7 +90,7 @@ def converse(address: str, models: Models, photo: Image.Image, quality: int, see
                    "down_bytes": now[1] - counted[1], **stats.as_dict()}
             counted[:] = now
             made = result.image if isinstance(result, Picture) and name != "share" else None
-            turns.append(Turn(name, row, sent, made))
+            turns.append(Turn(name, row, sent, made, made.crop(box) if made and box else made))
             progress(len(turns), TURNS)
             return result
 
@@ -92,18 +100,19 @@ def converse(address: str, models: Models, photo: Image.Image, quality: int, see
         shared = take("share", lambda: cloud.share(photo, quality=quality), photo)
         take("ask", lambda: cloud.ask(shared, "what is in the picture?"), photo)
         first = take("inpaint", lambda: cloud.inpaint(shared, upper, "a red ball", seed=seed),
-                     photo)
+                     photo, upper)
         second = take("inpaint", lambda: cloud.inpaint(first, lower, "a dog", seed=seed),
-                      first.image)
+                      first.image, lower)
         wide = take("outpaint", lambda: cloud.outpaint(second, right=MARGIN, seed=seed),
-                    second.image)
+                    second.image, (width, 0, width + MARGIN, height))
         take("ask", lambda: cloud.ask(wide, "what colour is the ball?"), wide.image)
         fresh = take("generate", lambda: cloud.generate("two dogs run on a beach", seed=seed), None)
         box = (fresh.width // 4, fresh.height // 4, fresh.width * 3 // 4, fresh.height * 3 // 4)
         edited = take("inpaint", lambda: cloud.inpaint(fresh, box, "a boat", seed=seed),
-                      fresh.image)
+                      fresh.image, box)
         take("ask", lambda: cloud.ask(edited, "what do the dogs do?"), edited.image)
-        take("inpaint", lambda: cloud.inpaint(wide, upper, "a blue ball", seed=seed), wide.image)
+        take("inpaint", lambda: cloud.inpaint(wide, upper, "a blue ball", seed=seed), wide.image,
+             upper)
     return turns
 
 
@@ -157,7 +166,7 @@ def picture_bytes(turns: Sequence[Turn], choice: Choice) -> Row:
     """What the session's pictures take with a classical codec, turn by turn.
 
     Returns:
-        ``keeps_pictures`` and ``keeps_nothing``: bytes of each turn, see the module.
+        Bytes of each turn, by the names of `WAYS`; see the module.
     """
     sizes: dict[int, int] = {}
 
@@ -166,20 +175,22 @@ def picture_bytes(turns: Sequence[Turn], choice: Choice) -> Row:
             sizes[id(picture)] = len(choice.variant.encode(picture, choice.setting).data)
         return sizes[id(picture)]
 
-    keeps, nothing = [], []
+    changes, keeps, nothing = [], [], []
     for number, turn in enumerate(turns):
-        made = size(turn.made) if turn.made else 0
-        sent = size(turn.sent) if turn.sent else 0
-        keeps.append(made + (sent if number == 0 else 0))
+        sent, made, changed = (size(picture) if picture else 0
+                               for picture in (turn.sent, turn.made, turn.changed))
+        new = sent if number == 0 else 0
+        changes.append(new + changed)
+        keeps.append(new + made)
         nothing.append(sent + made)
     return {"codec": choice.variant.name, "setting": choice.setting,
-            "keeps_pictures": keeps, "keeps_nothing": nothing}
+            **dict(zip(WAYS, (changes, keeps, nothing), strict=True))}
 
 
 # ── drift ─────────────────────────────────────────────────────────────────────────────────────
 
 
-def left_half(photo: Image.Image, pitch: int, metric: Metric) -> tuple[int, int, int, int]:
+def left_half(photo: Image.Image, pitch: int, metric: Metric) -> Box:
     """The part that nobody edits: a box of whole columns of tokens.
 
     Raises:
@@ -242,7 +253,7 @@ def _drift_metrics(metric: Metric) -> list[Metric]:
     return [METRICS[name] for name in dict.fromkeys((metric.name, "psnr"))]
 
 
-def _box(size: tuple[int, int], left: int, turn: int) -> tuple[int, int, int, int]:
+def _box(size: tuple[int, int], left: int, turn: int) -> Box:
     """A box in the right half that wanders down with the turns."""
     width, height = size
     room, tall = width - left, max(1, height // 4)
@@ -310,8 +321,7 @@ def text(facts: Row) -> list[str]:
     for i, row in enumerate(facts["turns"]):
         cells = "".join(f"{other['keeps_pictures'][i]:>16,}" for other in others)
         lines.append(f"{row['turn']:<10}{row['up_bytes']:>8,}{row['down_bytes']:>8,}{cells}")
-    for title, way in (("each picture once", "keeps_pictures"),
-                       ("in every turn", "keeps_nothing")):
+    for way, title in WAYS.items():
         cells = "".join(f"{sum(other[way]):>16,}" for other in others)
         times = "".join(f"{sum(other[way]) / facts['bytes']:>15.1f}×" for other in others)
         lines += [f"{title:<18}{facts['bytes']:>8,}{cells}", f"{'':<26}{times}"]
@@ -331,10 +341,9 @@ def html(facts: Row, command: str, machine: str, versions: Mapping[str, str]) ->
     rows = [{**row, **{name: other["keeps_pictures"][i]
                        for name, other in zip(names, others, strict=True)}}
             for i, row in enumerate(facts["turns"])]
-    totals = [{"codec": "unimic", "once": facts["bytes"], "every": facts["bytes"]}] + [
-        {"codec": name, "once": sum(other["keeps_pictures"]), "every": sum(other["keeps_nothing"]),
-         "times": sum(other["keeps_pictures"]) / facts["bytes"],
-         "times_every": sum(other["keeps_nothing"]) / facts["bytes"]}
+    totals = [{"codec": "unimic", **dict.fromkeys(WAYS, facts["bytes"])}] + [
+        {"codec": name, **{way: sum(other[way]) for way in WAYS},
+         **{f"times_{way}": sum(other[way]) / facts["bytes"] for way in WAYS}}
         for name, other in zip(names, others, strict=True)]
     codecs = _drifting(facts)
     return page("UniMIC: a session", [
@@ -343,15 +352,17 @@ def html(facts: Row, command: str, machine: str, versions: Mapping[str, str]) ->
             "Ours: all that the TCP connection carried. The others: the pictures alone, at the "
             f"setting whose {metric.marked} of the photo is not worse than ours, "
             f"{facts['value']:.{metric.digits}f}; nothing is counted for their questions, masks "
-            "and headers. Once: the service keeps pictures, each crosses once. Every: it keeps "
-            f"nothing, and the picture of every turn goes again. {losses([metric])}"),
-            table([Column("codec", "codec"), Column("once", "once, bytes", 0),
-                   Column("times", "× ours", 1), Column("every", "every, bytes", 0),
-                   Column("times_every", "× ours", 1)], totals, "unimic")),
+            "and headers. Changes alone: the service keeps pictures, and of each only what is new "
+            "in it crosses, as of ours. Each picture once: it keeps pictures, and each crosses "
+            "whole. In every turn: it keeps nothing, and the picture of every turn goes again. "
+            f"{losses([metric])}"),
+            table([Column("codec", "codec"), *(column for way, title in WAYS.items() for column in (
+                Column(way, f"{title}, bytes", 0), Column(f"times_{way}", "× ours", 1)))],
+                totals, "unimic")),
         section("Turn by turn", paragraph(
             "Bytes. Ideal and payload are of tokens, text and mask; wire is the message as "
             "protobuf writes it; TCP is all that the connection carried, the first turn with the "
-            "opening of the session. The other codecs as under “once”."),
+            "opening of the session. The other codecs with each picture once."),
             table([Column("turn", "turn"), Column("up_ideal_bits", "up: ideal, bits", 0),
                    Column("up_payload_bytes", "payload", 0), Column("up_wire_bytes", "wire", 0),
                    Column("up_bytes", "TCP", 0), Column("down_ideal_bits", "down: ideal, bits", 0),

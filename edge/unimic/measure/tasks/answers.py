@@ -12,7 +12,7 @@ from unimic.edge.results import Picture
 from unimic.measure.codecs import Variant
 from unimic.measure.html import Column
 from unimic.measure.tasks.findings import Findings, Row
-from unimic.measure.tasks.forms import ABOUT, COLUMNS, Totals, forms
+from unimic.measure.tasks.forms import ABOUT, COLUMNS, Forms, Totals
 from unimic.measure.tasks.grounds import Subject, pictures
 
 TOGETHER = 8  # questions
@@ -36,7 +36,7 @@ def measure(title: str, cloud: Client, subjects: Sequence[Subject],
         Means by codec and share, in percent: ``accuracy``, the share of answers that equal the
         published one, see `same`, and ``confidence``, how sure of them the service says it is.
     """
-    totals, failed = Totals(), list[Row]()
+    forms, totals, failed = Forms(cloud, families), Totals(), list[Row]()
     asked = guessed = 0
     with ThreadPoolExecutor(TOGETHER) as pool:  # so that the service looks at a picture once
         for subject, image in pictures(subjects, failed, progress):
@@ -49,7 +49,7 @@ def measure(title: str, cloud: Client, subjects: Sequence[Subject],
                         "right": sum(same(told.text, answer)
                                      for told, (_, answer) in zip(given, pairs, strict=True))}
 
-            for form in forms(cloud, image, families):
+            for form in forms(image):
                 totals.add(form, **asked_about(form.picture))
             asked += len(subject.questions)
             if usual:
@@ -57,13 +57,14 @@ def measure(title: str, cloud: Client, subjects: Sequence[Subject],
                                for question, answer in subject.questions)
     rows = [{**row, "questions": int(sums["questions"]),
              "accuracy": 100 * sums["right"] / sums["questions"],
-             "confidence": 100 * sums["sure"] / sums["questions"]} for row, sums in totals.rows()]
+             "confidence": 100 * sums["sure"] / sums["questions"]}
+            for row, sums in totals.rows(forms.failed)]
     if usual and asked:
         rows.append({"codec": BLIND, "accuracy": 100 * guessed / asked, "questions": asked})
     return Findings(title, ABOUT, (*COLUMNS, Column("questions", "questions"),
                                    Column("accuracy", "right, %", 1),
                                    Column("confidence", "confidence, %", 1)),
-                    rows, failed, "accuracy")
+                    rows, failed, "accuracy", forms.failed)
 
 
 def same(given: str, right: str) -> bool:

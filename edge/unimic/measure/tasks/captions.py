@@ -22,7 +22,7 @@ from unimic.edge.client import Client
 from unimic.measure.codecs import Variant
 from unimic.measure.html import Column
 from unimic.measure.tasks.findings import Findings, Row
-from unimic.measure.tasks.forms import ABOUT, COLUMNS, Totals, forms
+from unimic.measure.tasks.forms import ABOUT, COLUMNS, Forms, Totals
 from unimic.measure.tasks.grounds import Subject, pictures
 
 NEAREST = "caption of the nearest training photo"
@@ -45,17 +45,17 @@ def measure(cloud: Client, subjects: Sequence[Subject], known: Sequence[Subject]
         BLEU-4, CIDEr and words by codec and share, and the same of `nearest`.
     """
     nearest = Nearest(known, lambda done, all_: None)
-    totals, failed = Totals(), list[Row]()
+    forms, totals, failed = Forms(cloud, families), Totals(), list[Row]()
     said: dict[tuple[str, float | None], dict[str, str]] = defaultdict(dict)
     for subject, image in pictures(subjects[:count], failed, progress):
         caption = cache(lambda picture: cloud.caption(picture).text)
-        for form in forms(cloud, image, families):
+        for form in forms(image):
             totals.add(form)
             said[form.codec, form.share][subject.name] = caption(form.picture)
         said[NEAREST, None][subject.name] = nearest(image)
     references = {subject.name: subject.captions for subject in subjects}
     rows = [{**row, **score(said[row["codec"], row["share"]], references)}
-            for row, _ in totals.rows()]
+            for row, _ in totals.rows(forms.failed)]
     if NEAREST in {codec for codec, _ in said}:
         captions = said[NEAREST, None]
         rows.append({"codec": NEAREST, "images": len(captions), **score(captions, references)})
@@ -63,7 +63,7 @@ def measure(cloud: Client, subjects: Sequence[Subject], known: Sequence[Subject]
         "Captions, Flickr8k test", f"{ABOUT} The nearest of {len(known):,} training photos is the "
         f"one of least squared difference at {THUMB}×{THUMB} pixels; its first caption counts.",
         (*COLUMNS, Column("bleu_4", "BLEU-4", 3), Column("cider", "CIDEr", 3),
-         Column("different", "different captions")), rows, failed, "cider")
+         Column("different", "different captions")), rows, failed, "cider", forms.failed)
 
 
 class Nearest:

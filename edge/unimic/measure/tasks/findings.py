@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from html import escape
 from typing import Any
 
@@ -34,6 +34,7 @@ class Findings:
         rows: their figures.
         failed: pictures that could not be read: ``picture``, ``error``.
         curve: the column to plot against bits per pixel.
+        codecs: that failed, and how.
     """
 
     title: str
@@ -42,10 +43,17 @@ class Findings:
     rows: Sequence[Row]
     failed: Sequence[Row]
     curve: str | None = None
+    codecs: Mapping[str, str] = field(default_factory=dict)
 
     def as_dict(self) -> Row:
         """For JSON."""
-        return {"rows": self.rows, "failed": self.failed}
+        return {"rows": self.rows, "failed": self.failed, "failed_codecs": dict(self.codecs)}
+
+    @property
+    def left_out(self) -> list[Row]:
+        """Pictures and codecs that failed, ``name``, and why, ``error``."""
+        return [*({"name": row["picture"], "error": row["error"]} for row in self.failed),
+                *({"name": codec, "error": error} for codec, error in self.codecs.items())]
 
 
 def text(findings: Sequence[Findings]) -> list[str]:
@@ -60,7 +68,7 @@ def text(findings: Sequence[Findings]) -> list[str]:
         lines += ["  " + "  ".join([line[0].ljust(widths[0]), *(
             cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True))]).rstrip()
             for line in cells]
-        lines += [f"  left out: {row['picture']}: {row['error']}" for row in found.failed]
+        lines += [f"  left out: {row['name']}: {row['error']}" for row in found.left_out]
     return lines[1:]
 
 
@@ -73,9 +81,9 @@ def html(findings: Sequence[Findings], command: str, machine: str,
     for found in findings:
         parts.append(section(found.title, paragraph(found.about), *_plots(found, names),
                              table(found.columns, found.rows, OURS)))
-        if found.failed:
-            parts.append(table([Column("picture", "left out"), Column("error", "why", left=True)],
-                               found.failed))
+        if found.left_out:
+            parts.append(table([Column("name", "left out"), Column("error", "why", left=True)],
+                               found.left_out))
     parts.append(section("Made with", table(
         [Column("name", "what"), Column("version", "version", left=True)],
         [{"name": name, "version": version} for name, version in versions.items()])))

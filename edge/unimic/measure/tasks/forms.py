@@ -8,7 +8,7 @@ loss. So these two forms are one picture of the session, and need be asked about
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -17,7 +17,7 @@ from PIL import Image
 from unimic.edge.client import Client
 from unimic.edge.results import Picture
 from unimic.measure.choose import within
-from unimic.measure.codecs import Variant
+from unimic.measure.codecs import Variant, reason
 from unimic.measure.html import Column
 from unimic.measure.tasks.findings import OURS, Row
 
@@ -53,23 +53,50 @@ class Form:
     over_budget: bool = False
 
 
-def forms(cloud: Client, image: Image.Image, families: Sequence[Sequence[Variant]]
-          ) -> Iterator[Form]:
-    """All forms of a picture: uncompressed, ours, and of each family of classical variants."""
-    whole = cloud.share(image)
-    full = whole.stats.up.wire_bytes
-    yield Form(UNCOMPRESSED, None, image.width * image.height * 3, whole)
-    budgets = [int(full * share) for share in SHARES]
-    for share, budget in zip(SHARES, budgets, strict=True):
-        shared = whole if share == 1 else cloud.share(image, budget=budget)
-        yield Form(OURS, share, shared.stats.up.wire_bytes, shared)
-    with ThreadPoolExecutor() as pool:  # codecs are programs and libraries outside of Python
-        found = pool.map(lambda variants: within(variants, image, budgets), families)
-        for variants, choices in zip(families, found, strict=True):
-            for share, budget, choice in zip(SHARES, budgets, choices, strict=True):
-                size = len(choice.data)
-                yield Form(variants[0].codec.name, share, size, cloud.share(choice.decoded),
-                           size > budget)
+class Forms:
+    """Brings pictures into all forms: uncompressed, ours, and of each family of variants.
+
+    Args:
+        cloud: the service.
+        families: the variants of each classical codec.
+
+    Attributes:
+        failed: codecs that raised, and what; they are left out from there on.
+    """
+
+    def __init__(self, cloud: Client, families: Sequence[Sequence[Variant]]) -> None:
+        self.failed: dict[str, str] = {}
+        self._cloud, self._families = cloud, families
+
+    def __call__(self, image: Image.Image) -> Iterator[Form]:
+        """All forms of a picture."""
+        whole = self._cloud.share(image)
+        full = whole.stats.up.wire_bytes
+        yield Form(UNCOMPRESSED, None, image.width * image.height * 3, whole)
+        budgets = [int(full * share) for share in SHARES]
+        for share, budget in zip(SHARES, budgets, strict=True):
+            shared = whole if share == 1 else self._cloud.share(image, budget=budget)
+            yield Form(OURS, share, shared.stats.up.wire_bytes, shared)
+        with ThreadPoolExecutor() as pool:  # codecs are programs and libraries outside of Python
+            found = pool.map(lambda variants: self._squeeze(variants, image, budgets),
+                             self._families)
+            for variants, squeezed in zip(self._families, found, strict=True):
+                for share, budget, (size, decoded) in zip(SHARES, budgets, squeezed, strict=False):
+                    yield Form(variants[0].codec.name, share, size, self._cloud.share(decoded),
+                               size > budget)
+
+    def _squeeze(self, variants: Sequence[Variant], image: Image.Image, budgets: Sequence[int]
+                 ) -> list[tuple[int, Image.Image]]:
+        """Bytes, and the picture of them, by budget; nothing of a codec that fails."""
+        codec = variants[0].codec.name
+        if codec in self.failed:
+            return []
+        try:
+            return [(len(choice.data), choice.decoded)
+                    for choice in within(variants, image, budgets)]
+        except (Exception, SystemExit) as error:  # a codec may raise anything, and want to exit
+            self.failed[codec] = reason(error)
+            return []
 
 
 class Totals:
@@ -87,9 +114,14 @@ class Totals:
         for name, value in (size | figures).items():
             sums[name] += value
 
-    def rows(self) -> Iterator[tuple[Row, dict[str, float]]]:
-        """For each codec and share the row of `COLUMNS`, and all sums."""
+    def rows(self, failed: Container[str]) -> Iterator[tuple[Row, dict[str, float]]]:
+        """For each codec and share the row of `COLUMNS`, and all sums.
+
+        Not of codecs that ``failed``: their means would be of fewer pictures.
+        """
         for (codec, share), sums in self._sums.items():
+            if codec in failed:
+                continue
             yield {"codec": codec, "share": share, "images": int(sums["images"]),
                    "bytes": sums["bytes"] / sums["images"],
                    "bpp": 8 * sums["bytes"] / sums["pixels"],
