@@ -352,11 +352,11 @@ async def test_nothing_is_kept_of_requests_that_were_given_up():
     backend = EchoBackend(0.02)
     batcher = Batcher(backend)
     sampling = Sampling(0, 20, 0.0, 0.0)
-    running = asyncio.create_task(batcher.run(GenerateRequest("a", 1, 1, sampling)))
+    running = asyncio.create_task(batcher.run(batcher, GenerateRequest("a", 1, 1, sampling)))
     await until(lambda: backend.steps)
     requests = [GenerateRequest("b", 1, 1 + number % 3, sampling) for number in range(50)]
     seen = [weakref.ref(request) for request in requests]
-    waiting = [asyncio.create_task(batcher.run(requests.pop())) for _ in range(50)]
+    waiting = [asyncio.create_task(batcher.run(batcher, requests.pop())) for _ in range(50)]
     await asyncio.sleep(0)
     for call in waiting:
         call.cancel()
@@ -365,7 +365,7 @@ async def test_nothing_is_kept_of_requests_that_were_given_up():
     del waiting, call
     gc.collect()
     assert not any(request() for request in seen)
-    assert not batcher._open
+    assert not batcher._waiting
     assert (await running).shape == (1, 1)
     assert backend.batches == [1]
     batcher.close()
@@ -542,6 +542,26 @@ async def test_many_sessions_share_batches_and_get_what_they_would_get_alone(ser
         assert max(backend.batches) > 1
         assert max(backend.batches) <= backend.max_batch
         assert sum(backend.batches) == 120
+
+
+async def test_nobody_waits_for_all_that_another_has_asked_for():
+    backend = EchoBackend(0.02)
+    batcher = Batcher(backend)
+    ended = []
+
+    async def ask(asker: object, name: str, rows: int) -> None:
+        await batcher.run(asker, GenerateRequest(name, rows, 1, Sampling(0, 2, 0.0, 0.0)))
+        ended.append(name)
+
+    one, other, third = (type(name, (), {})() for name in ("one", "other", "third"))
+    calls = [asyncio.create_task(ask(one, f"one {rows}", rows)) for rows in range(1, 6)]
+    await until(lambda: backend.steps)
+    calls += [asyncio.create_task(ask(other, f"other {rows}", rows)) for rows in (11, 12)]
+    calls.append(asyncio.create_task(ask(third, "third", 5)))  # goes along, and sooner for both
+    await asyncio.gather(*calls)
+    assert ended == ["one 1", "one 2", "one 5", "third", "other 11", "one 3", "other 12", "one 4"]
+    assert backend.batches == [1, 1, 2, 1, 1, 1, 1]
+    batcher.close()
 
 
 async def test_one_bad_request_of_a_batch_fails_alone(serve):

@@ -6,7 +6,9 @@ import asyncio
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from math import inf
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from unimic.cloud.backends.base import (
     AnswerRequest,
@@ -24,6 +26,7 @@ LINGER_SECONDS = 0.005
 
 @dataclass(frozen=True, eq=False)
 class _Job:
+    asker: object
     request: Request
     progress: Progress | None
     done: asyncio.Future[Any]
@@ -31,10 +34,11 @@ class _Job:
 
 @dataclass(eq=False)
 class _Batch:
-    """Requests that wait for a worker together."""
+    """Requests that wait for a worker together; the batch of the least tag is next."""
 
+    key: tuple[object, ...]
     jobs: list[_Job] = field(default_factory=list)
-    worker: asyncio.Task[None] | None = None
+    tag: float = inf
 
 
 class Batcher:
@@ -42,6 +46,11 @@ class Batcher:
 
     A batch takes in every like request that comes while it waits for a free worker, so batches
     grow as the load does, up to `Backend.max_batch`, and nobody waits for a batch to fill.
+
+    Whose batch is next is start-time fair queueing (Goyal, Vin and Cheng, SIGCOMM 1996) with every
+    batch of equal length: the tag of an asker's batch is one more than that of the asker's last, or
+    than that of the batch that was begun last, whichever is later. So who asks for one thing waits
+    for one batch of each of the others at most, not for all that they have asked for.
     """
 
     def __init__(self, backend: Backend, workers: int = 1) -> None:
@@ -53,54 +62,61 @@ class Batcher:
         self._max_batch = backend.max_batch
         self._threads = ThreadPoolExecutor(workers, thread_name_prefix="backend")
         self._free = asyncio.Semaphore(workers)
-        self._open: dict[tuple[object, ...], _Batch] = {}
+        self._waiting: list[_Batch] = []
         self._running: set[asyncio.Task[None]] = set()
+        self._begun = 0.0  # the tag of the batch that was begun last
+        self._last: WeakKeyDictionary[object, float] = WeakKeyDictionary()  # tag, by asker
 
-    async def run(self, request: Request, progress: Progress | None = None) -> Any:
+    async def run(self, asker: object, request: Request, progress: Progress | None = None) -> Any:
         """The backend's result for one request; cancel the call to stop the computation.
 
         Args:
+            asker: whose request it is.
+            request: what is asked for.
             progress: called on the event loop as ``progress(step, steps)``.
         """
-        job = _Job(request, progress, asyncio.get_running_loop().create_future())
-        key = (type(request), request.shape, request.sampling.steps)
-        batch = self._open.get(key)
-        if batch is None or len(batch.jobs) >= self._max_batch:
-            batch = self._open[key] = _Batch()
-            batch.worker = asyncio.create_task(self._work(key, batch))
-            self._running.add(batch.worker)
-            batch.worker.add_done_callback(self._running.discard)
-        batch.jobs.append(job)
+        job = _Job(asker, request, progress, asyncio.get_running_loop().create_future())
+        batch = self._join(job)
         try:
             return await job.done
         except asyncio.CancelledError:
-            self._forget(key, batch, job)
+            if batch in self._waiting:  # else its worker sees that nobody waits
+                batch.jobs.remove(job)
+                if not batch.jobs:
+                    self._waiting.remove(batch)
             raise
 
-    def _forget(self, key: tuple[object, ...], batch: _Batch, job: _Job) -> None:
-        """Nothing of a request that nobody waits for is kept until a worker is free."""
-        if job not in batch.jobs:  # a worker has taken it, and will see that nobody waits
-            return
-        batch.jobs.remove(job)
-        if not batch.jobs and batch.worker:
-            self._close(key, batch)
-            batch.worker.cancel()
-
-    def _close(self, key: tuple[object, ...], batch: _Batch) -> None:
-        """Late comers start the next one."""
-        if self._open.get(key) is batch:
-            del self._open[key]
+    def _join(self, job: _Job) -> _Batch:
+        """Put a job into a batch that waits, or else into a new one."""
+        key = (type(job.request), job.request.shape, job.request.sampling.steps)
+        batch = next((batch for batch in self._waiting
+                      if batch.key == key and len(batch.jobs) < self._max_batch), None)
+        if batch is None:
+            batch = _Batch(key)
+            self._waiting.append(batch)
+            worker = asyncio.create_task(self._work())
+            self._running.add(worker)
+            worker.add_done_callback(self._running.discard)
+        if all(other.asker is not job.asker for other in batch.jobs):
+            tag = max(self._begun, self._last.get(job.asker, 0)) + 1
+            self._last[job.asker] = tag
+            batch.tag = min(batch.tag, tag)
+        batch.jobs.append(job)
+        return batch
 
     def close(self) -> None:
         """Stop taking requests; what runs ends at its next step if nobody waits for it."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    async def _work(self, key: tuple[object, ...], batch: _Batch) -> None:
+    async def _work(self) -> None:
+        """Compute one batch: there are as many workers as batches, but some of these may go."""
         async with self._free:
             await asyncio.sleep(LINGER_SECONDS)
-            self._close(key, batch)
-            jobs, batch.jobs = batch.jobs, []
-            await self._compute(jobs)
+            if self._waiting:
+                batch = min(self._waiting, key=lambda batch: batch.tag)
+                self._waiting.remove(batch)
+                self._begun = batch.tag
+                await self._compute(batch.jobs)
 
     async def _compute(self, jobs: list[_Job]) -> None:
         loop = asyncio.get_running_loop()

@@ -293,7 +293,7 @@ class Session:
         if task.HasField("text"):
             prompt, text = await self._code(partial(self._unpack_prompt, task.text))
         progress = partial(self._report, task.id) if task.progress else None
-        run, backend = self._engine.batcher.run, self._engine.backend
+        run, backend = partial(self._engine.batcher.run, self), self._engine.backend
         wanted = task.sampling
         sampling = _sampling(wanted, backend.fill_defaults(text, wanted.seed)
                              if task.kind in FILLS else backend.defaults)
