@@ -109,12 +109,12 @@ def decode_packet(packet: pb.Packet, done: list[Decoded], models: Path) -> Decod
     else:
         check(not (masked and (packet.width or packet.height or packet.pitch)), "size given twice")
         size = held[0].size if masked else [packet.width, packet.height, packet.pitch or 16]
-        check(min(size) > 0 and 8 <= size[2] <= 64, "size")
+        check(min(size) > 0 and 8 <= size[2] <= 64 and packet.pitch != 16, "size")
         shape = [-(-size[1] // size[2]), -(-size[0] // size[2])]
     values = held[0].values.copy() if masked else np.zeros(shape, np.int64)
     coded = np.ones(shape, bool)
     for mask in (h for h in held if h.kind == MASK):
-        check(list(mask.values.shape) == shape, "size of the mask")
+        check(mask.size == size, "size of the mask")
         coded = mask.values == (1 if masked else 0)
 
     files = models / "image-tokenizer/encoder.onnx", models / "text-tokenizer/tokenizer.json"

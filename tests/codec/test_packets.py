@@ -278,6 +278,14 @@ class NoCoder:
         raise AssertionError(f"{name} was used")
 
 
+@pytest.mark.parametrize("pitch", [PITCHES[0] - 1, PITCH, PITCHES[-1] + 1])
+def test_pitches_that_are_none(coder: Coder, pitch: int) -> None:
+    """The usual one is one, but only where it is left out."""
+    packet = pb.Packet(kind=pb.KIND_MASK, width=9, height=9, pitch=pitch)
+    with pytest.raises(CorruptData, match=f"pitch: {pitch} is out of range"):
+        unpack_mask(packet, limits=LIMITS, space=coder.space)
+
+
 @pytest.mark.parametrize(("width", "height", "pitch"), [
     (2**32 - 1, 2**32 - 1, 0), (2**32 - 1, 1, 0), (17, 16, 0), (9, 8, 8), (64, 64, 64)])
 def test_a_forged_size_takes_neither_memory_nor_time(

@@ -171,6 +171,17 @@ def test_packets_that_a_file_cannot_hold(
         umc.read(sealed(b"".join(parts)), LIMITS)
 
 
+@pytest.mark.parametrize("size", [(41, 30, 16), (40, 31, 16), (80, 60, 32), (20, 15, 8)])
+def test_masks_of_as_many_cells_for_another_picture(
+        coder: Coder, size: tuple[int, int, int]) -> None:
+    for user in 3, 4:
+        packets, contents = example(coder)
+        for_another = for_file(pack_mask(contents[2], *size).packet, coder)  # type: ignore[arg-type]
+        packets = [packets[0], packets[1], for_another, *packets[user : user + 1]]
+        with pytest.raises(InvalidInput, match="packet 3 references: to a mask of another size"):
+            umc.write(io.BytesIO(), packets)
+
+
 def test_errors_while_decoding_name_the_packet(coder: Coder) -> None:
     packets, _ = example(coder)
     packets[1].crc ^= 1

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import Executor
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, TypeVar
@@ -282,10 +283,11 @@ class Session:
         return grid, pb.Result()
 
     def _unpack_shared(self, share: pb.Share, coder: Coder) -> TokenGrid:
-        limits, hole = self._engine.limits, None
+        hole = None
         if share.HasField("hole"):
             hole = self._unpack_mask("share.hole", share.hole, packet_size(share.packet), coder)
-        return unpack_image(coder, share.packet, limits=limits, hole=hole)
+        with _inside("share.packet"):
+            return unpack_image(coder, share.packet, limits=self._engine.limits, hole=hole)
 
     async def _perform(self, task: pb.Task, source: asyncio.Task[TokenGrid | None] | None
                        ) -> tuple[TokenGrid | None, pb.Result]:
@@ -334,7 +336,8 @@ class Session:
         return await self._pack(grid, mask, prompt)
 
     def _unpack_prompt(self, packet: packet_pb2.Packet, coder: Coder) -> tuple[Codes, str]:
-        ids = unpack_text(coder, packet, limits=self._engine.limits)
+        with _inside("task.text"):
+            ids = unpack_text(coder, packet, limits=self._engine.limits)
         try:
             return ids, self._engine.text.decode(ids)
         except InvalidInput as error:
@@ -359,7 +362,8 @@ class Session:
                                for each in (packet_size(packet), size))
             raise InvalidInput(field, f"is for {named}, the image has {of_image}",
                                "make one for the image")
-        return unpack_mask(packet, limits=self._engine.limits, space=coder.space)
+        with _inside(field):
+            return unpack_mask(packet, limits=self._engine.limits, space=coder.space)
 
     def _enlarge(self, base: TokenGrid, margins: pb.Margins) -> tuple[TokenGrid, Mask]:
         rows, columns = grid_shape(base.width + margins.left + margins.right,
@@ -395,6 +399,15 @@ class Session:
         """Do it with a coder that stops at its next wave when nobody waits any more."""
         return await run_watched(
             self._engine.threads, lambda watch: work(self._engine.coder.watched(watch)))
+
+
+@contextmanager
+def _inside(packet: str) -> Iterator[None]:
+    """Errors name the packet, too: a task may have several."""
+    try:
+        yield
+    except UnimicError as error:
+        raise error.inside(f"{packet}.") from error
 
 
 def _sampling(wanted: pb.Sampling, defaults: Sampling) -> Sampling:

@@ -20,6 +20,10 @@ class UnimicError(Exception):
         self.message = message
         self.remedy = remedy
 
+    def inside(self, whole: str) -> UnimicError:
+        """The same error, of a field of ``whole``."""
+        return type(self)(whole + self.field, self.message, self.remedy)
+
     def __reduce__(self) -> tuple[Any, ...]:
         # Exceptions are unpickled by a call with their one text, which is not what these take; then
         # a pool of processes would wait for ever.

@@ -428,8 +428,9 @@ def _grid_shape(packet: pb.Packet, limits: Limits) -> tuple[int, int]:
     for field, size in ("width", width), ("height", height):
         if not size:
             raise CorruptData(field, "is 0", "send it again")
-    if pitch not in PITCHES:
-        raise CorruptData("pitch", f"{pitch} is out of range", "send it again")
+    if pitch not in PITCHES or packet.pitch == PITCH:  # one picture has one header
+        raise CorruptData("pitch", f"{pitch} is out of range", f"use {PITCHES[0]} to "
+                          f"{PITCHES[-1]}, and leave {PITCH} out")
     return check_size(width, height, pitch, limits.max_tokens)
 
 

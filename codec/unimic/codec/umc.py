@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, BinaryIO, TypeVar
 
 from google.protobuf.message import DecodeError
 
-from unimic.codec.errors import CorruptData, InvalidInput, LimitExceeded, UnknownModel
+from unimic.codec.errors import CorruptData, InvalidInput, LimitExceeded, UnimicError
 from unimic.codec.limits import Limits
-from unimic.codec.packets import unpack_image, unpack_mask, unpack_text
+from unimic.codec.packets import packet_size, unpack_image, unpack_mask, unpack_text
 from unimic.codec.store import ID_BYTES
 from unimic.codec.tokens import Codes, Mask, TokenGrid
 from unimic.v1 import packet_pb2 as pb
@@ -148,9 +148,8 @@ def decode(coder: Coder, packets: Sequence[pb.Packet], *, limits: Limits) -> lis
                     hole=area if partial else None,
                     prompt=_first(texts, packet.references),
                 )
-        except (CorruptData, InvalidInput, LimitExceeded, UnknownModel) as error:
-            field = _field(position, error.field)
-            raise type(error)(field, error.message, error.remedy) from error
+        except UnimicError as error:
+            raise error.inside(_field(position, "")) from error
     contents: dict[int, Content] = {**grids, **texts, **masks}
     return [contents[position] for position in range(len(packets))]
 
@@ -161,6 +160,7 @@ def _first(held: Mapping[int, Held], references: Sequence[int]) -> Held | None:
 
 def _check(packets: Sequence[pb.Packet]) -> None:
     """Raise `CorruptData` unless each packet says all that a file needs, and consistently."""
+    sizes: list[tuple[int, int, int]] = []
     for position, packet in enumerate(packets):
         if packet.kind not in (pb.KIND_IMAGE, pb.KIND_TEXT, pb.KIND_MASK):
             raise _corrupt(position, "kind", f"unknown value {packet.kind}")
@@ -174,6 +174,11 @@ def _check(packets: Sequence[pb.Packet]) -> None:
             raise _corrupt(position, "references", "not to earlier packets")
         if tuple(packets[reference].kind for reference in packet.references) not in needed:
             raise _corrupt(position, "references", "not to what the scenario depends on")
+        masked = packet.scenario == pb.SCENARIO_MASKED
+        sizes.append(sizes[packet.references[0]] if masked else packet_size(packet))
+        if any(packets[reference].kind == pb.KIND_MASK and sizes[reference] != sizes[position]
+               for reference in packet.references):
+            raise _corrupt(position, "references", "to a mask of another size than the image's")
         if len(packet.space) != ID_BYTES:
             raise _corrupt(position, "space", f"{len(packet.space)} bytes instead of {ID_BYTES}")
         has_model = packet.coding == pb.CODING_ENTROPY and packet.kind != pb.KIND_MASK
