@@ -29,7 +29,8 @@ def parse(*arguments: str) -> argparse.Namespace:
     (("--workers", "0"), "--workers"), (("--sessions", "0"), "--sessions"),
     (("--grace", "-1"), "--grace"),
     (("--grace", "nan"), "--grace"), (("--device", "bogus"), "--device"),
-    (("--device", "cuda:99"), "--device"), (("--tls-cert", "a"), "--tls-cert"),
+    (("--device", "cuda:99"), "--device"), (("--device", "meta"), "--device"),
+    (("--tls-cert", "a"), "--tls-cert"),
     (("--tls-key", "a"), "--tls-cert"), (("--tls-client-ca", "a"), "--tls-cert"),
     (("--limit", "max_objects"), "--limit"), (("--limit", "max_objects=0"), "--limit"),
     (("--limit", "objects=3"), "--limit")])

@@ -100,11 +100,12 @@ def executors(store: ModelStore, name: str, device: str) -> list[Executor]:
 
 
 def check_device(name: str) -> None:
-    """Raise `InvalidInput` unless this machine has the device."""
+    """Raise `InvalidInput` unless this machine has the device, and it computes."""
     try:
-        torch.empty(0, device=name)
+        torch.zeros(1, device=name).item()
     except (RuntimeError, AssertionError) as error:  # the latter without any CUDA
-        raise InvalidInput("--device", f"{name}: {error}".splitlines()[0],
+        why = str(error).partition("\n")[0].partition(". ")[0]  # the rest is for programmers
+        raise InvalidInput("--device", f"{name}: {why}",
                            "name a device of this machine, as cpu or cuda") from error
 
 
