@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import copy
+import operator
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -10,7 +12,10 @@ from math import inf
 from typing import Any
 from weakref import WeakKeyDictionary
 
+import numpy as np
+
 from unimic.cloud.backends.base import (
+    Answer,
     AnswerRequest,
     Backend,
     Cancelled,
@@ -19,6 +24,7 @@ from unimic.cloud.backends.base import (
     Request,
 )
 from unimic.codec.progress import Progress
+from unimic.codec.tokens import Codes
 
 LINGER_SECONDS = 0.005
 """An idle worker waits this long for company: requests that were sent together arrive together."""
@@ -59,7 +65,7 @@ class Batcher:
             FillRequest: backend.fill,
             AnswerRequest: backend.answer,
         }
-        self._max_batch = backend.max_batch
+        self._backend = backend
         self._threads = ThreadPoolExecutor(workers, thread_name_prefix="backend")
         self._free = asyncio.Semaphore(workers)
         self._waiting: list[_Batch] = []
@@ -90,7 +96,7 @@ class Batcher:
         """Put a job into a batch that waits, or else into a new one."""
         key = (type(job.request), job.request.shape, job.request.sampling.steps)
         batch = next((batch for batch in self._waiting
-                      if batch.key == key and len(batch.jobs) < self._max_batch), None)
+                      if batch.key == key and len(batch.jobs) < self._backend.max_batch), None)
         if batch is None:
             batch = _Batch(key)
             self._waiting.append(batch)
@@ -122,6 +128,9 @@ class Batcher:
         loop = asyncio.get_running_loop()
 
         def watch(step: int, steps: int) -> None:
+            step, steps = operator.index(step), operator.index(steps)
+            if not 0 <= step <= steps < 1 << 31:
+                raise ValueError(f"watch({step}, {steps})")
             waiting = [job for job in jobs if not job.done.done()]
             if not waiting:
                 raise Cancelled
@@ -129,10 +138,12 @@ class Batcher:
                 if job.progress:
                     loop.call_soon_threadsafe(job.progress, step, steps)
 
-        def compute() -> Sequence[Any]:
+        def compute() -> list[Codes | Answer]:
+            # Copies: the images are the sessions', and who fails in a batch is asked once more.
+            requests = copy.deepcopy([job.request for job in jobs])
             try:
-                return self._methods[type(jobs[0].request)]([job.request for job in jobs], watch)
-            except (StopIteration, SystemExit, asyncio.CancelledError) as error:
+                return self._checked(self._methods[type(requests[0])](requests, watch), requests)
+            except (StopIteration, SystemExit, KeyboardInterrupt, asyncio.CancelledError) as error:
                 # The loop would take it for its own, or not at all.
                 raise RuntimeError(repr(error)) from error
 
@@ -141,10 +152,44 @@ class Batcher:
             for job, result in zip(jobs, results, strict=True):
                 if not job.done.done():
                     job.done.set_result(result)
-        except Exception as error:
+        except (Exception, Cancelled) as error:
             waiting = [job for job in jobs if not job.done.done()]  # none if it was cancelled
             if len(jobs) == 1 and waiting:
                 waiting[0].done.set_exception(error)
                 return
             for job in waiting:  # one of them is to blame: the others shall not suffer
                 await self._compute([job])
+
+    def _checked(self, results: Any, requests: Sequence[Request]) -> list[Codes | Answer]:
+        """What a method of the backend returned, one result a request.
+
+        Raises:
+            RuntimeError: it is something else.
+        """
+        try:
+            found = list(results)
+            if len(found) != len(requests):
+                raise ValueError(f"{len(found)} results of {len(requests)} requests")
+            return [_answer(result) if isinstance(request, AnswerRequest)
+                    else self._codes(result, request.shape)
+                    for result, request in zip(found, requests, strict=True)]
+        except (TypeError, ValueError) as error:
+            raise RuntimeError(f"backend {self._backend.name} returned what is no result: {error}"
+                               ) from error
+
+    def _codes(self, result: Any, shape: tuple[int, int]) -> Codes:
+        codes, most = np.asarray(result), self._backend.space.image_codes
+        if codes.dtype.kind not in "iu" or codes.shape != shape:
+            raise ValueError(f"{codes.dtype} {codes.shape} in place of int32 {shape}")
+        if codes.min() < 0 or codes.max() >= most:
+            raise ValueError(f"codes from {codes.min()} to {codes.max()}, not from 0 to {most - 1}")
+        return codes.astype(np.int32)
+
+
+def _answer(result: Any) -> Answer:
+    if not isinstance(result, Answer) or not isinstance(result.text, str):
+        raise TypeError(f"{result!r:.200} is no Answer of a text")
+    result.text.encode()  # a lone surrogate is no text
+    if not 0 <= float(result.confidence) <= 1:  # NaN fails too
+        raise ValueError(f"a confidence of {result.confidence}")
+    return Answer(result.text, float(result.confidence))

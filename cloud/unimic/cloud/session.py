@@ -308,8 +308,7 @@ class Session:
             rows, columns = grid_shape(task.width, task.height, pitch)
             self._check_size(rows * columns)
             codes = await run(GenerateRequest(text, rows, columns, sampling), progress)
-            grid = self._checked(TokenGrid(codes, task.width, task.height, pitch))
-            return await self._pack(grid, None, prompt)
+            return await self._pack(TokenGrid(codes, task.width, task.height, pitch), None, prompt)
 
         base = await self._image(task.object, source)
         if task.kind in QUESTIONS:
@@ -330,9 +329,8 @@ class Session:
             raise InvalidInput("task.kind", f"{task.kind} is unknown", "see TaskKind")
         self._check_size(base.codes.size)
         codes = await run(FillRequest(base.codes, mask, text, sampling), progress)
-        grid = self._checked(replace(base, codes=codes))
-        # What the client holds stays as it is, whatever the backend did to it.
-        grid = replace(base, codes=np.where(mask, grid.codes, base.codes))
+        # What the client holds stays as it is, whatever the backend made of it.
+        grid = replace(base, codes=np.where(mask, codes, base.codes))
         return await self._pack(grid, mask, prompt)
 
     def _unpack_prompt(self, packet: packet_pb2.Packet, coder: Coder) -> tuple[Codes, str]:
@@ -376,13 +374,6 @@ class Session:
         if tokens > most:
             raise LimitExceeded("task", f"an image of {tokens} tokens is over the {most} that this "
                                 "service works on", "use a smaller image")
-
-    def _checked(self, grid: TokenGrid) -> TokenGrid:
-        try:
-            grid.check(self._engine.coder.space)
-        except InvalidInput as error:  # not the client's input
-            raise RuntimeError(f"backend {self._engine.backend.name}: {error}") from error
-        return grid
 
     async def _pack(self, grid: TokenGrid, mask: Mask | None, prompt: Codes
                     ) -> tuple[TokenGrid, pb.Result]:

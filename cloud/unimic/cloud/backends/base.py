@@ -5,11 +5,11 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 
 import numpy as np
 
-from unimic.codec.errors import UnknownModel
+from unimic.codec.errors import InvalidInput, UnimicError, UnknownModel
 from unimic.codec.store import ModelStore
 from unimic.codec.tokens import Codes, Mask, TokenSpace
 
@@ -18,8 +18,8 @@ Watch = Callable[[int, int], None]
 nobody waits for any of the batch any more. Let it pass through."""
 
 
-class Cancelled(Exception):
-    """Nobody waits for the result: stop computing."""
+class Cancelled(BaseException):
+    """Nobody waits for the result: stop computing. No error, so that nobody takes it for one."""
 
 
 @dataclass(frozen=True)
@@ -105,10 +105,11 @@ class Backend(ABC):
 
     The three methods take a batch and return one result for each request, in order. All requests
     of a batch have the same grid shape and the same number of steps; prompts, questions, masks,
-    seeds, temperatures and guidance differ. A result must not depend on the rest of the batch.
+    seeds, temperatures and guidance differ. A result must not depend on the rest of the batch. The
+    requests are the method's own, to write into if it likes.
     Methods run in worker threads, at most one for each ``--workers`` at a time, and call ``watch``
     after every step. A `unimic.codec.errors.UnimicError` is passed on to the client; other
-    exceptions become an internal error, and the service goes on.
+    exceptions, and results that are none, become an internal error, and the service goes on.
 
     Attributes:
         name: as the user chooses it.
@@ -136,12 +137,15 @@ class Backend(ABC):
 
     def fill_defaults(self, prompt: str, seed: int) -> Sampling:
         """`defaults` of `fill`, where they depend on the request: on its ``prompt``, which may be
-        empty, and the ``seed`` that it names, or 0."""
+        empty, and the ``seed`` that it names, or 0. Everybody waits for it: it must be quick."""
         return self.defaults
 
     @abstractmethod
     def fill(self, requests: Sequence[FillRequest], watch: Watch) -> list[Codes]:
-        """Inpaint and outpaint: whole grids, equal to the given codes where the mask is False."""
+        """Inpaint and outpaint: whole grids of int32 codes ``(rows, columns)``, one a request.
+
+        Where the mask is False the service takes the given codes, whatever is there.
+        """
 
     @abstractmethod
     def answer(self, requests: Sequence[AnswerRequest], watch: Watch) -> list[Answer]:
@@ -166,11 +170,42 @@ def load_backend(name: str, store: ModelStore, device: str, weights: str | None 
         weights: a folder or file in place of the weights that the backend finds by itself.
 
     Raises:
-        UnknownModel: no such backend, or its weights are not here.
+        UnknownModel: no such backend, its weights are not here, or it cannot be made.
+        InvalidInput: several packages have one of this name.
     """
-    found = entry_points(group=ENTRY_POINTS, name=name)
+    found = {_package(point): point for point in entry_points(group=ENTRY_POINTS, name=name)}
     if not found:
         raise UnknownModel("backend", f"there is no backend {name!r}",
                            f"installed are: {', '.join(backend_names()) or 'none'}")
-    backend: Backend = next(iter(found)).load()(store, device, weights)
+    if len(found) > 1:
+        raise InvalidInput("--backend", f"{name!r} is offered by {' and by '.join(sorted(found))}",
+                           "uninstall all of them but one")
+    (package, point), = found.items()
+    try:
+        backend: Backend = point.load()(store, device, weights)
+    except UnimicError:
+        raise
+    except Exception as error:
+        raise UnknownModel("backend", f"{name!r} of {package} cannot be made "
+                           f"({type(error).__name__}: {error})", "-vv shows where") from error
+    if wrong := _wrong(backend):
+        raise UnknownModel("backend", f"{name!r} of {package} {wrong}", "tell its author")
     return backend
+
+
+def _package(point: EntryPoint) -> str:
+    return point.dist.name if point.dist else "an unknown package"
+
+
+def _wrong(backend: object) -> str:
+    """What of a backend is not as it must be; empty if nothing is."""
+    if not isinstance(backend, Backend):
+        return f"is a {type(backend).__name__}, no Backend"
+    for name, kind in (("name", str), ("space", TokenSpace), ("defaults", Sampling),
+                       ("max_tokens", int), ("max_batch", int)):
+        value = getattr(backend, name, None)
+        if not isinstance(value, kind):
+            return f"has {value!r} as {name}, not a {kind.__name__}"
+        if isinstance(value, int) and value < 1:
+            return f"has {value} as {name}, not 1 or more"
+    return ""
