@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from unimic.codec.coder import coder_of
 from unimic.codec.errors import CorruptData, InvalidInput, UnknownModel
 from unimic.codec.store import ModelStore, add_model
 
@@ -55,6 +56,12 @@ def test_the_space_changes_with_the_tokenizers(folder: Path) -> None:
     after = ModelStore(folder)
     assert after.space().id != before.id
     assert after.entry("image-entropy").space == before.id
+    assert after.fits("text-tokenizer")
+    assert not after.fits("image-entropy")
+    with pytest.raises(UnknownModel, match="'image-entropy' in .* was made for other tokenizers"):
+        after.verify("image-entropy")
+    coder = coder_of(after, lambda: pytest.fail("it was loaded"), lambda: pytest.fail("and this"))
+    assert not coder.models
 
 
 @pytest.mark.parametrize("damage", [b"", b"image-entropy weights.safetensorS", b"longer" * 99])

@@ -218,10 +218,10 @@ def load_coder(store: ModelStore, *, threads: int | None = None, drive: Drive = 
 
 def coder_of(store: ModelStore, load_image: Callable[[], ImageNetwork],
              load_text: Callable[[], TextNetwork], drive: Drive = drive_alone) -> Coder:
-    """The coder of those networks that the store has and that pass their golden self-tests here.
+    """The coder of those networks that the store has, for its own tokenizers, and that pass their
+    golden self-tests here.
 
-    The others are left out, the failed ones with a warning in the log: their tokens can then only
-    be coded raw.
+    The others are left out, with a warning in the log: their tokens can then only be coded raw.
     """
     return Coder(store.space(), _proven(store, IMAGE_ENTROPY, load_image),
                  _proven(store, TEXT_ENTROPY, load_text), drive)
@@ -229,6 +229,9 @@ def coder_of(store: ModelStore, load_image: Callable[[], ImageNetwork],
 
 def _proven(store: ModelStore, name: str, load: Callable[[], N]) -> tuple[bytes, N] | None:
     if name not in store.entries:
+        return None
+    if not store.fits(name):
+        log.warning("%s: was made for other tokenizers; tokens are coded raw", name)
         return None
     try:
         network = load()

@@ -109,13 +109,22 @@ class ModelStore:
             raise UnknownModel("model", f"no {name!r} in {self.folder}",
                                f"there are {', '.join(sorted(self.entries)) or 'none'}") from None
 
+    def fits(self, name: str) -> bool:
+        """Whether the model ``name`` is a tokenizer, or was made for the store's tokenizers."""
+        space = self.entry(name).space
+        return not space or space == self.space().id
+
     def path(self, name: str, file: str) -> Path:
         """Where ``file`` of the model ``name`` is, verified once in each process.
 
         Raises:
-            UnknownModel: the manifest does not name it, or it is missing.
+            UnknownModel: the manifest does not name it, it is missing, or the model was made for
+                other tokenizers than the store's.
             CorruptData: its size or hash is not that of the manifest.
         """
+        if not self.fits(name):
+            raise UnknownModel("model", f"{name!r} in {self.folder} was made for other tokenizers",
+                               "train and export it for these, or remove it")
         files = self.entry(name).files
         if file not in files:
             raise UnknownModel("model", f"{name!r} has no file {file!r}",
