@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
+import shutil
+import signal
+import subprocess
+import sys
+import tarfile
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from zipfile import ZipFile
@@ -13,23 +20,32 @@ import torch
 from PIL import Image, ImageFilter
 from safetensors.torch import save_file
 
+from unimic.cloud.backends.compact import load_weights
 from unimic.cloud.models.compact import Compact, CompactConfig
 from unimic.cloud.models.image_entropy import ImageEntropyConfig, ImageEntropyNet
 from unimic.cloud.models.image_tokenizer import FiniteScalarQuantizer, ImageTokenizer
 from unimic.cloud.training import (
+    data,
+    export,
     export_compact,
     fidelity,
+    grids,
     joining,
     other_languages,
+    shapes,
+    train_compact,
     train_painter,
     train_tokenizer,
 )
+from unimic.cloud.training.command import command
 from unimic.cloud.training.compare_orders import SHARES, SIDE, Grouped, Raster
 from unimic.cloud.training.cost import TokenCost
 from unimic.cloud.training.loop import Average, Run, rounded_late
-from unimic.cloud.training.shipped import averaged, load_refiner
+from unimic.cloud.training.shipped import averaged, load_image_tokenizer, load_refiner
+from unimic.codec.errors import CorruptData, InvalidInput
 from unimic.codec.order import REVEALED, reveal_groups
 from unimic.codec.proof import METADATA
+from unimic.codec.store import ModelStore
 from unimic.edge.seams import adjusted
 
 SMALL = ImageEntropyConfig(groups=12, width=32, heads=2, content_layers=1, query_layers=2,
@@ -247,3 +263,227 @@ def test_the_average_starts_anew_with_the_rounding_alone(tmp_path: Path, resumed
         if fraction > 0.5:
             average.update(network, run.step)
     assert (float(average.module.weight) < 2) is resumed
+
+
+def test_a_run_that_is_asked_to_end_is_saved_and_goes_on(tmp_path: Path) -> None:
+    """In a process of its own: signals are for all of it."""
+    code = ("import torch, time, sys\n"
+            "from pathlib import Path\n"
+            "from unimic.cloud.training.command import command\n"
+            "from unimic.cloud.training.loop import Run\n"
+            "def main():\n"
+            "    network = torch.nn.Linear(1, 1)\n"
+            "    run = Run(Path(sys.argv[1]), 9, 1.0)\n"
+            "    run.restore({'network': network})\n"
+            "    for fraction in run:\n"
+            "        torch.nn.init.constant_(network.weight, run.step + 1.0)\n"
+            "        print('step', flush=True)\n"
+            "        time.sleep(0.05)\n"
+            "    run.save({'network': network})\n"
+            "command(main)\n")
+    steps = 0
+    for number in signal.SIGINT, signal.SIGTERM:
+        with subprocess.Popen([sys.executable, "-c", code, tmp_path], stdout=subprocess.PIPE,
+                              stderr=subprocess.PIPE, text=True) as process:
+            assert process.stdout
+            if steps:
+                assert process.stdout.readline().startswith(f"resumed at step {steps},")
+            for _ in range(3):
+                assert process.stdout.readline() == "step\n"
+            process.send_signal(number)
+            said, wrong = process.communicate(timeout=30)
+        assert process.returncode == 130
+        assert "the same command goes on from there" in said
+        assert not wrong
+        saved = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+        assert saved["step"] >= steps + 3
+        assert saved["network"]["weight"] == saved["step"]
+        steps = saved["step"]
+
+
+def test_what_cannot_be_resumed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    state = {"network": torch.nn.Linear(1, 1)}
+    run = Run(tmp_path, 1, 1.0, made_for={"--tokenizer": "a"})
+    run.spent = 60.0
+    run.save(state)
+    Run(tmp_path, 1, 1.0, made_for={"--tokenizer": "a", "--other": "new"}).restore(state)
+    assert "there is nothing left to do" in capsys.readouterr().out
+    with pytest.raises(InvalidInput, match=r"--tokenizer: .* was begun with another"):
+        Run(tmp_path, 1, 1.0, made_for={"--tokenizer": "b"}).restore(state)
+    for other in {"network": torch.nn.Linear(2, 1)}, state | {"more": torch.nn.Linear(1, 1)}:
+        with pytest.raises(CorruptData, match="was begun by another training"):
+            Run(tmp_path, 1, 1.0).restore(other)
+    run.checkpoint.write_bytes(run.checkpoint.read_bytes()[:500])
+    with pytest.raises(CorruptData, match="is no whole checkpoint"):
+        run.restore(state)
+    with pytest.raises(InvalidInput, match="--minutes"):
+        Run(tmp_path, -5, 1.0)
+
+
+def test_what_cannot_be_written_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                               capsys: pytest.CaptureFixture[str]) -> None:
+    state = {"network": torch.nn.Linear(1, 1)}
+    run = Run(tmp_path, 1, 1.0)
+    run.save(state)
+
+    def full(parts: object, path: Path) -> None:
+        path.write_bytes(b"some of it")
+        raise RuntimeError("[enforce fail at inline_container.cc:672]")
+
+    monkeypatch.setattr(torch, "save", full)
+    run.step, run.last_save = 7, run.last_save - 1000
+    run.keep(state)
+    assert "is the disk full?" in capsys.readouterr().out
+    with pytest.raises(OSError, match="is the disk full"):
+        run.save(state)
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint.pt"]
+    run.restore(state)
+    assert run.step == 0
+
+
+@pytest.mark.parametrize("cut", [700, 2000, -1300])
+def test_shards_that_are_broken(tiny_data: Path, tmp_path: Path, cut: int) -> None:
+    whole = (tiny_data / "kodak.tar").read_bytes()
+    (tmp_path / "kodak.tar").write_bytes(whole)
+    images = list(data.read_shards(tmp_path, "kodak"))
+    assert images
+    with tarfile.open(tiny_data / "kodak.tar") as tar:
+        end = max(member.offset_data + member.size for member in tar)
+    (tmp_path / "kodak.tar").write_bytes(whole[:-(-end // 512) * 512])  # no zeros at the end
+    assert len(list(data.read_shards(tmp_path, "kodak"))) == len(images)
+    cut = cut if cut > 0 else end + cut
+    (tmp_path / "kodak.tar").write_bytes(whole[:cut])
+    with pytest.raises(CorruptData, match=r"kodak\.tar"):
+        list(data.read_shards(tmp_path, "kodak"))
+
+
+def test_a_broken_and_a_tiny_picture_in_a_shard(tmp_path: Path) -> None:
+    def shard(*files: tuple[str, bytes]) -> None:
+        with tarfile.open(tmp_path / "photos-00.tar", "w") as tar:
+            for name, content in files:
+                member = tarfile.TarInfo(name)
+                member.size = len(content)
+                tar.addfile(member, io.BytesIO(content))
+
+    buffers = {side: io.BytesIO() for side in (15, 16)}
+    for side, buffer in buffers.items():
+        Image.new("RGB", (32, side)).save(buffer, "PNG")
+    shard(*((f"{side}.png", buffer.getvalue()) for side, buffer in buffers.items()))
+    assert [name for name, _ in data.read_shards(tmp_path, "photos")] == ["16"]
+    shard(("whole.png", buffers[16].getvalue()), ("cut.png", buffers[16].getvalue()[:40]))
+    with pytest.raises(CorruptData, match=r"photos-00\.tar: cut\.png: is no whole picture"):
+        list(data.read_shards(tmp_path, "photos"))
+
+
+def test_tokens_of_two_tokenizers(tmp_path: Path) -> None:
+    codes = np.zeros((2, 3), np.int32)
+    paths = [tmp_path / f"{name}.npz" for name in "abc"]
+    for path, tokenizer in zip(paths, ("one", "one", "two"), strict=True):
+        grids.save_grids(path, [("x", codes)], tokenizer)
+    np.savez(tmp_path / "old.npz", codes=codes)
+    assert grids.check_tokenizer([*paths[:2], tmp_path / "old.npz"]) == "one"
+    assert grids.check_tokenizer([tmp_path / "old.npz"]) == ""
+    with pytest.raises(InvalidInput, match=r"a\.npz: was made by another tokenizer than .*c\.npz"):
+        grids.check_tokenizer(paths)
+    (name, loaded), = grids.load_grids(paths[0])
+    assert name == "x"
+    assert np.array_equal(loaded, codes)
+
+
+def test_albums_know_their_tokenizer(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match="--shapes"):
+        train_compact.load_albums(tmp_path / "none.npz", None)
+    made = tmp_path / "shapes.npz"
+    np.savez(made, tokenizer=np.array("another"))
+    (tmp_path / "tokenizer.pt").write_bytes(b"weights")
+    with pytest.raises(InvalidInput, match=r"--tokenizer: .* was made by another"):
+        train_compact.load_albums(made, tmp_path / "tokenizer.pt")
+
+
+@pytest.mark.parametrize("load", [load_image_tokenizer, load_refiner])
+def test_checkpoints_of_something_else(tmp_path: Path,
+                                       load: Callable[[Path], torch.nn.Module]) -> None:
+    path = tmp_path / "checkpoint.pt"
+    with pytest.raises(FileNotFoundError):
+        load(path)
+    for content, said in (({"average": {}, "refiner_average": {}}, "does not hold the weights"),
+                          ({"step": 3}, "has no '")):
+        torch.save(content, path)
+        with pytest.raises(CorruptData, match=said):
+            load(path)
+    path.write_text("no checkpoint")
+    with pytest.raises(CorruptData, match="is no whole checkpoint"):
+        load(path)
+
+
+def test_an_export_that_fails_leaves_the_store_as_it_was(tmp_path: Path) -> None:
+    (tmp_path / "compact").mkdir()
+    (tmp_path / "compact" / "weights.safetensors").write_bytes(b"old")
+
+    def fail() -> None:
+        with export.drafted(tmp_path, "compact") as folder:
+            (folder / "weights.safetensors").write_bytes(b"new")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    assert (tmp_path / "compact" / "weights.safetensors").read_bytes() == b"old"
+    with export.drafted(tmp_path, "compact") as folder:
+        (folder / "weights.safetensors").write_bytes(b"new")
+    assert (tmp_path / "compact" / "weights.safetensors").read_bytes() == b"new"
+    assert [path.name for path in tmp_path.iterdir()] == ["compact"]
+
+
+def test_compact_training(tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                          store: ModelStore) -> None:
+    """It goes on from weights of any sizes, with little data, and can be exported."""
+    tokens, chance = tmp_path / "tokens", np.random.default_rng(0)
+    tokens.mkdir()
+    for name, images in {"flickr-train": "a", "flickr-train-flipped": "a", "daquar-train": "d",
+                         "unlabelled": "photos", "flickr-train-320": "a", "emoji-train": "dog",
+                         "emoji-coloured": "dog"}.items():
+        codes = chance.integers(0, 8192, (20, 20), np.int32)
+        grids.save_grids(tokens / f"{name}.npz", [(images, codes)], "one")
+    drawings = shapes.rendered_drawings(3)
+    codes = chance.integers(0, 8192, (max(d.image for d in drawings) + 1, 4, 4))
+    np.savez(tmp_path / "shapes.npz", tokenizer=np.array("one"))
+    monkeypatch.setattr(train_compact, "load_albums", lambda path, tokenizer: {
+        name: train_compact.Album(drawings, {64: 1.0}, {64: codes})
+        for name in ("drawing", "rendering")})
+    monkeypatch.setattr(train_compact, "prepared", iter)
+    config = CompactConfig(width=64, depth=1, painter_depth=2)
+    before = Compact(config).state_dict()
+    start = tmp_path / "start.safetensors"
+    save_file(before, start, metadata={METADATA: json.dumps(asdict(config))})
+    arguments = ["--data", str(tiny_data), "--tokens", str(tokens), "--shapes",
+                 str(tmp_path / "shapes.npz"), "--text-tokenizer",
+                 str(store.path("text-tokenizer", "tokenizer.json")), "--minutes", "0.0001",
+                 "--out", str(tmp_path / "out")]
+    train_compact.main([*arguments, "--start", str(start), "--batch", "3000"])
+    checkpoint = tmp_path / "out" / "checkpoint.pt"
+    after = averaged(checkpoint)
+    assert not torch.equal(after["words.weight"], before["words.weight"])
+    assert torch.equal(after["painter.to_latents.weight"], before["painter.to_latents.weight"])
+    mine = tmp_path / "store"
+    for tokenizer in "image-tokenizer", "text-tokenizer":
+        shutil.copytree(store.folder / tokenizer, mine / tokenizer)
+    shutil.copy(store.folder / "manifest.json", mine)
+    export_compact.main(["--checkpoint", str(checkpoint), "--store", str(mine), "--data", "mine"])
+    written = ModelStore(mine)
+    assert written.entry("compact").data == "mine"
+    assert load_weights(written.path("compact", "weights.safetensors")).config.painter_depth == 2
+    grids.save_grids(tokens / "daquar-eval.npz", [("e", codes[0])], "two")
+    with pytest.raises(InvalidInput, match="was made by another tokenizer"):
+        train_compact.main(arguments)
+
+
+@pytest.mark.parametrize(("error", "code"), [
+    (KeyboardInterrupt(), 130), (FileNotFoundError(2, "No such file", "x"), 1),
+    (InvalidInput("--minutes", "is 0", "use more"), 1)])
+def test_commands_end_with_a_line(error: BaseException, code: int) -> None:
+    def main() -> None:
+        raise error
+
+    with pytest.raises(SystemExit) as caught:
+        command(main)
+    assert caught.value.code == code or str(caught.value.code).startswith("error: ")

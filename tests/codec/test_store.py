@@ -58,7 +58,7 @@ def test_the_space_changes_with_the_tokenizers(folder: Path) -> None:
     assert after.entry("image-entropy").space == before.id
     assert after.fits("text-tokenizer")
     assert not after.fits("image-entropy")
-    with pytest.raises(UnknownModel, match="'image-entropy' in .* was made for other tokenizers"):
+    with pytest.raises(UnknownModel, match=r"'image-entropy' in .* was made for other tokenizers"):
         after.verify("image-entropy")
     coder = coder_of(after, lambda: pytest.fail("it was loaded"), lambda: pytest.fail("and this"))
     assert not coder.models

@@ -36,6 +36,7 @@ from unimic.cloud.models.image_entropy import (
     empty,
     layers,
 )
+from unimic.cloud.training.command import command
 from unimic.cloud.training.cost import bits_of
 from unimic.cloud.training.grids import load_grids
 from unimic.cloud.training.loop import Average, Run, autocast, optimizers
@@ -216,4 +217,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command(main)

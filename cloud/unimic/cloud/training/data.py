@@ -22,6 +22,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from unimic.codec.errors import CorruptData
+from unimic.codec.tokens import PITCH
+
 UNLABELLED = ("imagenette", "photos", "imagenet-sample", "bsds500")
 
 
@@ -44,17 +47,39 @@ class Question:
 
 
 def read_shards(root: Path, name: str) -> Iterator[tuple[str, Image.Image]]:
-    """Yield ``(stem, RGB image)`` of every shard ``name-NN.tar`` (or ``name.tar``)."""
+    """Yield ``(stem, RGB image)`` of every shard ``name-NN.tar`` (or ``name.tar``).
+
+    Images that are less than a token high or wide are passed over.
+
+    Raises:
+        FileNotFoundError: there is no shard.
+        CorruptData: one of them, or an image in it, is broken.
+    """
     paths = sorted(root.glob(f"{name}-[0-9][0-9].tar")) or sorted(root.glob(f"{name}.tar"))
     if not paths:
         raise FileNotFoundError(f"no shard {name}-NN.tar or {name}.tar in {root}")
     for path in paths:
-        with tarfile.open(path) as tar:
-            for member in tar:
-                file = tar.extractfile(member)
-                if file is not None:
-                    image = Image.open(io.BytesIO(file.read())).convert("RGB")
-                    yield Path(member.name).stem, image
+        try:
+            with tarfile.open(path) as tar:
+                for member in tar:
+                    if (file := tar.extractfile(member)) is None:
+                        continue
+                    image = _decoded(file.read(), f"{path}: {member.name}")
+                    if min(image.size) >= PITCH:
+                        yield Path(member.name).stem, image
+                left = path.stat().st_size - tar.offset  # some end without their block of zeros
+                if left and left < tarfile.BLOCKSIZE:
+                    raise tarfile.ReadError("unexpected end")
+        except tarfile.ReadError as error:
+            raise CorruptData(str(path), f"is no whole tar ({error})", "fetch it again") from error
+
+
+def _decoded(data: bytes, name: str) -> Image.Image:
+    try:
+        return Image.open(io.BytesIO(data)).convert("RGB")
+    except (OSError, ValueError) as error:
+        raise CorruptData(name, f"is no whole picture ({error})",
+                          "fetch the shard again, or leave that out") from error
 
 
 def read_captions(root: Path) -> dict[str, Caption]:
@@ -97,6 +122,9 @@ def read_emoji(folder: Path, grounds: random.Random | None = None
     ``folder`` is ``assets`` of the npm package ``@lobehub/fluent-emoji-3d``: WebP files of
     256×256 pixels named by code points. Held out are combinations of parts (a hand in a skin tone)
     of which training sees every part in other combinations.
+
+    Raises:
+        FileNotFoundError: there are none.
     """
     train: dict[str, Image.Image] = {}
     held_out: dict[str, Image.Image] = {}
@@ -111,6 +139,8 @@ def read_emoji(folder: Path, grounds: random.Random | None = None
         colour = "white" if grounds is None else tuple(grounds.randbytes(3))
         ground = Image.new("RGBA", image.size, colour)
         part[name] = Image.alpha_composite(ground, image).convert("RGB").resize((256, 256))
+    if not train:
+        raise FileNotFoundError(f"no emoji *.webp in {folder}")
     return train, held_out
 
 

@@ -32,6 +32,7 @@ from unimic.cloud.backends.base import AnswerRequest, FillRequest, GenerateReque
 from unimic.cloud.backends.compact import PROMPT_TOKENS, CompactBackend, load
 from unimic.cloud.models.compact import LOW, PROMPT, left_padded
 from unimic.cloud.training import shapes
+from unimic.cloud.training.command import command
 from unimic.cloud.training.data import read_questions
 from unimic.cloud.training.grids import load_grids
 from unimic.codec.store import ModelStore
@@ -205,4 +206,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command(main)

@@ -27,6 +27,7 @@ from tqdm import tqdm
 
 from unimic.cloud.models.image_entropy import ImageEntropyConfig, ImageEntropyNet
 from unimic.cloud.networks import TorchImageNetwork, load_image_network
+from unimic.cloud.training.command import command
 from unimic.cloud.training.export import image_entropy_graphs
 from unimic.cloud.training.grids import load_grids
 from unimic.cloud.training.shipped import load_exact
@@ -194,4 +195,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command(main)

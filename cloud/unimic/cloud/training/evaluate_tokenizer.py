@@ -17,6 +17,7 @@ from pytorch_msssim import ms_ssim
 from torch import Tensor
 from tqdm import tqdm
 
+from unimic.cloud.training.command import command
 from unimic.cloud.training.data import read_shards
 from unimic.codec.store import IMAGE_TOKENIZER, ModelStore
 from unimic.perceptual import LPIPS
@@ -65,4 +66,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command(main)

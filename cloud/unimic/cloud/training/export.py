@@ -18,7 +18,9 @@ import argparse
 import copy
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -46,9 +48,17 @@ from unimic.cloud.models.onnx_forms import RUNTIME
 from unimic.cloud.models.refiner import Refiner
 from unimic.cloud.models.text_entropy import TextEntropyNet
 from unimic.cloud.networks import TorchImageNetwork, TorchTextNetwork
-from unimic.cloud.training.grids import load_grids
-from unimic.cloud.training.shipped import averaged, load_image_tokenizer, load_refiner
+from unimic.cloud.training.command import command
+from unimic.cloud.training.grids import check_tokenizer, load_grids
+from unimic.cloud.training.shipped import (
+    averaged,
+    filled,
+    load_image_tokenizer,
+    load_refiner,
+    read_checkpoint,
+)
 from unimic.cloud.training.tokenize_images import HISTOGRAM_OF
+from unimic.codec.errors import InvalidInput
 from unimic.codec.image_rows import FIELDS, Integers
 from unimic.codec.networks import (
     GOLDEN,
@@ -62,7 +72,14 @@ from unimic.codec.networks import (
     run_text_golden,
 )
 from unimic.codec.proof import METADATA, prove
-from unimic.codec.store import ID_BYTES, IMAGE_REFINER, IMAGE_TOKENIZER, add_model
+from unimic.codec.store import (
+    CARD,
+    ID_BYTES,
+    IMAGE_REFINER,
+    IMAGE_TOKENIZER,
+    ModelStore,
+    add_model,
+)
 
 OPSET = 18
 
@@ -77,6 +94,21 @@ class _Function(nn.Module):
 
     def forward(self, *inputs: Tensor) -> Any:
         return self.method(*inputs)
+
+
+@contextmanager
+def drafted(store: Path, name: str) -> Iterator[Path]:
+    """A copy of a model's folder to write into, which takes its place if nothing goes wrong."""
+    store.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=store, prefix=".") as draft:
+        folder = Path(draft) / name
+        folder.mkdir()
+        if (store / name).exists():
+            shutil.copytree(store / name, folder, dirs_exist_ok=True)
+        yield folder
+        (store / name).mkdir(exist_ok=True)
+        for file in folder.iterdir():
+            file.replace(store / name / file.name)
 
 
 def export_graph(path: Path, network: nn.Module, method: Callable[..., Any],
@@ -167,6 +199,14 @@ def with_unsigned_weights(graph: onnx.ModelProto) -> onnx.ModelProto:
 def model_id(folder: Path) -> bytes:
     """Name of an exact model: the hash of its weights file."""
     return hashlib.sha256((folder / WEIGHTS).read_bytes()).digest()[:ID_BYTES]
+
+
+def check_made_by(checkpoint: Path, grids: Path) -> None:
+    """Raise `InvalidInput` if grids are of another tokenizer than an image entropy model."""
+    learned = read_checkpoint(checkpoint).get("made_for", {}).get("--image-tokenizer")
+    if learned and check_tokenizer(sorted(grids.glob("*.npz"))) not in ("", learned):
+        raise InvalidInput("--grids", f"{grids} were made by another tokenizer than {checkpoint} "
+                           "learned from", "make both by one")
 
 
 def write_histogram(folder: Path, grids: Path) -> None:
@@ -372,27 +412,28 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     if args.model == IMAGE_ENTROPY and not args.grids:
         parser.error("image-entropy needs --grids, whose codes its histogram counts")
-    folder = args.store / args.model
-    folder.mkdir(parents=True, exist_ok=True)
     identity, sizes = None, None
-    if args.model == IMAGE_TOKENIZER:
-        export_image_tokenizer(load_image_tokenizer(args.checkpoint), folder)
-        sizes = {"image_codes": 8192, "patch": PATCH}
-    elif args.model == IMAGE_REFINER:
-        export_refiner(load_refiner(args.checkpoint), folder)
-    elif args.model == IMAGE_ENTROPY:
-        images = ImageEntropyNet()
-        images.load_state_dict(averaged(args.checkpoint))
-        write_histogram(folder, args.grids)
-        identity = export_image_entropy(images, folder)
-    else:
-        texts = TextEntropyNet()
-        texts.load_state_dict(averaged(args.checkpoint))
-        identity = export_text_entropy(texts, folder)
+    if args.model != IMAGE_TOKENIZER:
+        ModelStore(args.store).space()  # without the tokenizers it has no place there
+    with drafted(args.store, args.model) as folder:
+        if args.model == IMAGE_TOKENIZER:
+            export_image_tokenizer(load_image_tokenizer(args.checkpoint), folder)
+            sizes = {"image_codes": 8192, "patch": PATCH}
+        elif args.model == IMAGE_REFINER:
+            export_refiner(load_refiner(args.checkpoint), folder)
+        elif args.model == IMAGE_ENTROPY:
+            check_made_by(args.checkpoint, args.grids)
+            images = filled(ImageEntropyNet(), averaged(args.checkpoint), args.checkpoint)
+            write_histogram(folder, args.grids)
+            identity = export_image_entropy(images, folder)
+        else:
+            texts = filled(TextEntropyNet(), averaged(args.checkpoint), args.checkpoint)
+            identity = export_text_entropy(texts, folder)
     entry = add_model(args.store, args.model, args.model, licence="Apache-2.0", data=args.data,
                       command=args.command, figures=args.figures, id=identity, sizes=sizes)
-    print(f"{entry.name} {entry.id.hex()} {sum(f.bytes for f in entry.files.values())} bytes")
+    print(f"{entry.name} {entry.id.hex()} {sum(f.bytes for f in entry.files.values())} bytes; "
+          f"its card, {args.store / args.model / CARD}, is yours to write")
 
 
 if __name__ == "__main__":
-    main()
+    command(main)

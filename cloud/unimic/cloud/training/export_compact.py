@@ -15,13 +15,16 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
 from unimic.cloud.models.compact import CompactConfig, packed
+from unimic.cloud.training.command import command
+from unimic.cloud.training.export import drafted
+from unimic.cloud.training.shipped import averaged
+from unimic.codec.errors import CorruptData, InvalidInput
 from unimic.codec.proof import METADATA
-from unimic.codec.store import add_model
+from unimic.codec.store import CARD, ModelStore, add_model
 
 DATA = ("Flickr8k train and rest (photos, captions; no licence seen), DAQUAR train (code "
         "Apache-2.0, images NYU), imagenette, ImageNet sample, BSDS500 train and val, sports and "
@@ -45,17 +48,28 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--store", type=Path, required=True, help="folder of the model store")
     parser.add_argument("--figures", type=Path, help="what evaluate_compact --json wrote")
     parser.add_argument("--command", default="", help="that trained the model")
+    parser.add_argument("--data", default=DATA, help="that it was trained on (default: all that "
+                        "train_compact takes)")
     args = parser.parse_args(argv)
-    state = torch.load(args.checkpoint, map_location="cpu", weights_only=True)["average"]
-    folder = args.store / "compact"
-    folder.mkdir(parents=True, exist_ok=True)
-    metadata = {METADATA: json.dumps(asdict(sizes(state)))}
-    save_file(packed(state), folder / "weights.safetensors", metadata=metadata)
-    figures = json.loads(args.figures.read_text(encoding="utf-8")) if args.figures else {}
-    entry = add_model(args.store, "compact", "multimodal", licence="Apache-2.0", data=DATA,
+    try:
+        figures = json.loads(args.figures.read_text(encoding="utf-8")) if args.figures else {}
+    except ValueError as error:
+        raise InvalidInput("--figures", f"{args.figures} is no JSON ({error})",
+                           "name what evaluate_compact --json wrote") from error
+    ModelStore(args.store).space()  # without the tokenizers it has no place there
+    state = averaged(args.checkpoint)
+    try:
+        metadata = {METADATA: json.dumps(asdict(sizes(state)))}
+    except KeyError as error:
+        raise CorruptData(str(args.checkpoint), "does not hold the weights of a compact model",
+                          "name one of train_compact or train_painter") from error
+    with drafted(args.store, "compact") as folder:
+        save_file(packed(state), folder / "weights.safetensors", metadata=metadata)
+    entry = add_model(args.store, "compact", "multimodal", licence="Apache-2.0", data=args.data,
                       command=args.command, figures=figures)
-    print(f"{sum(f.bytes for f in entry.files.values()) / 2**20:.1f} MiB")
+    print(f"{sum(f.bytes for f in entry.files.values()) / 2**20:.1f} MiB; its card, "
+          f"{args.store / 'compact' / CARD}, is yours to write")
 
 
 if __name__ == "__main__":
-    main()
+    command(main)

@@ -19,8 +19,8 @@ import onnx
 from unimic.cloud.backends.show_o.backend import CHECKPOINT
 from unimic.cloud.backends.show_o.checkpoint import MAGVIT, digest, find_checkpoint
 from unimic.cloud.backends.show_o.magvit import BITS, PATCH, load_magvit
+from unimic.cloud.training.command import command
 from unimic.cloud.training.export import image_tokenizer_graphs
-from unimic.codec.errors import UnimicError
 from unimic.codec.store import IMAGE_TOKENIZER, TEXT_TOKENIZER, Entry, ModelStore, add_model
 
 
@@ -57,13 +57,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--weights", help="as for `unimic serve --backend show-o`")
     parser.add_argument("--store", type=Path, required=True, help="folder of the model store")
     args = parser.parse_args(argv)
-    try:
-        entries = export_show_o(args.weights, args.store, ModelStore.default())
-    except UnimicError as error:
-        raise SystemExit(f"error: {error}") from error
-    for entry in entries:
+    for entry in export_show_o(args.weights, args.store, ModelStore.default()):
         print(f"{entry.name} {entry.id.hex()} {sum(f.bytes for f in entry.files.values())} bytes")
 
 
 if __name__ == "__main__":
-    main()
+    command(main)

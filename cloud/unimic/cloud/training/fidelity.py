@@ -55,7 +55,7 @@ class Fidelity:
         """
         warped = warped[0], warped[1].detach()  # of the originals no gradient is wanted
         pixel = F.l1_loss(fake, real) + 2 * F.mse_loss(fake, real)
-        few = len(fake) // 2  # Inception costs more than the rest of the loss
+        few = max(1, len(fake) // 2)  # Inception costs more than the rest of the loss
         with autocast(self.device):
             lpips = self.lpips(*warped).mean()
             seen, true = (self.inception.features(x[:few]) for x in warped)

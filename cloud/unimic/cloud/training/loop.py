@@ -1,17 +1,21 @@
 """What every training run shares: time budget, schedule, averaged weights, checkpoints, progress.
 
 Runs are budgeted in minutes, not in steps, so that the same command fits a laptop and a GPU and
-the learning rate reaches its end on both. A run that is stopped resumes from its checkpoint.
+the learning rate reaches its end on both. A run that is stopped, also by Ctrl-C or SIGTERM, resumes
+from its checkpoint.
 """
 
 from __future__ import annotations
 
 import copy
+import hashlib
 import math
 import os
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, Generic, TypeVar, cast
 
@@ -20,6 +24,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from unimic.cloud.models.arithmetic import Mode, set_mode
+from unimic.cloud.training.shipped import read_checkpoint
+from unimic.codec.errors import CorruptData, InvalidInput
 
 KEEP_SECONDS = 120
 
@@ -55,8 +61,14 @@ def prepared(batches: IterableDataset[B]) -> Iterator[B]:
     """``batches``, made by processes beside the one that trains, each with its `own_seed`."""
     loader: DataLoader[B] = DataLoader(
         batches, batch_size=None, num_workers=max(1, (os.cpu_count() or 1) - 2),
-        pin_memory=torch.cuda.is_available())
+        pin_memory=torch.cuda.is_available(), worker_init_fn=_leave_be)
     return iter(loader)
+
+
+def _leave_be(worker: int) -> None:
+    """What ends a run is for the process that trains."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def own_seed(seed: int) -> tuple[int, int]:
@@ -82,6 +94,22 @@ class Average(Generic[M]):
         decay = min(self.decay, (1 + count) / (10 + count))
         mine: list[Tensor] = list(self.module.parameters())
         torch._foreach_lerp_(mine, list(module.parameters()), 1 - decay)
+
+
+def mark(path: Path) -> str:
+    """What tells the contents of a file, or those of an exported or published model, apart.
+
+    Of a tokenizer's folder only the encoder counts: it makes the tokens.
+    """
+    encoder = path / "encoder.onnx"
+    files = ([encoder] if encoder.exists() else
+             sorted(filter(Path.is_file, path.iterdir())) if path.is_dir() else [path])
+    digest = hashlib.sha256()
+    for file in files:
+        with file.open("rb") as opened:
+            while block := opened.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()[:16]
 
 
 def rounded_late(run: Run, share: float, network: M, average: Average[M]) -> Iterator[float]:
@@ -115,15 +143,27 @@ def optimizers(network: nn.Module, layers: nn.Module,
 class Run:
     """A budget of minutes, divided over as many sittings as it takes.
 
-    ``for fraction in run`` yields the fraction of the budget that is spent; ``log`` prints a line
-    every few seconds; ``save`` writes a checkpoint that ``Run`` picks up again by itself.
+    ``for fraction in run`` yields the fraction of the budget that is spent, and ends early where
+    the process is asked to end; ``log`` prints a line every few seconds; ``save`` writes a
+    checkpoint that ``Run`` picks up again by itself.
+
+    Args:
+        folder: of the checkpoint.
+        minutes: the budget, above 0.
+        peak_rate: of learning.
+        warmup: steps until it is reached.
+        clock: in seconds.
+        made_for: what the run cannot go on without, such as tokenizers: `mark` of each, by option.
     """
 
     def __init__(self, folder: Path, minutes: float, peak_rate: float, warmup: int = 200,
-                 clock: Callable[[], float] = time.monotonic) -> None:
+                 clock: Callable[[], float] = time.monotonic,
+                 made_for: Mapping[str, str] | None = None) -> None:
+        if not minutes > 0:
+            raise InvalidInput("--minutes", f"is {minutes:g}", "use more than 0")
         self.folder, self.minutes, self.peak, self.warmup = folder, minutes, peak_rate, warmup
-        self.clock = clock
-        self.step, self.spent = 0, 0.0
+        self.clock, self.made_for = clock, dict(made_for or {})
+        self.step, self.spent, self.stopped = 0, 0.0, False
         self.sums: dict[str, Tensor | float] = {}
         self.counted = 0
         self.last_log = self.last_save = time.monotonic()
@@ -134,27 +174,63 @@ class Run:
         return self.folder / "checkpoint.pt"
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Load the checkpoint, if there is one, into the modules and optimizers of ``state``."""
+        """Load the checkpoint, if there is one, into the modules and optimizers of ``state``.
+
+        Raises:
+            CorruptData: it is damaged, or of another training.
+            InvalidInput: it was made for something else than `made_for` says.
+        """
         if not self.checkpoint.exists():
             return
-        saved = torch.load(self.checkpoint, map_location="cpu", weights_only=True)
-        for name, part in state.items():
-            part.load_state_dict(saved[name])
-        self.step, self.spent = saved["step"], saved["spent"]
+        saved = read_checkpoint(self.checkpoint)
+        try:
+            for option, marked in self.made_for.items():
+                if saved.get("made_for", {}).get(option, marked) != marked:
+                    raise InvalidInput(option, f"{self.checkpoint} was begun with another",
+                                       "use that one, or another --out")
+            for name, part in state.items():
+                part.load_state_dict(saved[name])
+            self.step, self.spent = saved["step"], saved["spent"]
+        except (KeyError, ValueError, RuntimeError) as error:
+            raise CorruptData(str(self.checkpoint), "was begun by another training, or with other "
+                              "options", "use these, or another --out") from error
         print(f"resumed at step {self.step}, {self.spent / 60:.1f} of {self.minutes:g} minutes")
+        if self.spent >= 60 * self.minutes:
+            print("there is nothing left to do: give it more --minutes, or another --out")
 
     def save(self, state: Mapping[str, Any]) -> None:
+        """Write the checkpoint.
+
+        Raises:
+            OSError: it cannot be written; the one before is still there.
+            KeyboardInterrupt: it is, and the process was asked to end.
+        """
         parts = {name: part.state_dict() for name, part in state.items()}
         partial = self.checkpoint.with_suffix(".partial")
-        torch.save({**parts, "step": self.step, "spent": self.spent}, partial)
-        partial.replace(self.checkpoint)
+        try:
+            torch.save({**parts, "step": self.step, "spent": self.spent,
+                        "made_for": self.made_for}, partial)
+            partial.replace(self.checkpoint)
+        except (OSError, RuntimeError) as error:  # PyTorch's own of a full disk
+            partial.unlink(missing_ok=True)
+            raise OSError(f"cannot write {self.checkpoint} (is the disk full?)") from error
         self.last_save = time.monotonic()
+        if self.stopped:
+            print(f"stopped at step {self.step}; the same command goes on from there", flush=True)
+            raise KeyboardInterrupt
 
     def keep(self, state: Mapping[str, Any]) -> bool:
-        """`save` if the last checkpoint is older than `KEEP_SECONDS`; says whether it did."""
+        """`save` if the last checkpoint is older than `KEEP_SECONDS`; says whether it did.
+
+        What cannot be written now is tried again later.
+        """
         due = time.monotonic() - self.last_save > KEEP_SECONDS
         if due:
-            self.save(state)
+            try:
+                self.save(state)
+            except OSError as error:
+                print(f"{error}; trying again in {KEEP_SECONDS} s", flush=True)
+                self.last_save = time.monotonic()
         return due
 
     def set_rate(self, optimizer: torch.optim.Optimizer, fraction: float) -> None:
@@ -181,12 +257,36 @@ class Run:
     def __iter__(self) -> Iterator[float]:
         budget = self.minutes * 60
         before = self.clock()
-        while self.spent < budget:
-            yield self.spent / budget
-            self.step += 1
-            now = self.clock()
-            self.spent += now - before
-            before = now
+        with self._stopping():
+            while self.spent < budget and not self.stopped:
+                yield self.spent / budget
+                self.step += 1
+                now = self.clock()
+                self.spent += now - before
+                before = now
+
+    @contextmanager
+    def _stopping(self) -> Iterator[None]:
+        """Ctrl-C and SIGTERM end the run after its step, the second one at once."""
+        if threading.current_thread() is not threading.main_thread():
+            yield  # signals are not for it
+            return
+        before: dict[int, Any] = {}
+
+        def restore() -> None:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+        def stop(number: int, frame: object) -> None:
+            self.stopped = True
+            restore()
+
+        for number in (signal.SIGINT, signal.SIGTERM):
+            before[number] = signal.signal(number, stop)
+        try:
+            yield
+        finally:
+            restore()
 
     def log(self, **values: Tensor | float) -> None:
         for name, value in values.items():  # added where they are: reading waits for a GPU

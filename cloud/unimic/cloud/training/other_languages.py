@@ -20,6 +20,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from zipfile import ZipFile
 
+from unimic.cloud.training.command import command
+
 CATALOGUES = {
     "homeassistant": r"homeassistant/components/\w+/translations/([a-zA-Z]+)[\w-]*\.json",
     "kolibri": r"kolibri/locale/([a-z]+)\w*/LC_MESSAGES/.*\.json",
@@ -50,7 +52,11 @@ def texts(value: object) -> Iterator[str]:
 
 
 def collect(wheels: Path) -> dict[str, set[str]]:
-    """Fit texts by language."""
+    """Fit texts by language.
+
+    Raises:
+        FileNotFoundError: there are none.
+    """
     found: dict[str, set[str]] = defaultdict(set)
     for path in sorted(wheels.glob("*.whl")):
         pattern = next((p for name, p in CATALOGUES.items() if path.name.startswith(name)), None)
@@ -67,6 +73,8 @@ def collect(wheels: Path) -> dict[str, set[str]]:
                 found[match[1]].update(
                     line for text in texts(parsed) for line in text.splitlines()
                     if len(line) in LENGTHS and not MARKUP.search(line))
+    if not found:
+        raise FileNotFoundError(f"no texts in the wheels of {wheels}")
     return found
 
 
@@ -92,4 +100,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command(main)

@@ -6,7 +6,10 @@ costs little: a few hundred steps make up for it.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 import onnx
@@ -17,6 +20,10 @@ from torch import Tensor, nn
 from unimic.cloud.models.arithmetic import RESIDUAL_SCALE, Embedding, Linear
 from unimic.cloud.models.image_tokenizer import ImageTokenizer
 from unimic.cloud.models.refiner import Refiner
+from unimic.codec.errors import CorruptData
+
+N = TypeVar("N", bound=nn.Module)
+_ANOTHER = "name one of the training that makes it"
 
 
 def _initializers(path: Path) -> dict[str, Tensor]:
@@ -36,15 +43,12 @@ def load_image_tokenizer(path: Path) -> ImageTokenizer:
     """The tokenizer of an exported folder or of the averaged weights of a training checkpoint.
 
     Raises:
-        KeyError: The graphs or the checkpoint lack a parameter of the model.
+        OSError: the files cannot be read.
+        CorruptData: they lack a parameter of the model.
     """
-    model = ImageTokenizer()
-    if path.is_dir():
-        weights = _initializers(path / "encoder.onnx") | _initializers(path / "decoder.onnx")
-        model.load_state_dict({name: weights[name] for name in model.state_dict()})
-    else:
-        model.load_state_dict(averaged(path))
-    return model.eval()
+    weights = (_initializers(path / "encoder.onnx") | _initializers(path / "decoder.onnx")
+               if path.is_dir() else averaged(path))
+    return filled(ImageTokenizer(), weights, path).eval()
 
 
 def load_refiner(path: Path) -> Refiner:
@@ -53,15 +57,15 @@ def load_refiner(path: Path) -> Refiner:
     One of fewer channels is widened.
 
     Raises:
-        KeyError: as `load_image_tokenizer`.
-        RuntimeError: it has more channels than ours.
+        OSError, CorruptData: as `load_image_tokenizer`; also if it has more channels than ours.
     """
     model = Refiner()
     weights = (_initializers(path / "refiner.onnx") if path.is_dir() else
                averaged(path, "refiner_average"))
-    model.load_state_dict({name: _widened(weights[name], wide.shape)
-                           for name, wide in model.state_dict().items()})
-    return model.eval()
+    with _belonging(path, model):
+        weights = {name: _widened(weights[name], wide.shape)
+                   for name, wide in model.state_dict().items()}
+    return filled(model, weights, path).eval()
 
 
 def _widened(narrow: Tensor, shape: torch.Size) -> Tensor:
@@ -77,10 +81,52 @@ def _widened(narrow: Tensor, shape: torch.Size) -> Tensor:
 
 
 def averaged(checkpoint: Path, network: str = "average") -> dict[str, Tensor]:
-    """The averaged weights of a training checkpoint, of the ``network`` that is called so."""
-    weights: dict[str, Tensor] = torch.load(checkpoint, map_location="cpu",
-                                            weights_only=True)[network]
+    """The averaged weights of a training checkpoint, of the ``network`` that is called so.
+
+    Raises:
+        OSError, CorruptData: as `read_checkpoint`; also if it has none that is called so.
+    """
+    saved = read_checkpoint(checkpoint)
+    if network not in saved:
+        raise CorruptData(str(checkpoint), f"has no {network!r}", _ANOTHER)
+    weights: dict[str, Tensor] = saved[network]
     return weights
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """What a training saved.
+
+    Raises:
+        OSError: the file cannot be read.
+        CorruptData: it is no checkpoint, or a damaged one.
+    """
+    with path.open("rb") as file:
+        try:
+            saved: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
+        except Exception as error:  # the ways to fail are many
+            why = str(error).partition("\n")[0]
+            raise CorruptData(str(path), f"is no whole checkpoint ({why})", _ANOTHER) from error
+    return saved
+
+
+def filled(network: N, weights: Mapping[str, Tensor], path: Path) -> N:
+    """``network`` with those of ``weights``, of the file ``path``, that it has.
+
+    Raises:
+        CorruptData: some are missing or have other shapes.
+    """
+    with _belonging(path, network):
+        network.load_state_dict({name: weights[name] for name in network.state_dict()})
+    return network
+
+
+@contextmanager
+def _belonging(path: Path, network: nn.Module) -> Iterator[None]:
+    try:
+        yield
+    except (KeyError, RuntimeError) as error:
+        raise CorruptData(str(path), f"does not hold the weights of this {type(network).__name__}",
+                          _ANOTHER) from error
 
 
 @torch.no_grad()
@@ -88,9 +134,14 @@ def load_exact(weights: Path, network: nn.Module) -> None:
     """Fill a trainable entropy network from the integers of its ``weights.safetensors``.
 
     Raises:
-        KeyError: the file lacks a parameter of the network.
+        CorruptData: the file lacks a parameter of the network.
     """
     integers = load_file(weights)
+    with _belonging(weights, network):
+        _expand(integers, network)
+
+
+def _expand(integers: Mapping[str, Tensor], network: nn.Module) -> None:
     for name, module in network.named_modules():
         if isinstance(module, Linear):
             scale = integers[f"{name}.multiplier"] * (module.in_scale / module.out_scale)

@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from unimic.cloud.backends.show_o.magvit import Magvit, load_magvit
 from unimic.cloud.models.image_tokenizer import PATCH, ImageTokenizer
+from unimic.cloud.training.command import command
 from unimic.cloud.training.data import (
     UNLABELLED,
     flickr_images,
@@ -23,7 +24,7 @@ from unimic.cloud.training.data import (
     read_shards,
 )
 from unimic.cloud.training.grids import save_grids
-from unimic.cloud.training.loop import autocast, channels_last, default_device
+from unimic.cloud.training.loop import autocast, channels_last, default_device, mark
 from unimic.cloud.training.shipped import load_image_tokenizer
 from unimic.codec.tokens import Codes
 
@@ -87,9 +88,10 @@ def main(argv: list[str] | None = None) -> None:
     args.out.mkdir(parents=True, exist_ok=True)
 
     model = channels_last(load_tokenizer(args.tokenizer).to(default_device()))
+    made_by = mark(args.tokenizer)
 
     def write(name: str, images: list[Named], fast: bool = False) -> None:
-        save_grids(args.out / f"{name}.npz", tokenize(model, images, fast))
+        save_grids(args.out / f"{name}.npz", tokenize(model, images, fast), made_by)
         print(f"{name}: {len(images)} grids", flush=True)
 
     if args.emoji:
@@ -117,4 +119,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command(main)

@@ -19,15 +19,17 @@ from __future__ import annotations
 import argparse
 import math
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import IterableDataset
+from tqdm import tqdm
 
 from unimic.cloud.backends.compact import load_weights
 from unimic.cloud.models.compact import (
@@ -45,21 +47,25 @@ from unimic.cloud.models.compact import (
     packed_texts,
 )
 from unimic.cloud.training import shapes
+from unimic.cloud.training.command import command
 from unimic.cloud.training.data import read_captions, read_questions
-from unimic.cloud.training.grids import load_grids
+from unimic.cloud.training.grids import check_tokenizer, load_grids
 from unimic.cloud.training.loop import (
     Average,
     Run,
     autocast,
     default_device,
+    mark,
     optimizers,
     own_seed,
     prepared,
 )
 from unimic.cloud.training.shipped import load_image_tokenizer
+from unimic.codec.errors import InvalidInput
 from unimic.codec.text import TextTokenizer
 from unimic.codec.tokens import Codes
 
+X = TypeVar("X")
 TEXT_LIMIT = 40
 """Tokens of a question, answer or prompt in training; longer ones are cut."""
 
@@ -166,6 +172,11 @@ def crop(codes: np.ndarray, rows: int, columns: int, rng: np.random.Generator) -
     return codes[top:top + rows, left:left + columns]
 
 
+def some(chance: random.Random, all_: Sequence[X], count: int) -> list[X]:
+    """At least one of them, and at most all."""
+    return chance.sample(all_, min(max(1, count), len(all_)))
+
+
 class Mixture(IterableDataset[dict[str, Batch]]):
     """Endless steps of about ``tokens`` tokens, each of three batches."""
 
@@ -180,6 +191,10 @@ class Mixture(IterableDataset[dict[str, Batch]]):
         self.captioned = [p for p in photos if p.captions]
         self.questioned = [p for p in photos if p.pairs]
         self.albums = albums
+        for name, found in (("emoji", emoji and coloured), ("photo with captions", self.captioned),
+                            ("photo with questions", self.questioned)):
+            if not found:
+                raise InvalidInput("--tokens", f"there is no {name}", "make the grids of all data")
 
     def __iter__(self) -> Iterator[dict[str, Batch]]:
         seed = own_seed(self.seed)
@@ -192,8 +207,8 @@ class Mixture(IterableDataset[dict[str, Batch]]):
         """Nine questions and a description for each of some drawings."""
         album = self.albums["drawing" if self.random.random() < DRAWN else "rendering"]
         codes = album.some(self.random)
-        count = max(1, self.tokens["drawing"] // (codes[0].size + 110))
-        chosen = self.random.sample(album.drawings, count)
+        chosen = some(self.random, album.drawings,
+                      self.tokens["drawing"] // (codes[0].size + 110))
         texts = []
         for drawing in chosen:
             kinds: dict[tuple[str, str], list[shapes.Pair]] = {}
@@ -202,7 +217,7 @@ class Mixture(IterableDataset[dict[str, Batch]]):
             said = []
             for (about, _), pairs in kinds.items():
                 count = 2 if about == "shape" else 1  # shapes are the harder ones to see
-                asked = self.random.sample(pairs, min(count, len(pairs)))
+                asked = some(self.random, pairs, count)
                 said += [self.texts.answered(*pair) for pair in asked]
             if drawing.colour and drawing.shape:
                 said.append(self.texts.caption(f"a {drawing.colour} {drawing.shape}"))
@@ -212,12 +227,11 @@ class Mixture(IterableDataset[dict[str, Batch]]):
     def photo_answers(self) -> Batch:
         """All questions about some indoor photos, or all captions of some others."""
         if self.rng.random() < 0.4:
-            chosen = self.random.sample(self.questioned, max(1, self.tokens["photo"] // 450))
-            texts = [[self.texts.answered(*p) for p in
-                      self.random.sample(photo.pairs, min(10, len(photo.pairs)))]
+            chosen = some(self.random, self.questioned, self.tokens["photo"] // 450)
+            texts = [[self.texts.answered(*p) for p in some(self.random, photo.pairs, 10)]
                      for photo in chosen]
         else:
-            chosen = self.random.sample(self.captioned, max(1, self.tokens["photo"] // 280))
+            chosen = some(self.random, self.captioned, self.tokens["photo"] // 280)
             texts = [[self.texts.caption(c) for c in photo.captions] for photo in chosen]
         rows = min(p.codes.shape[0] for p in chosen)
         columns = min(p.codes.shape[1] for p in chosen)
@@ -241,15 +255,15 @@ class Mixture(IterableDataset[dict[str, Batch]]):
         told = self.rng.random(tokens) >= UNPROMPTED[kind]  # of each image, and more
         if kind == "rendering":
             codes = self.albums[kind].some(self.random)
-            drawings = self.random.sample(self.albums[kind].drawings,
-                                          tokens // (codes[0].size + 12))
+            drawings = some(self.random, self.albums[kind].drawings,
+                            tokens // (codes[0].size + 12))
             grids = [codes[d.image] for d in drawings]
             prompts = [self.random.choice(shapes.DESCRIPTIONS).format(
                 colour=d.colour, shape=d.shape) for d in drawings]
         elif kind == "unlabelled":
             side = self.random.choice((14, 16, 20))
             large = [p for p in self.photos if min(p.codes.shape) >= side]
-            chosen = self.random.sample(large, tokens // (side * side))
+            chosen = some(self.random, large, tokens // (side * side))
             grids = [crop(p.codes, side, side, self.rng) for p in chosen]
             prompts = [""] * len(chosen)
         else:
@@ -303,19 +317,29 @@ def load_photos(data: Path, tokens: Path) -> list[Photo]:
 
 
 def load_albums(path: Path, tokenizer: Path | None) -> dict[str, Album]:
-    """The drawings of `ALBUMS` with their codes, which are made if there is no ``path``."""
+    """The drawings of `ALBUMS` with their codes, which are made if there is no ``path``.
+
+    Raises:
+        InvalidInput: there is none, and no ``tokenizer``; or another one made it.
+    """
     drawings = {"drawing": shapes.training_drawings(),
                 "rendering": shapes.rendered_drawings(RENDERINGS)}
     if not path.exists():
         if tokenizer is None:
-            raise SystemExit(f"{path} does not exist: name a --tokenizer to make it")
-        model, made = load_image_tokenizer(tokenizer), {}
+            raise InvalidInput("--shapes", f"there is no {path}", "name a --tokenizer to make it")
+        model, made = load_image_tokenizer(tokenizer), {"tokenizer": np.array(mark(tokenizer))}
         for name, draw in (("drawing", shapes.original), ("rendering", shapes.rendering)):
             for side in ALBUMS[name]:
                 rng = np.random.default_rng(side)
+                shown = tqdm(drawings[name], f"{name}s, {side} pixels", disable=None)
                 made[f"{name}-{side}"] = shapes.tokenize(
-                    model, (draw(shown, side, rng) for shown in drawings[name]))
-        np.savez(path, **made)  # type: ignore[arg-type]
+                    model, (draw(drawing, side, rng) for drawing in shown))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(".partial.npz")
+        np.savez(partial, **made)  # type: ignore[arg-type]
+        partial.replace(path)
+    elif tokenizer and check_tokenizer([path]) not in ("", mark(tokenizer)):
+        raise InvalidInput("--tokenizer", f"{path} was made by another", "name another --shapes")
     with np.load(path) as file:
         return {name: Album(drawings[name], sides, {s: file[f"{name}-{s}"] for s in sides})
                 for name, sides in ALBUMS.items()}
@@ -334,20 +358,21 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--minutes", type=float, default=60)
     parser.add_argument("--batch", type=int, default=3200, help="tokens of a step")
     parser.add_argument("--rate", type=float, default=2.5e-3)
-    parser.add_argument("--width", type=int, default=CompactConfig.width)
-    parser.add_argument("--depth", type=int, default=CompactConfig.depth)
+    parser.add_argument("--width", type=int, default=CompactConfig.width, help="without --start")
+    parser.add_argument("--depth", type=int, default=CompactConfig.depth, help="without --start")
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args(argv)
 
     torch.manual_seed(args.seed)
     device = default_device()
     albums = load_albums(args.shapes, args.tokenizer)
-    model = Compact(CompactConfig(width=args.width, depth=args.depth)).to(device)
-    if args.start:
-        model.load_state_dict(load_weights(args.start).state_dict())
+    model = (load_weights(args.start).train().requires_grad_(True) if args.start else
+             Compact(CompactConfig(width=args.width, depth=args.depth))).to(device)
     average = Average(model, 0.99)
     optimizer = optimizers(model, model.blocks, args.rate)
-    run = Run(args.out, args.minutes, args.rate, warmup=100)
+    tokens = check_tokenizer([args.shapes, *sorted(args.tokens.glob("*.npz"))])
+    run = Run(args.out, args.minutes, args.rate, warmup=100, made_for={
+        "--tokens": tokens, "--text-tokenizer": mark(args.text_tokenizer)})
     state: dict[str, nn.Module | torch.optim.Optimizer] = {
         "model": model, "average": average.module, **optimizer}
     run.restore(state)
@@ -380,4 +405,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command(main)

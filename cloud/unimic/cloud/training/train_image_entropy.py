@@ -26,6 +26,7 @@ from torch.utils.data import IterableDataset
 from unimic.cloud.backends.show_o.magvit import Magvit
 from unimic.cloud.models.image_entropy import ImageEntropyConfig, ImageEntropyNet
 from unimic.cloud.models.image_tokenizer import PATCH, ImageTokenizer
+from unimic.cloud.training.command import command
 from unimic.cloud.training.cost import FEW_SHAPES, WindowRows, row_bits
 from unimic.cloud.training.data import flickr_images, read_captions, training_images
 from unimic.cloud.training.loop import (
@@ -35,6 +36,7 @@ from unimic.cloud.training.loop import (
     channels_last,
     compiled,
     default_device,
+    mark,
     optimizers,
     own_seed,
     prepared,
@@ -196,7 +198,9 @@ def main(argv: list[str] | None = None) -> None:
     average = Average(network, 0.998)
     towers = nn.ModuleList([network.content_layers, network.query_layers])
     parts = optimizers(network, towers, args.rate)
-    run = Run(args.out, args.minutes, args.rate)
+    run = Run(args.out, args.minutes, args.rate, made_for={
+        "--image-tokenizer": mark(args.image_tokenizer),
+        "--text-tokenizer": mark(args.text_tokenizer)})
     state = {"model": network, "average": average.module, **parts}
     run.restore(state)
     layout = image_layout(asdict(network.config))
@@ -228,4 +232,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command(main)

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from unimic.cloud.backends.compact import load_weights
 from unimic.cloud.models.compact import PROMPT, Block, Compact, Painter
 from unimic.cloud.models.refiner import Refiner
+from unimic.cloud.training.command import command
 from unimic.cloud.training.data import training_images
 from unimic.cloud.training.fidelity import Fidelity
 from unimic.cloud.training.joining import joined
@@ -36,6 +37,7 @@ from unimic.cloud.training.loop import (
     autocast,
     channels_last,
     default_device,
+    mark,
     optimizers,
     prepared,
 )
@@ -159,7 +161,8 @@ def main(argv: list[str] | None = None) -> None:
     learning = nn.ModuleList([painter, refiner])
     average, refined = Average(model, 0.998), Average(refiner, 0.998)
     optimizer = optimizers(learning, painter.blocks, args.rate)
-    run = Run(args.out, args.minutes, args.rate, warmup=100)
+    run = Run(args.out, args.minutes, args.rate, warmup=100,
+              made_for={"--tokenizer": mark(args.tokenizer)})
     fidelity = Fidelity(device, ADVERSARIAL, "vgg", INCEPTION, PIXEL)
     state: dict[str, nn.Module | torch.optim.Optimizer] = {
         "model": model, "average": average.module, "refiner": refiner,
@@ -202,4 +205,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command(main)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from unimic.cloud.models.text_entropy import TextEntropyConfig, TextEntropyNet
+from unimic.cloud.training.command import command
 from unimic.cloud.training.cost import bits_of
 from unimic.cloud.training.data import read_captions, read_lines, read_questions, read_text
 from unimic.cloud.training.loop import (
@@ -22,6 +23,7 @@ from unimic.cloud.training.loop import (
     Run,
     autocast,
     default_device,
+    mark,
     optimizers,
     rounded_late,
 )
@@ -120,7 +122,7 @@ def main(argv: list[str] | None = None) -> None:
         load_exact(args.start, network)
     average = Average(network, 0.998)
     parts = optimizers(network, network.layers, args.rate)
-    run = Run(args.out, args.minutes, args.rate)
+    run = Run(args.out, args.minutes, args.rate, made_for={"--tokenizer": mark(args.tokenizer)})
     state = {"model": network, "average": average.module, **parts}
     run.restore(state)
     texts = sequences(args.data, args.other, tokenizer)
@@ -141,4 +143,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command(main)

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
+from unimic.cloud.training.command import command
 from unimic.cloud.training.data import read_captions, read_questions, read_text
 from unimic.codec.store import TEXT_TOKENIZER, add_model
 from unimic.codec.text import MARKER
@@ -90,4 +91,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command(main)

@@ -27,6 +27,7 @@ from torch.utils.data import IterableDataset
 from unimic.cloud.models.image_entropy import ImageEntropyNet
 from unimic.cloud.models.image_tokenizer import ImageTokenizer
 from unimic.cloud.training import shapes
+from unimic.cloud.training.command import command
 from unimic.cloud.training.cost import TokenCost
 from unimic.cloud.training.data import read_emoji, training_images
 from unimic.cloud.training.fidelity import Fidelity
@@ -195,4 +196,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command(main)
