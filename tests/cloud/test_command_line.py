@@ -37,6 +37,10 @@ def test_tasks(server: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["ask", "p.png", "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)
     assert facts["answer"].startswith("a picture →")
+    assert main(["ask", "p.png", "\x1b[31mred\x00?\n", "-v"]) == 0  # the answer repeats it
+    told = capsys.readouterr()
+    assert told.out.startswith("\ufffd[31mred\ufffd?\n →")
+    assert "confidence: 0.50\nshare: up" in told.err
     assert facts["share"]["up_payload_bytes"] > 0
 
     photo = np.asarray(Image.open("p.png"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from unimic.codec.errors import InvalidInput
@@ -162,7 +163,10 @@ def ask(args: argparse.Namespace) -> None:
         answer = (cloud.ask(photo, args.question, on_progress=show) if args.question else
                   cloud.caption(photo, on_progress=show))
         facts = {"answer": answer.text, "confidence": round(answer.confidence, 4)}
-        _report(args, facts, {"share": photo.stats, "task": answer.stats}, answer=answer.text)
+        # What a terminal would take for commands stays out of it.
+        shown = "".join(c if c.isprintable() or c == "\n" else "\ufffd" for c in answer.text)
+        _report(args, facts, {"share": photo.stats, "task": answer.stats}, shown,
+                [f"confidence: {answer.confidence:.2f}"])
 
 
 def inpaint(args: argparse.Namespace) -> None:
@@ -225,9 +229,9 @@ def _write(args: argparse.Namespace, kind: str, result: Picture, stats: dict[str
 
 
 def _report(args: argparse.Namespace, facts: dict[str, Any], stats: dict[str, Stats],
-            answer: str | None = None) -> None:
+            answer: str | None = None, notes: Sequence[str] = ()) -> None:
     if not (args.json or args.verbose):
         stats = {}  # to tell the bits of what came down, it would be coded once more
     costs = {turn: cost.as_dict() for turn, cost in stats.items()}
     report(args, {**facts, **costs}, answer=answer,
-           details="\n".join(f"{turn}: {cost}" for turn, cost in stats.items()))
+           details="\n".join([*notes, *(f"{turn}: {cost}" for turn, cost in stats.items())]))
