@@ -138,7 +138,8 @@ UNPROMPTED = Sampling(seed=6, steps=1, temperature=0.0, guidance=2.0)
 
 
 UNEXPECTED = {"boom": RuntimeError("boom"), "stop": StopIteration(), "exit": SystemExit(3),
-              "interrupt": KeyboardInterrupt(), "cancel": asyncio.CancelledError()}
+              "interrupt": KeyboardInterrupt(), "cancel": asyncio.CancelledError(),
+              "give up": Cancelled(), "close": GeneratorExit()}
 
 
 class EchoBackend(Backend):

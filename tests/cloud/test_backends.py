@@ -104,7 +104,7 @@ async def test_grids_that_are_none(serve, caplog, result, said):
         photo = await cloud.share(PHOTO)
         with pytest.raises(UnimicError, match="internal error"):
             await cloud.inpaint(photo, (0, 0, 10, 10))
-        assert "backend echo returned what is no result" in caplog.text
+        assert "backend echo: " in caplog.text
         assert said.replace("\\", "") in caplog.text
 
 

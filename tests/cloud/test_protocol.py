@@ -274,6 +274,8 @@ async def test_what_is_no_message_is_survived_too(dial):
 @pytest.mark.parametrize(("prompt", "code"), [
     ("boom", pb.Failure.CODE_INTERNAL), ("stop", pb.Failure.CODE_INTERNAL),
     ("exit", pb.Failure.CODE_INTERNAL), ("cancel", pb.Failure.CODE_INTERNAL),
+    ("interrupt", pb.Failure.CODE_INTERNAL), ("give up", pb.Failure.CODE_INTERNAL),
+    ("close", pb.Failure.CODE_INTERNAL),
     ("wrong", pb.Failure.CODE_INTERNAL),
     ("refuse", pb.Failure.CODE_INVALID_ARGUMENT)])
 async def test_a_failing_backend_fails_one_request(dial, prompt, code):

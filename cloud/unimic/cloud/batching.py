@@ -23,6 +23,7 @@ from unimic.cloud.backends.base import (
     GenerateRequest,
     Request,
 )
+from unimic.codec.errors import UnimicError
 from unimic.codec.progress import Progress
 from unimic.codec.tokens import Codes
 
@@ -143,9 +144,10 @@ class Batcher:
             requests = copy.deepcopy([job.request for job in jobs])
             try:
                 return self._checked(self._methods[type(requests[0])](requests, watch), requests)
-            except (StopIteration, SystemExit, KeyboardInterrupt, asyncio.CancelledError) as error:
-                # The loop would take it for its own, or not at all.
-                raise RuntimeError(repr(error)) from error
+            except (UnimicError, Cancelled):
+                raise
+            except BaseException as error:  # the loop would take some for its own, or not at all
+                raise RuntimeError(f"backend {self._backend.name}: {error!r}") from error
 
         try:
             results = await loop.run_in_executor(self._threads, compute)
@@ -153,9 +155,11 @@ class Batcher:
                 if not job.done.done():
                     job.done.set_result(result)
         except (Exception, Cancelled) as error:
-            waiting = [job for job in jobs if not job.done.done()]  # none if it was cancelled
+            waiting = [job for job in jobs if not job.done.done()]
             if len(jobs) == 1 and waiting:
-                waiting[0].done.set_exception(error)
+                waiting[0].done.set_exception(
+                    RuntimeError("it gave up, and somebody waited") if isinstance(error, Cancelled)
+                    else error)
                 return
             for job in waiting:  # one of them is to blame: the others shall not suffer
                 await self._compute([job])
@@ -164,18 +168,14 @@ class Batcher:
         """What a method of the backend returned, one result a request.
 
         Raises:
-            RuntimeError: it is something else.
+            TypeError, ValueError: it is something else.
         """
-        try:
-            found = list(results)
-            if len(found) != len(requests):
-                raise ValueError(f"{len(found)} results of {len(requests)} requests")
-            return [_answer(result) if isinstance(request, AnswerRequest)
-                    else self._codes(result, request.shape)
-                    for result, request in zip(found, requests, strict=True)]
-        except (TypeError, ValueError) as error:
-            raise RuntimeError(f"backend {self._backend.name} returned what is no result: {error}"
-                               ) from error
+        found = list(results)
+        if len(found) != len(requests):
+            raise ValueError(f"{len(found)} results of {len(requests)} requests")
+        return [_answer(result) if isinstance(request, AnswerRequest)
+                else self._codes(result, request.shape)
+                for result, request in zip(found, requests, strict=True)]
 
     def _codes(self, result: Any, shape: tuple[int, int]) -> Codes:
         codes, most = np.asarray(result), self._backend.space.image_codes

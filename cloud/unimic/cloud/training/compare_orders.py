@@ -166,6 +166,8 @@ def trained(network: Raster | Grouped, grids: Tensor, run: Run) -> Raster | Grou
         run.descend(fraction, network, loss, parts)
         average.update(network, run.step)
         run.log(bits_per_token=loss)
+    if run.stopped:  # nothing is kept to go on from
+        raise KeyboardInterrupt
     return average.module
 
 
