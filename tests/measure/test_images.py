@@ -268,6 +268,17 @@ def test_processes_end_with_the_one_that_started_them() -> None:
         assert process.communicate(timeout=20)[0] == b""
 
 
+def test_pictures_of_one_name_in_two_folders(files: list[Path], tmp_path: Path) -> None:
+    for folder in "one", "two":
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "a.png").write_bytes(files[0].read_bytes())
+    page = tmp_path / "r.html"
+    assert measure(tmp_path / "one", tmp_path / "two", "--codecs", "jpeg:10", "--metrics", "psnr",
+                   "--json", tmp_path / "r.json", "--report", page, "--jobs", 1) == 0
+    for folder in "one", "two":
+        assert f">{folder}/a.png<" in page.read_text()
+
+
 CHATTY = """\
 import os, sys, numpy as np
 from PIL import Image

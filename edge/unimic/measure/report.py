@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -109,7 +109,7 @@ def summary(rows: Sequence[Row], metrics: Sequence[Metric], context: Context) ->
 def html(rows: Sequence[Row], facts: Row, metrics: Sequence[Metric], context: Context) -> str:
     """The report of rows and what `summary` says of them."""
     means: list[Row] = facts["averages"]
-    series = _names(means)
+    series, titles = _names(means), _titles(row["image"] for row in rows)
     good = [row for row in rows if "error" not in row and row["codec"] != ORIGINAL]
     single = [metric for metric in metrics if not metric.of_sets]
     count = len({row["image"] for row in good})
@@ -127,8 +127,8 @@ def html(rows: Sequence[Row], facts: Row, metrics: Sequence[Metric], context: Co
                 legend(series), "<div class=plots>",
                 *(drawing.figure() for drawing in _curves(means, metrics).values()), "</div>"),
         _bd_rates(facts, metrics, context.anchor),
-        _crops(good, means, single),
-        _bits(good),
+        _crops(good, means, single, titles),
+        _bits(good, titles),
         section("All settings", paragraph("Means over the pictures; a click on a title sorts."),
                 table([Column("codec", "codec"), Column("setting", "setting"), *_SIZES,
                        *_metric_columns(metrics), *_TIMES], means, OURS)),
@@ -136,15 +136,26 @@ def html(rows: Sequence[Row], facts: Row, metrics: Sequence[Metric], context: Co
                 table([Column("codec", "codec"), Column("setting", "setting"),
                        Column("image", "picture", left=True), *_SIZES, *_metric_columns(single),
                        *_TIMES],
-                      [row | {"image": Path(row["image"]).name} for row in good], OURS),
+                      [row | {"image": titles[row["image"]]} for row in good], OURS),
                 "</details>"),
-        _troubles(facts, metrics),
+        _troubles(facts, metrics, titles),
         section("Made with", table(
             [Column("name", "what"), Column("version", "version", left=True)],
             [{"name": name, "version": version} for name, version in context.versions.items()]),
             *(paragraph(f"{metric.title}: {metric.source}.") for metric in metrics)),
     ]
     return page("UniMIC: rate and fidelity", [part for part in sections if part], series)
+
+
+def _titles(images: Iterable[str]) -> dict[str, str]:
+    """What pictures are called: their files, with as many folders as tell them apart."""
+    parts = {image: Path(image).parts for image in images}
+    deepest = max(map(len, parts.values()), default=1)
+    for depth in range(1, deepest + 1):
+        titles = {image: "/".join(names[-depth:]) for image, names in parts.items()}
+        if len({*titles.values()}) == len(titles):
+            break
+    return titles
 
 
 def text(facts: Row, metrics: Sequence[Metric]) -> list[str]:
@@ -259,7 +270,8 @@ def _bd_rates(facts: Row, metrics: Sequence[Metric], anchor: str) -> str:
 
 # ── pictures ──────────────────────────────────────────────────────────────────────────────────
 
-def _crops(rows: Sequence[Row], means: Sequence[Row], metrics: Sequence[Metric]) -> str:
+def _crops(rows: Sequence[Row], means: Sequence[Row], metrics: Sequence[Metric],
+           titles: Mapping[str, str]) -> str:
     """The middle of each picture that was kept, beside each codec's best at about our rate."""
     if _reference(means) is None:
         return ""
@@ -276,7 +288,7 @@ def _crops(rows: Sequence[Row], means: Sequence[Row], metrics: Sequence[Metric])
         chosen = sorted(at_rate(group, own["bpp"], judge.name, judge.higher),
                         key=lambda row: row["codec"] != OURS)
         original = webp_base64(middle(load_image(image)))
-        parts += ["<div class=crops>", _figure(original, Path(image).name, "original"), *(
+        parts += ["<div class=crops>", _figure(original, titles[image], "original"), *(
             _figure(row["crop"], f"{row['codec']} {row['setting']}",
                     f"{row['file_bytes']:,} bytes, {row['bpp']:.4f} bpp, {judge.title} "
                     f"{shown(row[judge.name], judge.digits)}")
@@ -291,7 +303,7 @@ def _figure(picture: str, title: str, note: str, kind: str = "") -> str:
             f"<figcaption><b>{escape(title)}</b><br>{escape(note)}</figcaption></figure>")
 
 
-def _bits(rows: Sequence[Row]) -> str:
+def _bits(rows: Sequence[Row], titles: Mapping[str, str]) -> str:
     """Where the bits of ours go, and a map of them for the pictures that were kept."""
     full = [row for row in rows if row["codec"] == OURS and row["setting"] == FULL]
     if not full:
@@ -301,7 +313,8 @@ def _bits(rows: Sequence[Row]) -> str:
     tokens = {name: sum(row["parts"].get(name, 0.0) for row in full) for name in names}
     lines = [{"part": name, "bits": bits / len(full), "share": 100 * bits / total}
              for name, bits in tokens.items()]
-    maps = [part for row in full if "token_bits" in row for part in _bit_map(row)]
+    maps = [part for row in full if "token_bits" in row
+            for part in _bit_map(row, titles[row["image"]])]
     return section("Where our bits go", paragraph(
         "With every token sent. Tokens are coded in ten groups, from a sparse lattice to a "
         "dense one; the later, the more of the picture is known."),
@@ -311,7 +324,7 @@ def _bits(rows: Sequence[Row]) -> str:
         if maps else "", "<div class=crops>", *maps, "</div>")
 
 
-def _bit_map(row: Row) -> list[str]:
+def _bit_map(row: Row, title: str) -> list[str]:
     bits = np.array(row["token_bits"])
     level = np.clip(bits / bits.max() if bits.max() else bits, 0, 1)
     ramp = np.array([[20, 16, 48], [120, 28, 109], [229, 92, 48], [252, 240, 160]], float)
@@ -321,15 +334,15 @@ def _bit_map(row: Row) -> list[str]:
     Image.fromarray(colours.astype(np.uint8)).save(file, "WEBP", lossless=True)
     picture = load_image(row["image"])
     picture.thumbnail((400, 400))
-    return [_figure(webp_base64(picture), Path(row["image"]).name, "original"),
+    return [_figure(webp_base64(picture), title, "original"),
             _figure(base64.b64encode(file.getvalue()).decode(), "bits a token",
                     f"{bits.min():.1f} … {bits.max():.1f}, mean {bits.mean():.2f}", "map")]
 
 
-def _troubles(facts: Row, metrics: Sequence[Metric]) -> str:
+def _troubles(facts: Row, metrics: Sequence[Metric], titles: Mapping[str, str]) -> str:
     rows = [{"what": name, "why": f"skipped: {why}"} for name, why in facts["missing"].items()]
     rows += [{"what": title, "why": why} for title, why in without_mean(facts, metrics).items()]
-    rows += [{"what": f"{row['codec']} {row['setting']}, {Path(row['image']).name}",
+    rows += [{"what": f"{row['codec']} {row['setting']}, {titles[row['image']]}",
               "why": row["error"]} for row in facts["errors"]]
     return section("What could not be measured", table(
         [Column("what", "what"), Column("why", "why", left=True)], rows)) if rows else ""
