@@ -348,6 +348,35 @@ async def test_cancelling_stops_entropy_coding(serve):
         assert coder.done
 
 
+async def test_who_asks_and_cancels_takes_no_more_threads_than_are_allowed(serve):
+    class Stubborn(FakeCoder):
+        """Looks only now and then whether anybody waits."""
+
+        working = most = begun = 0
+
+        def decode_image(self, payload, codes, *, mask=None, hole=None, prompt=None, skip=0):
+            self.working, self.begun = self.working + 1, self.begun + 1
+            self.most = max(self.most, self.working)
+            try:
+                time.sleep(0.6)
+                self.watch(0, 1)
+                return super().decode_image(payload, codes, mask=mask, hole=hole, prompt=prompt)
+            finally:
+                self.working -= 1
+
+    coder = Stubborn()
+    async with serve(coder=coder, limits=Limits(max_pending_tasks=3)) as address:
+        for _ in range(2):
+            async with AsyncClient(address, models=fake_models()) as cloud:
+                for _ in range(10):
+                    with suppress(DeadlineExceeded):
+                        await cloud.share(Image.new("RGB", (32, 32)), timeout=0.05)
+        async with AsyncClient(address, models=fake_models()) as cloud:
+            await cloud.share(Image.new("RGB", (32, 32)))
+        assert coder.begun >= 4
+        assert coder.most <= 2 * 3
+
+
 async def test_nothing_is_kept_of_requests_that_were_given_up():
     backend = EchoBackend(0.02)
     batcher = Batcher(backend)
@@ -366,6 +395,7 @@ async def test_nothing_is_kept_of_requests_that_were_given_up():
     gc.collect()
     assert not any(request() for request in seen)
     assert not batcher._waiting
+    assert len(batcher._running) == 1
     assert (await running).shape == (1, 1)
     assert backend.batches == [1]
     batcher.close()
@@ -561,6 +591,19 @@ async def test_nobody_waits_for_all_that_another_has_asked_for():
     await asyncio.gather(*calls)
     assert ended == ["one 1", "one 2", "one 5", "third", "other 11", "one 3", "other 12", "one 4"]
     assert backend.batches == [1, 1, 2, 1, 1, 1, 1]
+    batcher.close()
+
+
+async def test_large_images_are_not_taken_together():
+    backend = EchoBackend(0.02)
+    batcher = Batcher(backend)
+    sampling = Sampling(0, 2, 0.0, 0.0)
+    first = asyncio.create_task(batcher.run(backend, GenerateRequest("a", 1, 1, sampling)))
+    await until(lambda: backend.steps)
+    await asyncio.gather(first, *(
+        batcher.run(backend, GenerateRequest("a", rows, 64, sampling))
+        for rows in (128, 512) for _ in range(3)))
+    assert sorted(backend.batches) == [1, 1, 1, 1, 1, 2]
     batcher.close()
 
 

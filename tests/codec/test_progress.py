@@ -6,6 +6,7 @@ import asyncio
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -30,6 +31,31 @@ async def test_work_that_nobody_waits_for_ends() -> None:
     with pytest.raises(asyncio.CancelledError):
         await call
     assert await asyncio.to_thread(ended.wait, 30)
+
+
+async def test_a_call_ends_no_sooner_than_its_thread_of_a_pool() -> None:
+    """However often it is cancelled: else there would be more threads than calls."""
+    begun, go_on, ended = threading.Event(), threading.Event(), threading.Event()
+
+    def work(watch: Progress) -> None:
+        begun.set()
+        go_on.wait(30)
+        try:
+            watch(0, 1)
+        finally:
+            ended.set()
+
+    with ThreadPoolExecutor(1) as threads:
+        call = asyncio.create_task(run_watched(threads, work))
+        await asyncio.to_thread(begun.wait, 30)
+        for _ in range(3):
+            call.cancel()
+            await asyncio.sleep(0.01)
+            assert not call.done()
+        go_on.set()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+        assert ended.is_set()
 
 
 async def test_work_that_is_waited_for_is_done() -> None:

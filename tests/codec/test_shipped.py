@@ -132,3 +132,20 @@ def test_a_budget_below_the_header_is_refused(shipped: Coder) -> None:
     grid = TokenGrid(np.zeros((14, 14), np.int32), 224, 224)
     with pytest.raises(LimitExceeded, match="budget"):
         pack_image_within(shipped, grid, 5)
+
+
+def test_texts_tell_how_far_they_are_and_can_be_stopped(shipped: Coder) -> None:
+    seen: list[tuple[int, int]] = []
+
+    def stop(done: int, total: int) -> None:
+        seen.append((done, total))
+        if len(seen) == 3:
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        shipped.watched(stop).decode_text(b"", 4096)
+    assert seen == [(0, 4096), (256, 4096), (512, 4096)]
+    seen.clear()
+    ids = np.arange(40, dtype=np.int32)
+    shipped.watched(lambda *told: seen.append(told)).encode_text(ids)
+    assert seen == [(0, 40), (16, 40), (32, 40), (40, 40)]

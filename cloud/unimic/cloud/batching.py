@@ -29,6 +29,8 @@ from unimic.codec.tokens import Codes
 
 LINGER_SECONDS = 0.005
 """An idle worker waits this long for company: requests that were sent together arrive together."""
+MOST_TOKENS = 1 << 14
+"""Of all images of a batch: what is more takes as long together as one after the other."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,8 +70,8 @@ class Batcher:
         }
         self._backend = backend
         self._threads = ThreadPoolExecutor(workers, thread_name_prefix="backend")
-        self._free = asyncio.Semaphore(workers)
         self._waiting: list[_Batch] = []
+        self._idle = workers
         self._running: set[asyncio.Task[None]] = set()
         self._begun = 0.0  # the tag of the batch that was begun last
         self._last: WeakKeyDictionary[object, float] = WeakKeyDictionary()  # tag, by asker
@@ -97,13 +99,15 @@ class Batcher:
         """Put a job into a batch that waits, or else into a new one."""
         key = (type(job.request), job.request.shape, job.request.sampling.steps)
         batch = next((batch for batch in self._waiting
-                      if batch.key == key and len(batch.jobs) < self._backend.max_batch), None)
+                      if batch.key == key and len(batch.jobs) < self._most(job.request)), None)
         if batch is None:
             batch = _Batch(key)
             self._waiting.append(batch)
-            worker = asyncio.create_task(self._work())
-            self._running.add(worker)
-            worker.add_done_callback(self._running.discard)
+            if self._idle:
+                self._idle -= 1
+                worker = asyncio.create_task(self._work())
+                self._running.add(worker)
+                worker.add_done_callback(self._running.discard)
         if all(other.asker is not job.asker for other in batch.jobs):
             tag = max(self._begun, self._last.get(job.asker, 0)) + 1
             self._last[job.asker] = tag
@@ -111,19 +115,28 @@ class Batcher:
         batch.jobs.append(job)
         return batch
 
+    def _most(self, request: Request) -> int:
+        """Requests like this one in a batch."""
+        rows, columns = request.shape
+        return min(self._backend.max_batch, max(1, MOST_TOKENS // (rows * columns)))
+
     def close(self) -> None:
         """Stop taking requests; what runs ends at its next step if nobody waits for it."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     async def _work(self) -> None:
-        """Compute one batch: there are as many workers as batches, but some of these may go."""
-        async with self._free:
-            await asyncio.sleep(LINGER_SECONDS)
-            if self._waiting:
+        """Compute batches for as long as there are any."""
+        try:
+            while True:
+                await asyncio.sleep(LINGER_SECONDS)
+                if not self._waiting:
+                    return
                 batch = min(self._waiting, key=lambda batch: batch.tag)
                 self._waiting.remove(batch)
                 self._begun = batch.tag
                 await self._compute(batch.jobs)
+        finally:
+            self._idle += 1
 
     async def _compute(self, jobs: list[_Job]) -> None:
         loop = asyncio.get_running_loop()

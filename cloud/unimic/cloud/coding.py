@@ -26,8 +26,9 @@ class Together:
     """Drives the image jobs of all sessions in one thread, in batches.
 
     A batch is a wave of each of some jobs, of as many as `MOST_TOGETHER` windows allow; the others
-    have the next turn. Who comes is first, so large photos hold up nobody for longer than a batch.
-    To be used as the ``drive`` of a `Coder`.
+    have the next turn. In every second turn who comes is first, so large photos hold up nobody for
+    longer than two batches, and who keeps coming does not hold up them. Jobs that nobody waits for
+    any more end before the next turn. To be used as the ``drive`` of a `Coder`.
     """
 
     def __init__(self) -> None:
@@ -42,21 +43,33 @@ class Together:
 
     def _work(self) -> None:
         live: list[_Call] = []
+        in_front = False
         while True:
-            while not live or not self._arrivals.empty():
-                live.insert(0, self._arrivals.get())
+            new: list[_Call] = []
+            while not (live or new) or not self._arrivals.empty():
+                new.append(self._arrivals.get())
+            in_front = not in_front
+            live = [*reversed(new), *live] if in_front else [*live, *new]
+            for call in live:
+                call.job.heed()
+            live = _going_on(live)
+            if not live:
+                continue
             turn = _turn(live)
             try:
                 advance(turn[0].network, [call.job for call in turn])
             except Exception as error:  # a network that fails, fails for all of them
                 for call in turn:
                     call.job.fail(error)
-            live = [call for call in live if call not in turn]
-            for call in turn:
-                if call.job.done:
-                    call.done.set()
-                else:
-                    live.append(call)
+            live = _going_on([*(call for call in live if call not in turn), *turn])
+
+
+def _going_on(calls: Sequence[_Call]) -> list[_Call]:
+    """Those whose jobs are not done; the others are told."""
+    for call in calls:
+        if call.job.done:
+            call.done.set()
+    return [call for call in calls if not call.job.done]
 
 
 def _turn(live: Sequence[_Call]) -> list[_Call]:

@@ -118,7 +118,7 @@ class Session:
         self._models: set[bytes] = set()
         self._objects: dict[int, asyncio.Task[TokenGrid | None]] = {}
         self._pending: set[asyncio.Task[TokenGrid | None]] = set()
-        self._questions: set[int] = set()  # pending requests that make no image
+        self._questions: set[asyncio.Task[TokenGrid | None]] = set()  # pending, make no image
         self._room = asyncio.Semaphore(engine.limits.max_pending_tasks)
         self._outbox: asyncio.Queue[pb.ServerMessage | None] = asyncio.Queue(
             2 * engine.limits.max_pending_tasks)
@@ -150,6 +150,8 @@ class Session:
         finally:
             for task in (reading, writing, draining, *self._pending):
                 task.cancel()
+            if self._pending:  # what they have threads for is part of the session
+                await asyncio.wait(self._pending)
 
     # ── messages ──────────────────────────────────────────────────────────────────────────────
 
@@ -222,12 +224,13 @@ class Session:
 
     async def _start(self, request: pb.Share | pb.Task) -> None:
         asks = isinstance(request, pb.Task) and request.kind in QUESTIONS
-        limit, images = self._engine.limits.max_objects, self._objects.keys() - self._questions
+        limit = self._engine.limits.max_objects
+        images = sum(task not in self._questions for task in self._objects.values())
         if not request.id or request.id in self._objects:
             await self._fail(request.id, InvalidInput(
                 "id", f"{request.id} is 0 or in use", "number requests from 1, each once"))
             return
-        if len(images) >= limit and not asks:
+        if images >= limit and not asks:
             await self._fail(request.id, LimitExceeded(
                 "session", f"it holds {limit} images", "release some, by letting go of pictures"))
             return
@@ -236,14 +239,14 @@ class Session:
         task = asyncio.create_task(self._answer(request, source))
         self._objects[request.id] = task
         if asks:
-            self._questions.add(request.id)
+            self._questions.add(task)
         self._pending.add(task)
         task.add_done_callback(partial(self._settle, request.id))
 
     def _settle(self, request: int, task: asyncio.Task[TokenGrid | None]) -> None:
         self._room.release()
         self._pending.discard(task)
-        self._questions.discard(request)
+        self._questions.discard(task)
         made = not task.cancelled() and task.result() is not None
         if not made and self._objects.get(request) is task:
             del self._objects[request]

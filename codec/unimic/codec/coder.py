@@ -153,31 +153,40 @@ class Coder:
         """Code text ids, int32 ``(n,)``; see `encode_image`."""
         network = self._need_text()
         encoder, bits = RangeEncoder(), np.zeros(ids.shape)
-        for starts, lengths in _pieces(len(ids), network.positions, self._watch):
+        for starts, lengths in _pieces(len(ids), network.positions):
             given = np.zeros((len(starts), lengths[0]), np.int64)
             for row, start, length in zip(given, starts, lengths, strict=True):
                 row[1:length] = ids[start:start + length - 1]
             logits, _ = network.step(given, 0, None)
             for i in range(lengths[0]):
+                self._tell(starts, i, len(ids))
                 places = starts[lengths > i] + i
                 table = frequencies(logits[:len(places), i])
                 encoder.encode(ids[places], table)
                 bits[places] = information(ids[places], table)
+        self._watch(len(ids), len(ids))
         return Coded(encoder.finish(), bits)
 
     def decode_text(self, payload: bytes, count: int) -> Codes:
         """The ``count`` text ids that `encode_text` coded; raises as `decode_image` does."""
         network = self._need_text()
         decoder, ids = RangeDecoder(payload), np.zeros(count, np.int32)
-        for starts, lengths in _pieces(count, network.positions, self._watch):
+        for starts, lengths in _pieces(count, network.positions):
             given, memory = np.zeros(len(starts), np.int64), None
             for i in range(lengths[0]):
+                self._tell(starts, i, count)
                 places = starts[lengths > i] + i
                 logits, memory = network.step(given[:len(places), None], i, memory)
                 ids[places] = decoder.decode(frequencies(logits[:, 0]))
                 given = ids[places].astype(np.int64)
         decoder.finish()
+        self._watch(count, count)
         return ids
+
+    def _tell(self, starts: Integers, step: int, count: int) -> None:
+        """Say now and then how far a text is."""
+        if step % 16 == 0:
+            self._watch(min(count, int(starts[0]) + step * len(starts)), count)
 
     def _need_image(self) -> ImageNetwork:
         if self._image is None:
@@ -190,7 +199,7 @@ class Coder:
         return self._text
 
 
-def _pieces(count: int, positions: int, watch: Progress) -> Iterator[tuple[Integers, Integers]]:
+def _pieces(count: int, positions: int) -> Iterator[tuple[Integers, Integers]]:
     """Starts and lengths of the pieces of a text that are coded in lockstep.
 
     The network remembers ``positions`` tokens, so a long text is cut into pieces of that many; up
@@ -198,10 +207,8 @@ def _pieces(count: int, positions: int, watch: Progress) -> Iterator[tuple[Integ
     """
     starts = np.arange(0, count, positions)
     for i in range(0, len(starts), PIECES):
-        watch(int(starts[i]), count)
         group = starts[i:i + PIECES]
         yield group, np.minimum(count - group, positions)
-    watch(count, count)
 
 
 def _missing(kind: str) -> UnknownModel:

@@ -7,6 +7,7 @@ job is in irrelevant to its bytes. Jobs may join and leave between waves.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -41,7 +42,6 @@ class Job:
 
     Attributes:
         codes: int32 ``(rows, columns)``: the receiver's grid, as far as it has come.
-        width: the most windows that a wave of it has.
         done: whether nothing is left to do.
         error: what ended it early, if anything did.
     """
@@ -57,27 +57,36 @@ class Job:
         self.done = False
         self.error: BaseException | None = None
         self._watch = watch
-        order = list(waves(*codes.shape))
-        self.width = max(map(len, order))
-        self._waves = iter(order)
+        coded = ([w for w in wave if _inside(self.mask, w).any()] for wave in waves(*codes.shape))
+        self._waves = deque(filter(None, coded))
         self._coded, self._total = 0, int(self.mask.sum())
 
-    def plans(self, layout: Layout) -> list[WindowPlan]:
-        """Plans of the next wave that has tokens to code; none when the job is done."""
+    @property
+    def width(self) -> int:
+        """How many windows the next wave has."""
+        return len(self._waves[0]) if self._waves else 0
+
+    def heed(self) -> None:
+        """End the job if whoever watches it says so."""
         try:
-            for wave in self._waves:
-                self._watch(self._coded, self._total)
-                chosen = [w for w in wave if _inside(self.mask, w).any()]
-                if chosen:
-                    plans = [plan_window(layout, self.codes, self.mask, w, self.prompt, self.hole)
-                             for w in chosen]
-                    self._coded += sum(len(p.groups) for p in plans)
-                    return plans
-            self._watch(self._total, self._total)
-            self.done = True
+            self._watch(self._coded, self._total)
+        except BaseException as error:  # raised where somebody waits, not in a thread of many jobs
+            self.fail(error)
+
+    def plans(self, layout: Layout) -> list[WindowPlan]:
+        """Plans of the next wave; none when the job is done."""
+        self.heed()
+        self.done = self.done or not self._waves
+        if self.done:
+            return []
+        try:
+            plans = [plan_window(layout, self.codes, self.mask, w, self.prompt, self.hole)
+                     for w in self._waves.popleft()]
         except Exception as error:
             self.fail(error)
-        return []
+            return []
+        self._coded += sum(len(p.groups) for p in plans)
+        return plans
 
     def table(self, logits: Floats) -> Frequencies:
         """Frequencies of the symbols whose logits are ``(n, alphabet)``."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from functools import partial
-from typing import Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -35,8 +36,10 @@ async def run_watched(threads: Executor | None, work: Callable[Concatenate[Progr
     Cancelling alone would leave the thread at work, and the program could not end before it.
 
     Args:
-        threads: whose thread; None starts one, of which a few work at a time. (Those of an event
-            loop take no work any more when the main thread has ended, though others live on.)
+        threads: whose thread; the call then ends, also when it is cancelled, no sooner than the
+            work, so that as many threads are taken as there are calls. None starts one, of which a
+            few work at a time. (Those of an event loop take no work any more when the main thread
+            has ended, though others live on.)
         work: a function.
         args, kwargs: its other arguments.
     """
@@ -50,9 +53,23 @@ async def run_watched(threads: Executor | None, work: Callable[Concatenate[Progr
     try:
         if threads is None:
             return await asyncio.wrap_future(_started(call))
-        return await asyncio.get_running_loop().run_in_executor(threads, call)
+        working = asyncio.get_running_loop().run_in_executor(threads, call)
+        try:
+            return await asyncio.shield(working)
+        finally:
+            stop.set()
+            await _ended(working)
     finally:
         stop.set()
+
+
+async def _ended(working: asyncio.Future[Any]) -> None:
+    """Wait for it, whatever it comes to, and however often somebody says not to."""
+    while not working.done():
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.wait((working,))
+    if not working.cancelled():
+        working.exception()  # is known
 
 
 def _started(call: Callable[[], T]) -> Future[T]:
