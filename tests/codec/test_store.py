@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +93,12 @@ def test_what_is_missing_is_named(folder: Path) -> None:
     lambda m: m["models"]["image-entropy"].update(id="xyz"),
     lambda m: m["models"]["image-entropy"].update(id="1234"),
     lambda m: m["models"]["image-entropy"].update(files={"../up": {"sha256": "", "bytes": 0}}),
+    lambda m: m["models"]["image-entropy"]["files"]["weights.safetensors"].update(sha256="xyz"),
+    lambda m: m["models"]["image-entropy"]["files"]["weights.safetensors"].update(sha256="12"),
+    lambda m: m["models"]["image-tokenizer"].update(sizes=[1]),
+    lambda m: m["models"]["image-tokenizer"].update(sizes={"image_codes": "64", "patch": 8}),
+    lambda m: m["models"]["image-tokenizer"].update(sizes={"image_codes": 2**70, "patch": 8}),
+    lambda m: m["models"]["image-tokenizer"].update(sizes={"image_codes": 64, "patch": 0}),
     lambda m: m["models"]["image-entropy"].update(surprise=1),
     lambda m: m["models"]["image-entropy"].pop("licence"),
 ])
@@ -102,9 +109,19 @@ def test_a_manifest_that_cannot_be_understood(folder: Path, change: Any) -> None
     path.write_text(json.dumps(manifest))
     with pytest.raises(CorruptData):
         ModelStore(folder)
-    path.write_text("{")
-    with pytest.raises(CorruptData, match="manifest"):
-        ModelStore(folder)
+    for text in "{", "[" * 100_000:
+        path.write_text(text)
+        with pytest.raises(CorruptData, match="manifest"):
+            ModelStore(folder)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no pipes in folders here")
+def test_a_pipe_is_no_file_of_a_model(folder: Path) -> None:
+    path = folder / "image-entropy" / "weights.safetensors"
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(CorruptData, match="is no file"):
+        ModelStore(folder).verify("image-entropy")
 
 
 def test_what_cannot_be_added(folder: Path, tmp_path: Path) -> None:

@@ -241,3 +241,16 @@ def test_truncated(kind: str) -> None:
     for length in (len(data) // 50, len(data) // 3, len(data) * 9 // 10):
         with pytest.raises(InvalidInput):
             load_image(data[:length])
+
+
+def test_a_tiff_of_huge_tiles_takes_no_memory() -> None:
+    def tiff(width: int, length: int) -> bytes:
+        tags = {256: 16, 257: 16, 258: 8, 259: 1, 262: 1, 277: 1, 322: width, 323: length,
+                324: 200, 325: 256}
+        entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+        head = b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + bytes(4)
+        return head.ljust(200, b"\0") + bytes(256)
+
+    assert load_image(tiff(16, 16)).size == (16, 16)
+    with pytest.raises(LimitExceeded, match="a tile of it has more"):
+        load_image(tiff(40_000, 50_000))

@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import stat
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cache
@@ -91,7 +92,7 @@ class ModelStore:
             raise UnknownModel("models", f"cannot read {path} ({error.strerror})",
                                "install the package with its models or set UNIMIC_MODELS to "
                                "their folder") from error
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise CorruptData("manifest", f"{path} cannot be understood ({error!r})",
                               "install the models anew") from error
         self.entries = {entry.name: entry for entry in entries}
@@ -234,9 +235,14 @@ def _entry(name: str, value: Mapping[str, Any]) -> Entry:
     if len(bytes.fromhex(value["id"])) != ID_BYTES:
         raise ValueError(f"the id of {name!r} is not {ID_BYTES} bytes long")
     files = {file: File(**properties) for file, properties in value["files"].items()}
-    for file in files:
+    for file, known in files.items():
         if not _plain(file):
             raise ValueError(f"{file!r} is not a file name")
+        if len(bytes.fromhex(known.sha256)) != hashlib.sha256().digest_size:
+            raise ValueError(f"the hash of {file!r} is none")
+    for size_of, size in value["sizes"].items():
+        if type(size) is not int or not 0 < size < 1 << 31:
+            raise ValueError(f"{size_of} of {name!r} is {size!r}")
     converted = {"files": files, "id": bytes.fromhex(value["id"]),
                  "space": bytes.fromhex(value["space"])}
     return Entry(**{**value, **converted, "name": name})
@@ -262,7 +268,10 @@ def _sha256(path: Path) -> str:
 @cache
 def _verify(path: Path, expected: File) -> None:
     try:
-        size = path.stat().st_size
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):  # a pipe or a device would have no end
+            raise CorruptData(path.name, f"{path} is no file", "install the models anew")
+        size = status.st_size
         if size != expected.bytes:
             raise CorruptData(path.name, f"{path} has {size} bytes, the manifest says "
                               f"{expected.bytes}", "install the models anew")

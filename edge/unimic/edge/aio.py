@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from unimic.codec.canvas import Margins, enlarge
-from unimic.codec.errors import InvalidInput, UnimicError
+from unimic.codec.errors import CorruptData, InvalidInput, UnimicError
 from unimic.codec.limits import Limits
 from unimic.codec.packets import (
     Packed,
@@ -25,6 +25,7 @@ from unimic.codec.packets import (
     pack_image,
     pack_mask,
     pack_text,
+    packet_size,
     unpack_image,
     unpack_text,
 )
@@ -321,6 +322,10 @@ class AsyncClient:
         sent = await self._send(connection, task, photo, prompt, packed_mask, on_progress)
         began = perf_counter()
         try:
+            wanted = (task.width, task.height, coder.space.patch)
+            if base is None and packet_size(sent.reply.result.packet) != wanted:
+                raise CorruptData("result.packet.width", "the picture is of another size than "
+                                  "asked for", "tell the operator of the service")
             grid = await run_watched(None, lambda watch: unpack_image(
                 coder.watched(watch), sent.reply.result.packet, limits=self._limits, base=base,
                 mask=mask, prompt=sent.prompt))

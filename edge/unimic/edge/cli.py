@@ -22,7 +22,7 @@ from importlib.metadata import entry_points
 from unimic.codec.errors import InvalidInput, UnimicError
 from unimic.codec.version import __version__
 from unimic.edge.commands import demo, files, models, tasks
-from unimic.edge.console import be_lenient, discard_output
+from unimic.edge.console import be_lenient, discard_output, plain
 
 DESCRIPTION = """\
 Code pictures and texts as tokens, and work on them with a multimodal model in the cloud.
@@ -101,7 +101,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _fail(message: str, verbose: int) -> int:
     if verbose > 1:
         traceback.print_exc()
-    print(f"unimic: error: {' '.join(message.split())}", file=sys.stderr)
+    print(f"unimic: error: {plain(' '.join(message.split()))}", file=sys.stderr)
     return 1
 
 

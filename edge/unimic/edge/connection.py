@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import math
 import os
 import time
 from collections.abc import Callable
@@ -15,7 +16,7 @@ from typing import Any
 
 import grpc
 
-from unimic.codec.errors import InvalidInput, LimitExceeded, UnimicError
+from unimic.codec.errors import CorruptData, InvalidInput, LimitExceeded, UnimicError
 from unimic.codec.pem import read_authority, read_pair
 from unimic.codec.progress import Progress
 from unimic.codec.version import __version__
@@ -179,6 +180,9 @@ class Connection:
         if not isinstance(message, pb.ServerMessage) or not message.HasField("opened"):
             raise ServiceError(self.address, grpc.StatusCode.INTERNAL,
                                "the server did not answer open with opened")
+        if message.opened.space != space:
+            raise ServiceError(self.address, grpc.StatusCode.FAILED_PRECONDITION,
+                               "the server works in another token space")
         return message.opened
 
     async def request(self, message: pb.ClientMessage, on_progress: Progress | None = None
@@ -272,7 +276,7 @@ class Connection:
 
     def _receive(self, message: pb.ServerMessage) -> None:
         kind = message.WhichOneof("message")
-        if kind is None:
+        if kind not in ("progress", "result", "failure"):  # of a later version, or a second opened
             return
         pending = self._pending.get(getattr(message, kind).id)
         if pending is None:
@@ -290,12 +294,19 @@ class Connection:
             return
         del self._pending[getattr(message, kind).id]
         self._room.release()
-        if waiting and kind == "result":
-            pending.answer.set_result(Reply(
-                message.result, pending.message.ByteSize(), message.ByteSize(),
-                pending.progress_bytes, time.perf_counter() - pending.began))
-        elif waiting:
+        result = message.result
+        if not waiting:
+            return
+        if kind == "failure":
             pending.answer.set_exception(from_failure(message.failure))
+        elif not (0 <= result.confidence <= 1 and 0 <= result.seconds < math.inf):  # nor NaN
+            pending.answer.set_exception(CorruptData(
+                "result", f"a confidence of {result.confidence} after {result.seconds} s",
+                "tell the operator of the service"))
+        else:
+            pending.answer.set_result(Reply(
+                result, pending.message.ByteSize(), message.ByteSize(), pending.progress_bytes,
+                time.perf_counter() - pending.began))
 
     def _lose(self, error: ServiceError) -> None:
         self._lost = self._lost or error

@@ -205,6 +205,11 @@ def picture_bytes(image: Image.Image, kind: str, path: str = "picture") -> bytes
     return file.getvalue()
 
 
+def plain(text: str) -> str:
+    """Text of somebody else, without what a terminal would take for commands."""
+    return "".join(c if c.isprintable() or c == "\n" else "\ufffd" for c in text)
+
+
 def report(args: argparse.Namespace, facts: dict[str, Any], *, answer: str | None = None,
            details: str | None = None) -> None:
     """Tell the outcome: ``facts`` with ``--json``, else ``answer``, and ``details`` with ``-v``.

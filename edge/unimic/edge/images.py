@@ -21,6 +21,7 @@ FILE_LIMITS = Limits(max_tokens=MAX_PIXELS // 256, max_text_tokens=1 << 17)
 
 # Only formats that Pillow decodes itself: others start outside programs or are not pictures.
 FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "TIFF", "JPEG2000", "GIF", "BMP", "PPM")
+_TILE_WIDTH, _TILE_LENGTH = 322, 323  # tags of TIFF
 _USABLE = "use a JPEG, PNG, WebP, AVIF, TIFF, JPEG 2000, GIF, BMP or PNM picture"
 
 Bytes = bytes | bytearray | memoryview
@@ -62,6 +63,11 @@ def _load(source: ImageSource, max_pixels: int, name: str, background: int) -> I
     if source.width * source.height > max_pixels:
         raise LimitExceeded(name, f"{source.width}×{source.height} pixels are more than "
                             f"{max_pixels:,}", "scale the picture down")
+    # Tiles of a TIFF are decoded whole, however little of them the picture needs.
+    tags = getattr(source, "tag_v2", {})
+    if tags.get(_TILE_WIDTH, 1) * tags.get(_TILE_LENGTH, 1) > max_pixels:
+        raise LimitExceeded(name, f"a tile of it has more than {max_pixels:,} pixels",
+                            "write it anew with smaller tiles")
     if not source.width or not source.height:
         raise InvalidInput(name, "the picture is empty", "use one of at least 1×1 pixels")
     try:

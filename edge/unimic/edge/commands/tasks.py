@@ -14,6 +14,7 @@ from unimic.edge.console import (
     common_options,
     output_format,
     picture_bytes,
+    plain,
     progress,
     quality_option,
     read_input,
@@ -163,9 +164,7 @@ def ask(args: argparse.Namespace) -> None:
         answer = (cloud.ask(photo, args.question, on_progress=show) if args.question else
                   cloud.caption(photo, on_progress=show))
         facts = {"answer": answer.text, "confidence": round(answer.confidence, 4)}
-        # What a terminal would take for commands stays out of it.
-        shown = "".join(c if c.isprintable() or c == "\n" else "\ufffd" for c in answer.text)
-        _report(args, facts, {"share": photo.stats, "task": answer.stats}, shown,
+        _report(args, facts, {"share": photo.stats, "task": answer.stats}, plain(answer.text),
                 [f"confidence: {answer.confidence:.2f}"])
 
 
