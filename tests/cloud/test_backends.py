@@ -160,7 +160,7 @@ def test_a_backend_that_is_offered(monkeypatch):
     (broken, r"'mine' of one cannot be made \(ModuleNotFoundError: No module named 'giant'\)"),
     (lambda store: None, "cannot be made.*TypeError"), (7, "cannot be made.*TypeError"),
     (lambda *_: None, "'mine' of one is a NoneType, no Backend"),
-    (lambda *_: Half(), "has None as max_tokens, not a int")])
+    (lambda *_: Half(), "has None as max_tokens in place of int")])
 def test_backends_that_are_none(monkeypatch, factory, said):
     offer(monkeypatch, one=factory)
     with pytest.raises(UnknownModel, match=said):

@@ -63,14 +63,14 @@ def _load(source: ImageSource, max_pixels: int, name: str, background: int) -> I
     if source.width * source.height > max_pixels:
         raise LimitExceeded(name, f"{source.width}×{source.height} pixels are more than "
                             f"{max_pixels:,}", "scale the picture down")
-    # Tiles of a TIFF are decoded whole, however little of them the picture needs.
-    tags = getattr(source, "tag_v2", {})
-    if tags.get(_TILE_WIDTH, 1) * tags.get(_TILE_LENGTH, 1) > max_pixels:
-        raise LimitExceeded(name, f"a tile of it has more than {max_pixels:,} pixels",
-                            "write it anew with smaller tiles")
     if not source.width or not source.height:
         raise InvalidInput(name, "the picture is empty", "use one of at least 1×1 pixels")
     try:
+        # Tiles of a TIFF are decoded whole, however little of them the picture needs.
+        tags = getattr(source, "tag_v2", {})
+        if tags.get(_TILE_WIDTH, 1) * tags.get(_TILE_LENGTH, 1) > max_pixels:
+            raise LimitExceeded(name, f"a tile of it has more than {max_pixels:,} pixels",
+                                "write it anew with smaller tiles")
         upright = ImageOps.exif_transpose(source)
         return _to_srgb(_flatten(upright, background), source.info.get("icc_profile"))
     except UnimicError:

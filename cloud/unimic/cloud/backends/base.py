@@ -205,7 +205,7 @@ def _wrong(backend: object) -> str:
                        ("max_tokens", int), ("max_batch", int)):
         value = getattr(backend, name, None)
         if not isinstance(value, kind):
-            return f"has {value!r} as {name}, not a {kind.__name__}"
+            return f"has {value!r} as {name} in place of {kind.__name__}"
         if isinstance(value, int) and value < 1:
-            return f"has {value} as {name}, not 1 or more"
+            return f"has {value} as {name} in place of 1 or more"
     return ""
