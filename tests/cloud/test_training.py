@@ -173,6 +173,10 @@ def test_tokenizer_training(tiny_data: Path, tmp_path: Path, monkeypatch: pytest
     train("polished", "--polish", start, "--adversarial", "0.3")
     assert "resumed at step 1," in capsys.readouterr().out
     assert moved(train("further", "--start", start), first) == {"encoder", "decoder"}
+    with pytest.raises(InvalidInput, match=r"--polish: .* was begun with another"):
+        train("polished", "--polish", str(tmp_path / "further" / "checkpoint.pt"))
+    with pytest.raises(CorruptData, match="was begun by another training, or with other options"):
+        train("further", "--adversarial", "0.3")
 
 
 def test_painter_training(tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,

@@ -38,6 +38,7 @@ from unimic.cloud.training.loop import (
     channels_last,
     compiled,
     default_device,
+    mark,
     own_seed,
     prepared,
 )
@@ -148,7 +149,8 @@ def main(argv: list[str] | None = None) -> None:
     optimizer = torch.optim.AdamW(trained, lr=args.rate, betas=(0.9, 0.98),
                                   weight_decay=0.01, fused=True)
     average = Average(model, 0.999)
-    run = Run(args.out, args.minutes, args.rate)
+    run = Run(args.out, args.minutes, args.rate,
+              made_for={"--polish": mark(args.polish) if args.polish else ""})
     fidelity = Fidelity(device, args.adversarial)
     state: dict[str, nn.Module | torch.optim.Optimizer] = {
         "model": model, "average": average.module, "optimizer": optimizer, **fidelity.state()}
