@@ -42,7 +42,7 @@ from unimic.cloud.training.compare_orders import SHARES, SIDE, Grouped, Raster
 from unimic.cloud.training.cost import TokenCost
 from unimic.cloud.training.loop import Average, Run, rounded_late
 from unimic.cloud.training.shipped import averaged, load_image_tokenizer, load_refiner
-from unimic.codec.errors import CorruptData, InvalidInput
+from unimic.codec.errors import CorruptData, InvalidInput, UnknownModel
 from unimic.codec.order import REVEALED, reveal_groups
 from unimic.codec.proof import METADATA
 from unimic.codec.store import ModelStore
@@ -421,21 +421,23 @@ def test_checkpoints_of_something_else(tmp_path: Path,
 
 
 def test_an_export_that_fails_leaves_the_store_as_it_was(tmp_path: Path) -> None:
-    (tmp_path / "compact").mkdir()
-    (tmp_path / "compact" / "weights.safetensors").write_bytes(b"old")
+    (tmp_path / "image-tokenizer").mkdir()
+    (tmp_path / "image-tokenizer" / "encoder.onnx").write_bytes(b"old")
 
     def fail() -> None:
-        with export.drafted(tmp_path, "compact") as folder:
-            (folder / "weights.safetensors").write_bytes(b"new")
+        with export.drafted(tmp_path, "image-tokenizer") as folder:
+            (folder / "encoder.onnx").write_bytes(b"new")
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
         fail()
-    assert (tmp_path / "compact" / "weights.safetensors").read_bytes() == b"old"
-    with export.drafted(tmp_path, "compact") as folder:
-        (folder / "weights.safetensors").write_bytes(b"new")
-    assert (tmp_path / "compact" / "weights.safetensors").read_bytes() == b"new"
-    assert [path.name for path in tmp_path.iterdir()] == ["compact"]
+    assert (tmp_path / "image-tokenizer" / "encoder.onnx").read_bytes() == b"old"
+    with export.drafted(tmp_path, "image-tokenizer") as folder:
+        (folder / "encoder.onnx").write_bytes(b"new")
+    assert (tmp_path / "image-tokenizer" / "encoder.onnx").read_bytes() == b"new"
+    assert [path.name for path in tmp_path.iterdir()] == ["image-tokenizer"]
+    with pytest.raises(UnknownModel, match=r"manifest\.json"), export.drafted(tmp_path, "compact"):
+        pytest.fail("it has no place there")
 
 
 def test_compact_training(tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,

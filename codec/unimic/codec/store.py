@@ -180,7 +180,7 @@ def add_model(
     """
     folder = Path(folder)
     files = {
-        path.name: File(_sha256(path), path.stat().st_size)
+        path.name: File(sha256_of(path), path.stat().st_size)
         for path in sorted((folder / name).glob("*"))
         if path.is_file() and path.name != CARD
     }
@@ -257,7 +257,8 @@ def _digests(files: Mapping[str, File]) -> bytes:
     return b"".join(bytes.fromhex(files[name].sha256) for name in sorted(files))
 
 
-def _sha256(path: Path) -> str:
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file, hexadecimal."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(1 << 20):
@@ -275,7 +276,7 @@ def _verify(path: Path, expected: File) -> None:
         if size != expected.bytes:
             raise CorruptData(path.name, f"{path} has {size} bytes, the manifest says "
                               f"{expected.bytes}", "install the models anew")
-        if _sha256(path) != expected.sha256:
+        if sha256_of(path) != expected.sha256:
             raise CorruptData(path.name, f"{path} does not have the hash of the manifest",
                               "install the models anew")
     except OSError as error:

@@ -77,6 +77,7 @@ from unimic.codec.store import (
     ID_BYTES,
     IMAGE_REFINER,
     IMAGE_TOKENIZER,
+    Entry,
     ModelStore,
     add_model,
 )
@@ -98,7 +99,13 @@ class _Function(nn.Module):
 
 @contextmanager
 def drafted(store: Path, name: str) -> Iterator[Path]:
-    """A copy of a model's folder to write into, which takes its place if nothing goes wrong."""
+    """A copy of a model's folder to write into, which takes its place if nothing goes wrong.
+
+    Raises:
+        UnknownModel: the store has no tokenizers, which all other models need.
+    """
+    if name != IMAGE_TOKENIZER:
+        ModelStore(store).space()
     store.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=store, prefix=".") as draft:
         folder = Path(draft) / name
@@ -109,6 +116,12 @@ def drafted(store: Path, name: str) -> Iterator[Path]:
         (store / name).mkdir(exist_ok=True)
         for file in folder.iterdir():
             file.replace(store / name / file.name)
+
+
+def tell(store: Path, entry: Entry) -> None:
+    """Print what was entered."""
+    print(f"{entry.name} {entry.id.hex()} {sum(f.bytes for f in entry.files.values())} bytes; its "
+          f"card, {store / entry.name / CARD}, is yours to write")
 
 
 def export_graph(path: Path, network: nn.Module, method: Callable[..., Any],
@@ -413,8 +426,6 @@ def main(argv: list[str] | None = None) -> None:
     if args.model == IMAGE_ENTROPY and not args.grids:
         parser.error("image-entropy needs --grids, whose codes its histogram counts")
     identity, sizes = None, None
-    if args.model != IMAGE_TOKENIZER:
-        ModelStore(args.store).space()  # without the tokenizers it has no place there
     with drafted(args.store, args.model) as folder:
         if args.model == IMAGE_TOKENIZER:
             export_image_tokenizer(load_image_tokenizer(args.checkpoint), folder)
@@ -431,8 +442,7 @@ def main(argv: list[str] | None = None) -> None:
             identity = export_text_entropy(texts, folder)
     entry = add_model(args.store, args.model, args.model, licence="Apache-2.0", data=args.data,
                       command=args.command, figures=args.figures, id=identity, sizes=sizes)
-    print(f"{entry.name} {entry.id.hex()} {sum(f.bytes for f in entry.files.values())} bytes; "
-          f"its card, {args.store / args.model / CARD}, is yours to write")
+    tell(args.store, entry)
 
 
 if __name__ == "__main__":

@@ -20,11 +20,11 @@ from torch import Tensor
 
 from unimic.cloud.models.compact import CompactConfig, packed
 from unimic.cloud.training.command import command
-from unimic.cloud.training.export import drafted
+from unimic.cloud.training.export import drafted, tell
 from unimic.cloud.training.shipped import averaged
 from unimic.codec.errors import CorruptData, InvalidInput
 from unimic.codec.proof import METADATA
-from unimic.codec.store import CARD, ModelStore, add_model
+from unimic.codec.store import add_model
 
 DATA = ("Flickr8k train and rest (photos, captions; no licence seen), DAQUAR train (code "
         "Apache-2.0, images NYU), imagenette, ImageNet sample, BSDS500 train and val, sports and "
@@ -56,7 +56,6 @@ def main(argv: list[str] | None = None) -> None:
     except ValueError as error:
         raise InvalidInput("--figures", f"{args.figures} is no JSON ({error})",
                            "name what evaluate_compact --json wrote") from error
-    ModelStore(args.store).space()  # without the tokenizers it has no place there
     state = averaged(args.checkpoint)
     try:
         metadata = {METADATA: json.dumps(asdict(sizes(state)))}
@@ -67,8 +66,7 @@ def main(argv: list[str] | None = None) -> None:
         save_file(packed(state), folder / "weights.safetensors", metadata=metadata)
     entry = add_model(args.store, "compact", "multimodal", licence="Apache-2.0", data=args.data,
                       command=args.command, figures=figures)
-    print(f"{sum(f.bytes for f in entry.files.values()) / 2**20:.1f} MiB; its card, "
-          f"{args.store / 'compact' / CARD}, is yours to write")
+    tell(args.store, entry)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from unimic.cloud.backends.show_o.backend import CHECKPOINT
 from unimic.cloud.backends.show_o.checkpoint import MAGVIT, digest, find_checkpoint
 from unimic.cloud.backends.show_o.magvit import BITS, PATCH, load_magvit
 from unimic.cloud.training.command import command
-from unimic.cloud.training.export import image_tokenizer_graphs
+from unimic.cloud.training.export import image_tokenizer_graphs, tell
 from unimic.codec.store import IMAGE_TOKENIZER, TEXT_TOKENIZER, Entry, ModelStore, add_model
 
 
@@ -58,7 +58,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--store", type=Path, required=True, help="folder of the model store")
     args = parser.parse_args(argv)
     for entry in export_show_o(args.weights, args.store, ModelStore.default()):
-        print(f"{entry.name} {entry.id.hex()} {sum(f.bytes for f in entry.files.values())} bytes")
+        tell(args.store, entry)
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from unimic.cloud.models.arithmetic import Mode, set_mode
 from unimic.cloud.training.shipped import read_checkpoint
 from unimic.codec.errors import CorruptData, InvalidInput
+from unimic.codec.store import sha256_of
 
 KEEP_SECONDS = 120
 
@@ -104,12 +105,7 @@ def mark(path: Path) -> str:
     encoder = path / "encoder.onnx"
     files = ([encoder] if encoder.exists() else
              sorted(filter(Path.is_file, path.iterdir())) if path.is_dir() else [path])
-    digest = hashlib.sha256()
-    for file in files:
-        with file.open("rb") as opened:
-            while block := opened.read(1 << 20):
-                digest.update(block)
-    return digest.hexdigest()[:16]
+    return hashlib.sha256("".join(map(sha256_of, files)).encode()).hexdigest()[:16]
 
 
 def rounded_late(run: Run, share: float, network: M, average: Average[M]) -> Iterator[float]:
