@@ -8,14 +8,13 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from fake_backend import SPACE, EchoBackend, fake_models
+from fake_backend import SPACE, EchoBackend
 from PIL import Image
 
 from unimic.cloud.backends import base
 from unimic.cloud.backends.base import Answer, load_backend
 from unimic.codec.errors import InvalidInput, UnimicError, UnknownModel
 from unimic.codec.store import ModelStore
-from unimic.edge import AsyncClient
 
 STORE = object.__new__(ModelStore)
 PHOTO = Image.fromarray(np.arange(40 * 40 * 3, dtype=np.uint8).reshape(40, 40, 3))
@@ -54,9 +53,8 @@ class Writing(EchoBackend):
         return answers
 
 
-async def test_requests_are_the_backends_own_to_write_into(serve):
-    async with serve(backend=Writing()) as address, AsyncClient(
-            address, models=fake_models()) as cloud:
+async def test_requests_are_the_backends_own_to_write_into(connect):
+    async with connect(backend=Writing()) as cloud:
         photo = await cloud.share(PHOTO)
         said = await cloud.ask(photo, "what?")
         for prompt in "", "all":
@@ -66,13 +64,12 @@ async def test_requests_are_the_backends_own_to_write_into(serve):
             assert (await cloud.ask(photo, "what?")).text == said.text
 
 
-async def test_the_example_of_the_page(serve):
+async def test_the_example_of_the_page(connect):
     page = (Path(__file__).parents[2] / "docs/backends.md").read_text(encoding="utf-8")
     names: dict[str, object] = {}
     exec(re.search(r"```python\n(.*?)```", page, re.DOTALL)[1], names)
     backend = names["Smear"](SimpleNamespace(space=lambda: SPACE), "cpu", None)
-    async with serve(backend=backend) as address, AsyncClient(
-            address, models=fake_models()) as cloud:
+    async with connect(backend=backend) as cloud:
         photo = await cloud.share(PHOTO)
         edited = await cloud.inpaint(photo, (0, 0, 10, 10))
         assert edited.grid.codes[0, 0] in photo.grid.codes.ravel()[1:]
@@ -84,9 +81,8 @@ async def test_the_example_of_the_page(serve):
 @pytest.mark.parametrize("result", [
     [np.full((3, 3), 5, kind) for kind in (np.uint64,)], (np.full((3, 3), 5, np.int64),),
     np.full((1, 3, 3), 5, np.uint8), iter([[[5] * 3] * 3])])
-async def test_codes_come_in_many_shapes(serve, result):
-    async with serve(backend=Returning(result)) as address, AsyncClient(
-            address, models=fake_models()) as cloud:
+async def test_codes_come_in_many_shapes(connect, result):
+    async with connect(backend=Returning(result)) as cloud:
         photo = await cloud.share(PHOTO)
         edited = await cloud.inpaint(photo, (0, 0, 10, 10))
         assert edited.grid.codes[0, 0] == 5
@@ -98,9 +94,8 @@ async def test_codes_come_in_many_shapes(serve, result):
     ([np.zeros((3, 3))], "float64"), ([np.zeros((3, 3), bool)], "bool"),
     ([np.zeros((3, 4), np.int32)], r"\(3, 4\) in place of"), ([None], "object"),
     ([np.full((3, 3), -1)], "from -1"), ([np.full((3, 3), SPACE.image_codes)], "to 256")])
-async def test_grids_that_are_none(serve, caplog, result, said):
-    async with serve(backend=Returning(result)) as address, AsyncClient(
-            address, models=fake_models()) as cloud:
+async def test_grids_that_are_none(connect, caplog, result, said):
+    async with connect(backend=Returning(result)) as cloud:
         photo = await cloud.share(PHOTO)
         with pytest.raises(UnimicError, match="internal error"):
             await cloud.inpaint(photo, (0, 0, 10, 10))
@@ -112,9 +107,8 @@ async def test_grids_that_are_none(serve, caplog, result, said):
     ("a dog", "is no Answer"), (Answer(3, 0.5), "is no Answer"), (Answer("a dog", None), "float"),
     (Answer("a dog", float("nan")), "confidence of nan"), (Answer("a", 2.0), "confidence of 2.0"),
     (Answer("\ud800", 0.5), "surrogates")])
-async def test_answers_that_are_none(serve, caplog, answer, said):
-    async with serve(backend=Returning([answer])) as address, AsyncClient(
-            address, models=fake_models()) as cloud:
+async def test_answers_that_are_none(connect, caplog, answer, said):
+    async with connect(backend=Returning([answer])) as cloud:
         photo = await cloud.share(PHOTO)
         with pytest.raises(UnimicError, match="internal error"):
             await cloud.ask(photo, "what?")
@@ -122,13 +116,12 @@ async def test_answers_that_are_none(serve, caplog, answer, said):
 
 
 @pytest.mark.parametrize("progress", [(2, 1), (-1, 1), (1, 1 << 40), ("a", 2), (0.5, 1)])
-async def test_progress_that_is_none(serve, caplog, progress):
+async def test_progress_that_is_none(connect, caplog, progress):
     class Watching(EchoBackend):
         def _work(self, prompts, requests, watch):
             watch(*progress)
 
-    async with serve(backend=Watching()) as address, AsyncClient(
-            address, models=fake_models()) as cloud:
+    async with connect(backend=Watching()) as cloud:
         with pytest.raises(UnimicError, match="internal error"):
             await cloud.generate("a", 32, 32, on_progress=lambda done, all_: None)
         assert "watch" in caplog.text

@@ -377,12 +377,18 @@ async def test_who_asks_and_cancels_takes_no_more_threads_than_are_allowed(serve
         assert coder.most <= 2 * 3
 
 
-async def test_nothing_is_kept_of_requests_that_were_given_up():
+async def busy(sampling: Sampling):
+    """A backend, its batcher, and the call that it is at work for."""
     backend = EchoBackend(0.02)
     batcher = Batcher(backend)
-    sampling = Sampling(0, 20, 0.0, 0.0)
     running = asyncio.create_task(batcher.run(batcher, GenerateRequest("a", 1, 1, sampling)))
     await until(lambda: backend.steps)
+    return backend, batcher, running
+
+
+async def test_nothing_is_kept_of_requests_that_were_given_up():
+    sampling = Sampling(0, 20, 0.0, 0.0)
+    backend, batcher, running = await busy(sampling)
     requests = [GenerateRequest("b", 1, 1 + number % 3, sampling) for number in range(50)]
     seen = [weakref.ref(request) for request in requests]
     waiting = [asyncio.create_task(batcher.run(batcher, requests.pop())) for _ in range(50)]
@@ -595,13 +601,10 @@ async def test_nobody_waits_for_all_that_another_has_asked_for():
 
 
 async def test_large_images_are_not_taken_together():
-    backend = EchoBackend(0.02)
-    batcher = Batcher(backend)
     sampling = Sampling(0, 2, 0.0, 0.0)
-    first = asyncio.create_task(batcher.run(backend, GenerateRequest("a", 1, 1, sampling)))
-    await until(lambda: backend.steps)
-    await asyncio.gather(first, *(
-        batcher.run(backend, GenerateRequest("a", rows, 64, sampling))
+    backend, batcher, running = await busy(sampling)
+    await asyncio.gather(running, *(
+        batcher.run(batcher, GenerateRequest("a", rows, 64, sampling))
         for rows in (128, 512) for _ in range(3)))
     assert sorted(backend.batches) == [1, 1, 1, 1, 1, 2]
     batcher.close()

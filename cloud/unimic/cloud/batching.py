@@ -23,9 +23,9 @@ from unimic.cloud.backends.base import (
     GenerateRequest,
     Request,
 )
-from unimic.codec.errors import UnimicError
+from unimic.codec.errors import InvalidInput, UnimicError
 from unimic.codec.progress import Progress
-from unimic.codec.tokens import Codes
+from unimic.codec.tokens import Codes, check_codes
 
 LINGER_SECONDS = 0.005
 """An idle worker waits this long for company: requests that were sent together arrive together."""
@@ -71,7 +71,7 @@ class Batcher:
         self._backend = backend
         self._threads = ThreadPoolExecutor(workers, thread_name_prefix="backend")
         self._waiting: list[_Batch] = []
-        self._idle = workers
+        self._workers = workers
         self._running: set[asyncio.Task[None]] = set()
         self._begun = 0.0  # the tag of the batch that was begun last
         self._last: WeakKeyDictionary[object, float] = WeakKeyDictionary()  # tag, by asker
@@ -98,16 +98,15 @@ class Batcher:
     def _join(self, job: _Job) -> _Batch:
         """Put a job into a batch that waits, or else into a new one."""
         key = (type(job.request), job.request.shape, job.request.sampling.steps)
+        rows, columns = job.request.shape
+        most = min(self._backend.max_batch, max(1, MOST_TOKENS // (rows * columns)))
         batch = next((batch for batch in self._waiting
-                      if batch.key == key and len(batch.jobs) < self._most(job.request)), None)
+                      if batch.key == key and len(batch.jobs) < most), None)
         if batch is None:
             batch = _Batch(key)
             self._waiting.append(batch)
-            if self._idle:
-                self._idle -= 1
-                worker = asyncio.create_task(self._work())
-                self._running.add(worker)
-                worker.add_done_callback(self._running.discard)
+            if len(self._running) < self._workers:
+                self._running.add(asyncio.create_task(self._work()))
         if all(other.asker is not job.asker for other in batch.jobs):
             tag = max(self._begun, self._last.get(job.asker, 0)) + 1
             self._last[job.asker] = tag
@@ -115,17 +114,14 @@ class Batcher:
         batch.jobs.append(job)
         return batch
 
-    def _most(self, request: Request) -> int:
-        """Requests like this one in a batch."""
-        rows, columns = request.shape
-        return min(self._backend.max_batch, max(1, MOST_TOKENS // (rows * columns)))
-
     def close(self) -> None:
         """Stop taking requests; what runs ends at its next step if nobody waits for it."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     async def _work(self) -> None:
         """Compute batches for as long as there are any."""
+        this = asyncio.current_task()
+        assert this is not None
         try:
             while True:
                 await asyncio.sleep(LINGER_SECONDS)
@@ -135,8 +131,8 @@ class Batcher:
                 self._waiting.remove(batch)
                 self._begun = batch.tag
                 await self._compute(batch.jobs)
-        finally:
-            self._idle += 1
+        finally:  # at once: whoever comes next starts another
+            self._running.discard(this)
 
     async def _compute(self, jobs: list[_Job]) -> None:
         loop = asyncio.get_running_loop()
@@ -191,11 +187,13 @@ class Batcher:
                 for result, request in zip(found, requests, strict=True)]
 
     def _codes(self, result: Any, shape: tuple[int, int]) -> Codes:
-        codes, most = np.asarray(result), self._backend.space.image_codes
-        if codes.dtype.kind not in "iu" or codes.shape != shape:
+        codes = np.asarray(result)
+        if codes.shape != shape:
             raise ValueError(f"{codes.dtype} {codes.shape} in place of int32 {shape}")
-        if codes.min() < 0 or codes.max() >= most:
-            raise ValueError(f"codes from {codes.min()} to {codes.max()}, not from 0 to {most - 1}")
+        try:
+            check_codes("codes", codes, self._backend.space.image_codes)
+        except InvalidInput as error:  # not the client's input
+            raise ValueError(str(error)) from error
         return codes.astype(np.int32)
 
 

@@ -50,17 +50,14 @@ async def run_watched(threads: Executor | None, work: Callable[Concatenate[Progr
             raise Stopped
 
     call = partial(contextvars.copy_context().run, work, watch, *args, **kwargs)
+    working = (asyncio.wrap_future(_started(call)) if threads is None else
+               asyncio.get_running_loop().run_in_executor(threads, call))
     try:
-        if threads is None:
-            return await asyncio.wrap_future(_started(call))
-        working = asyncio.get_running_loop().run_in_executor(threads, call)
-        try:
-            return await asyncio.shield(working)
-        finally:
-            stop.set()
-            await _ended(working)
+        return await (working if threads is None else asyncio.shield(working))
     finally:
         stop.set()
+        if threads is not None:
+            await _ended(working)
 
 
 async def _ended(working: asyncio.Future[Any]) -> None:

@@ -12,7 +12,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import stat
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cache
@@ -269,10 +268,9 @@ def sha256_of(path: Path) -> str:
 @cache
 def _verify(path: Path, expected: File) -> None:
     try:
-        status = path.stat()
-        if not stat.S_ISREG(status.st_mode):  # a pipe or a device would have no end
+        size = path.stat().st_size
+        if not path.is_file():  # a pipe or a device would have no end
             raise CorruptData(path.name, f"{path} is no file", "install the models anew")
-        size = status.st_size
         if size != expected.bytes:
             raise CorruptData(path.name, f"{path} has {size} bytes, the manifest says "
                               f"{expected.bytes}", "install the models anew")

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from unimic.codec.errors import InvalidInput
-from unimic.edge.console import PIPE, check_folder, check_output
+from unimic.edge.console import check_output
 
 
 def check(options: Mapping[str, Path | None], force: bool, more: Mapping[str, Path] | None = None
@@ -37,8 +37,6 @@ def check(options: Mapping[str, Path | None], force: bool, more: Mapping[str, Pa
         owner = owners.setdefault(path.resolve(), name)
         if owner != name:
             raise InvalidInput(owner, f"{path} is also the file of {name}", "use another name")
-        if str(path) != PIPE:
-            check_folder(path.resolve().parent)
 
 
 @contextmanager

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import hashlib
 import json
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -80,6 +79,7 @@ from unimic.codec.store import (
     Entry,
     ModelStore,
     add_model,
+    sha256_of,
 )
 
 OPSET = 18
@@ -211,7 +211,7 @@ def with_unsigned_weights(graph: onnx.ModelProto) -> onnx.ModelProto:
 
 def model_id(folder: Path) -> bytes:
     """Name of an exact model: the hash of its weights file."""
-    return hashlib.sha256((folder / WEIGHTS).read_bytes()).digest()[:ID_BYTES]
+    return bytes.fromhex(sha256_of(folder / WEIGHTS))[:ID_BYTES]
 
 
 def check_made_by(checkpoint: Path, grids: Path) -> None:

@@ -20,7 +20,7 @@ from unimic.cloud.backends.show_o.backend import CHECKPOINT
 from unimic.cloud.backends.show_o.checkpoint import MAGVIT, digest, find_checkpoint
 from unimic.cloud.backends.show_o.magvit import BITS, PATCH, load_magvit
 from unimic.cloud.training.command import command
-from unimic.cloud.training.export import image_tokenizer_graphs, tell
+from unimic.cloud.training.export import drafted, image_tokenizer_graphs, tell
 from unimic.codec.store import IMAGE_TOKENIZER, TEXT_TOKENIZER, Entry, ModelStore, add_model
 
 
@@ -33,11 +33,10 @@ def export_show_o(weights: str | None, store: Path, shipped: ModelStore) -> list
         shipped: has the text tokenizer.
     """
     magvit = load_magvit(find_checkpoint(weights).magvit)
-    folder = store / IMAGE_TOKENIZER
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, graph in image_tokenizer_graphs(folder, magvit, magvit.encode,
-                                              magvit.decode).items():
-        onnx.save(graph, str(folder / f"{name}.onnx"))
+    with drafted(store, IMAGE_TOKENIZER) as folder:
+        for name, graph in image_tokenizer_graphs(folder, magvit, magvit.encode,
+                                                  magvit.decode).items():
+            onnx.save(graph, str(folder / f"{name}.onnx"))
     text = asdict(shipped.entry(TEXT_TOKENIZER))
     shutil.copytree(shipped.folder / TEXT_TOKENIZER, store / TEXT_TOKENIZER, dirs_exist_ok=True)
     kept = {field: text[field]

@@ -179,11 +179,11 @@ class Run:
         if not self.checkpoint.exists():
             return
         saved = read_checkpoint(self.checkpoint)
+        for option, marked in self.made_for.items():
+            if saved.get("made_for", {}).get(option, marked) != marked:
+                raise InvalidInput(option, f"{self.checkpoint} was begun with another",
+                                   "use that one, or another --out")
         try:
-            for option, marked in self.made_for.items():
-                if saved.get("made_for", {}).get(option, marked) != marked:
-                    raise InvalidInput(option, f"{self.checkpoint} was begun with another",
-                                       "use that one, or another --out")
             for name, part in state.items():
                 part.load_state_dict(saved[name])
             self.step, self.spent = saved["step"], saved["spent"]
