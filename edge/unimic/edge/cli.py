@@ -31,7 +31,7 @@ Code pictures and texts as tokens, and work on them with a multimodal model in t
   unimic decode photo.umc photo.png
   unimic serve                           start a service on this machine
   unimic ask photo.jpg "what is it?"     let it work
-  unimic demo                            all of it at once, on example photos
+  unimic demo                            all of it at once, on an example photo
 """
 
 

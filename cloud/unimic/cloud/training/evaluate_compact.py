@@ -69,8 +69,8 @@ def easy_vqa_accuracy(backend: CompactBackend, side: int, count: int) -> float:
     return right / total
 
 
-def daquar(backend: CompactBackend, data: Path, tokens: Path, count: int) -> float:
-    """Share of exact matches on the first ``count`` images of DAQUAR eval."""
+def daquar(backend: CompactBackend, data: Path, tokens: Path, count: int) -> dict[str, float]:
+    """Share of exact matches on the first ``count`` images of DAQUAR eval, cut to whole tokens."""
     def plain(answer: str) -> str:
         return answer.replace("_", " ").lower().strip()
 
@@ -83,7 +83,7 @@ def daquar(backend: CompactBackend, data: Path, tokens: Path, count: int) -> flo
         said = answers(backend, grids[image], [q for q, _ in pairs])
         right += sum(plain(a) == plain(b) for a, (_, b) in zip(said, pairs, strict=True))
         total += len(pairs)
-    return right / total
+    return {"daquar_exact_match_whole_tokens": right / total}
 
 
 def text_to_image(backend: CompactBackend) -> float:
@@ -122,7 +122,7 @@ def inpainting(backend: CompactBackend, tokens: Path, count: int) -> dict[str, f
     hidden[4:10, 4:10] = True
     cost, right = np.sum([bits(backend, codes, hidden, "") for codes in grids], 0)
     total = len(grids) * int(hidden.sum())
-    return {"inpainting_token_accuracy": float(right / total),
+    return {"inpainting_likeliest_token_accuracy": float(right / total),
             "inpainting_bits_a_token": float(cost / total)}
 
 
@@ -195,7 +195,7 @@ def main(argv: list[str] | None = None) -> None:
         lambda: {"drawing_right_by_own_answers": text_to_image(backend)},
         lambda: inpainting(backend, args.tokens, args.images),
         lambda: emoji(backend, args.tokens, args.images),
-        lambda: {"daquar_exact_match": daquar(backend, args.data, args.tokens, args.images)},
+        lambda: daquar(backend, args.data, args.tokens, args.images),
     )
     for part in parts:
         found = {name: round(value, 4) for name, value in part().items()}

@@ -61,7 +61,7 @@ def main(argv: list[str] | None = None) -> None:
     figures = {name: round(float(np.mean([r[name] for r in rows])), 4) for name in rows[0]}
     codes = np.concatenate(seen)
     figures |= {"codes_used": len(np.unique(codes)), "tokens": codes.size,
-                "order0_bits": round(entropy(codes), 3)}
+                "own_histogram_bits": round(entropy(codes), 3)}
     print(json.dumps(figures))
 
 
