@@ -14,13 +14,13 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-import onnxruntime
 import torch
 from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor, BatchFeature
 
 from unimic.cloud.backends.base import Answer, AnswerRequest, Backend, Sampling, Watch
 from unimic.codec.errors import InvalidInput
+from unimic.codec.runtime import open_graph
 from unimic.codec.store import ModelStore
 from unimic.codec.tokens import Codes
 
@@ -38,7 +38,7 @@ class TransformersAnswer(Backend):
         if weights is None:
             raise InvalidInput("--weights", "is missing", "name a folder or a Hub repository")
         self.space = store.space()
-        self.decoder = onnxruntime.InferenceSession(store.path("image-tokenizer", "decoder.onnx"))
+        self.decoder = open_graph(store.path("image-tokenizer", "decoder.onnx"))
         self.processor = AutoProcessor.from_pretrained(weights)
         self.model = AutoModelForImageTextToText.from_pretrained(weights).to(device).eval()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import shlex
 import shutil
 import subprocess
@@ -371,3 +372,71 @@ def test_a_folder_that_cannot_be_written_to_is_told_first(capsys: pytest.Capture
                                                           ) -> None:
     assert main(["decode", "no-such.umc", "/proc/x.png"]) == 1
     assert "/proc: no file can be written there" in capsys.readouterr().err
+
+
+def test_nothing_is_written_over_what_it_is_made_of(capsys: pytest.CaptureFixture[str]) -> None:
+    photo = Path("photo.png").read_bytes()
+    Path("same.png").symlink_to("photo.png")
+    for target in ("photo.png", "./photo.png", "same.png"):
+        assert run("encode", "photo.png", target, "-f", "--raw") == 1
+        assert "is IN itself" in capsys.readouterr().err
+    run("encode", "photo.png", "p.umc", "--raw")
+    assert run("decode", "p.umc", "p.umc", "-f") == 1
+    assert Path("photo.png").read_bytes() == photo
+
+
+def test_errors_name_the_file(capsys: pytest.CaptureFixture[str]) -> None:
+    folder = Path("a") / "b"
+    folder.mkdir(parents=True)
+    run("encode", "photo.png", str(folder / "p.umc"), "--raw")
+    data = (folder / "p.umc").read_bytes()
+    (folder / "p.umc").write_bytes(data[:-1])
+    for arguments in (("info",), ("decode", "back.png")):
+        assert run(arguments[0], str(folder / "p.umc"), *arguments[1:]) == 1
+        assert capsys.readouterr().err.startswith("unimic: error: a/b/p.umc: crc: ")
+    assert run("info", str(folder / "none.umc")) == 1
+    assert capsys.readouterr().err.startswith("unimic: error: a/b/none.umc: cannot be read")
+
+
+def test_a_file_name_commands_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    run("encode", "photo.png", "red\x1b[31m.umc", "--raw")
+    capsys.readouterr()
+    assert run("info", "red\x1b[31m.umc") == 0
+    assert "\x1b" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("address", ["localhost", ":50051", "localhost:0", "localhost:65536", "",
+                                     "http://localhost:50051", "b\udcff\udce9:1"])
+def test_what_is_no_address(address: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("generate", "a red circle", "red.png", "--server", address) == 1
+    err = capsys.readouterr().err
+    assert "is no address; use host:port" in err
+    assert err.count("\n") == 1
+
+
+def test_the_current_folder_is_gone(tmp_path: Path) -> None:
+    photo = Path("photo.png").absolute()
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    ended = subprocess.run(
+        f"rmdir {gone}; {shlex.join(command('encode', str(photo), 'p.umc', '--raw'))}", shell=True,
+        cwd=gone, capture_output=True, text=True)
+    assert ended.returncode == 1
+    assert ended.stderr == ("unimic: error: the current folder is gone; change to one that is "
+                            "there\n")
+
+
+def test_errors_without_a_standard_error() -> None:
+    ended = subprocess.run(f"{shlex.join(command('info', 'none.umc'))} 2>&-", shell=True,
+                           stdout=subprocess.PIPE)
+    assert (ended.returncode, ended.stdout) == (1, b"")
+
+
+def test_onnx_runtime_keeps_no_record_of_the_device(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    environment = {name: value for name, value in os.environ.items()
+                   if name not in ("ORT_DISABLE_TELEMETRY", "XDG_CACHE_HOME")}
+    subprocess.run(command("encode", "photo.png", "p.umc", "--raw"), check=True,
+                   env=environment | {"HOME": str(home)})
+    assert list(home.iterdir()) == []

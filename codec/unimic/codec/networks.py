@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-import onnxruntime as ort
 from numpy.typing import NDArray
 
 from unimic.codec.errors import ExactnessError
 from unimic.codec.image_rows import FIELDS, Integers, Layout, hide
 from unimic.codec.proof import facts, prove
+from unimic.codec.runtime import open_graph, session_options
 from unimic.codec.store import ModelStore
 
 Floats = NDArray[np.float32]
@@ -82,38 +82,13 @@ def saturates(store: ModelStore, name: str) -> bool:
     bytes here are as large as they can be, 0 and 255 with ±127, in runs of every length; the rows
     together, and each alone, for which there may be a kernel of its own.
     """
-    session = ort.InferenceSession(str(store.path(name, PRODUCT)), _options(1),
-                                   providers=["CPUExecutionProvider"])
+    session = open_graph(store.path(name, PRODUCT), session_options(1))
     runs = np.arange(256) >> np.arange(9)[:, None] & 1
     runs = np.concatenate([runs, 1 - runs])
     rows, weights = (255 * runs).astype(np.uint8), (254 * runs.T - 127).astype(np.int8)
     return any(not np.array_equal(session.run(None, {"rows": part, "weights": weights})[0],
                                   part.astype(np.int32) @ weights.astype(np.int32))
                for part in (rows, *rows[:, None]))
-
-
-def session_options(threads: int | None = None) -> ort.SessionOptions:
-    """Options of every ONNX Runtime session, which takes turns with others on the same cores.
-
-    Args:
-        threads: of its own pool; None for ONNX Runtime's choice.
-    """
-    options = ort.SessionOptions()
-    # After a call, threads would go on waiting in a loop for the next one, and take the cores from
-    # whatever comes meanwhile, such as the image decoder.
-    options.add_session_config_entry("session.force_spinning_stop", "1")
-    if threads is not None:
-        options.intra_op_num_threads = threads
-    return options
-
-
-def _options(threads: int | None, optimise: bool = True) -> ort.SessionOptions:
-    options = session_options(threads)
-    options.log_severity_level = 3
-    options.graph_optimization_level = (
-        ort.GraphOptimizationLevel.ORT_ENABLE_ALL if optimise
-        else ort.GraphOptimizationLevel.ORT_DISABLE_ALL)
-    return options
 
 
 class OnnxGraphs:
@@ -132,11 +107,9 @@ class OnnxGraphs:
                  optimise: bool, unsigned: bool | None) -> None:
         self.config = configuration(store.path(name, WEIGHTS))
         ending = UNSIGNED if unsigned or (unsigned is None and saturates(store, name)) else ""
-        options = _options(threads, optimise)
-        self.sessions = {
-            graph: ort.InferenceSession(str(store.path(name, f"{graph}{ending}.onnx")), options,
-                                        providers=["CPUExecutionProvider"])
-            for graph in graphs}
+        options = session_options(threads, optimise)
+        self.sessions = {graph: open_graph(store.path(name, f"{graph}{ending}.onnx"), options)
+                         for graph in graphs}
         self._inputs = {graph: [i.name for i in session.get_inputs()]
                         for graph, session in self.sessions.items()}
 

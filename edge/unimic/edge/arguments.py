@@ -54,10 +54,11 @@ def check_address(value: Any) -> None:
     It takes ports modulo 65,536, and anything else for the name of a host.
     """
     check_text("address", value)
-    if "/" in value or value.startswith("unix:"):  # a scheme of gRPC's: its matter
-        return
-    host, colon, port = value.rpartition(":")
-    if not value or (colon and not (host and port.isdecimal() and 0 < int(port) < 1 << 16)):
+    host, _, port = value.rpartition(":")
+    named = host and port.isdecimal() and 0 < int(port) < 1 << 16
+    theirs = value.startswith("unix:") or "/" in value  # a scheme of gRPC's: its matter
+    # What cannot be printed is no text at all, or bytes that are no UTF-8.
+    if not (named or theirs) or not value.isprintable() or value.startswith(("http:", "https:")):
         raise InvalidInput("address", f"{value!r} is no address", "use host:port, with a port "
                            "from 1 to 65535")
 

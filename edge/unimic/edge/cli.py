@@ -95,6 +95,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         discard_output()
         return 1
     except Exception as error:  # a traceback would not help the user
+        if isinstance(error, FileNotFoundError) and error.filename is None:  # from os.getcwd
+            return _fail("the current folder is gone; change to one that is there", verbose)
         return _fail(f"unexpected {type(error).__name__}: {error}", verbose)
 
 

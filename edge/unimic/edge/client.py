@@ -7,7 +7,6 @@ import contextlib
 import threading
 from collections.abc import Coroutine
 from concurrent.futures import Future
-from functools import cache
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -22,17 +21,21 @@ from unimic.edge.regions import MaskSource
 from unimic.edge.results import Answer, Picture
 
 T = TypeVar("T")
+_loops: list[asyncio.AbstractEventLoop] = []  # one, once it is needed
+_starting = threading.Lock()
 
 
-@cache
 def _background() -> asyncio.AbstractEventLoop:
     """The loop of all clients of the process, in its own thread.
 
     It is never closed: gRPC would complain of events that come late for a closed one.
     """
-    loop = asyncio.new_event_loop()
-    threading.Thread(target=loop.run_forever, name="unimic-client", daemon=True).start()
-    return loop
+    with _starting:  # the first clients may be made by many threads at once
+        if not _loops:
+            loop = asyncio.new_event_loop()
+            threading.Thread(target=loop.run_forever, name="unimic-client", daemon=True).start()
+            _loops.append(loop)
+        return _loops[0]
 
 
 def _check_thread(loop: asyncio.AbstractEventLoop) -> None:

@@ -14,6 +14,8 @@ from functools import cache
 from os import PathLike
 from typing import Any
 
+os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # or gRPC tells of every service that has ended
+
 import grpc
 
 from unimic.codec.errors import CorruptData, InvalidInput, LimitExceeded, UnimicError
@@ -54,8 +56,8 @@ class ServiceError(UnimicError):
 
 
 _REMEDIES = {
-    grpc.StatusCode.UNAVAILABLE: "check that the service runs there, and its TLS, and connect "
-                                 "again",
+    grpc.StatusCode.UNAVAILABLE: "check that the service runs there, its TLS, and whether it "
+                                 "asks for a client's certificate, and connect again",
     grpc.StatusCode.FAILED_PRECONDITION: "use the same version on both sides",
     grpc.StatusCode.RESOURCE_EXHAUSTED: "try again later",
     grpc.StatusCode.UNIMPLEMENTED: "check that the address is that of a unimic service",

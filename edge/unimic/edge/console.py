@@ -17,7 +17,7 @@ from typing import Any, TextIO
 from PIL import Image
 from tqdm import tqdm
 
-from unimic.codec.errors import InvalidInput
+from unimic.codec.errors import InvalidInput, UnimicError
 from unimic.codec.progress import Progress
 from unimic.edge.images import FORMATS, read_bytes
 
@@ -54,16 +54,18 @@ def read_input(path: str) -> bytes:
     return read_bytes(sys.stdin.buffer, name="standard input")
 
 
-def check_output(path: str, force: bool) -> None:
+def check_output(path: str, force: bool, source: str = PIPE) -> None:
     """Refuse to overwrite before any work is done.
 
     Raises:
-        InvalidInput: the file exists and ``force`` is not set, or its folder does not exist or
-            cannot be written to.
+        InvalidInput: the file exists and ``force`` is not set, it is ``source``, which could not be
+            had back, or its folder does not exist or cannot be written to.
     """
     if path == PIPE:
         return
     _check_target(path, force)
+    if os.path.isfile(path) and os.path.isfile(source) and os.path.samefile(path, source):
+        raise InvalidInput(path, "is IN itself", "name another file")
     if not _special(path):
         check_folder(Path(os.path.realpath(path)).parent)
 
@@ -105,6 +107,16 @@ def check_folder(path: Path) -> None:
     except OSError as error:
         raise InvalidInput(str(path), f"no file can be written there ({error.strerror})",
                            "check its permissions, or use another folder") from error
+
+
+@contextmanager
+def of_file(path: str) -> Iterator[None]:
+    """Errors of what is in a file name the file."""
+    try:
+        yield
+    except UnimicError as error:
+        name = "standard input" if path == PIPE else path
+        raise error.inside(f"{name}: ") from error
 
 
 def write_output(path: str, data: bytes, force: bool) -> None:
@@ -149,7 +161,10 @@ def _standard_output() -> Iterator[TextIO]:
 
 
 def be_lenient() -> None:
-    """What standard output has no letters for becomes question marks: nothing fails for it."""
+    """What standard output has no letters for becomes question marks, and what would go to a closed
+    standard error goes nowhere: nothing fails for it."""
+    if sys.stderr is None:  # Python's word for a closed one; `print` would take standard output
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")
 
@@ -229,8 +244,7 @@ def report(args: argparse.Namespace, facts: dict[str, Any], *, answer: str | Non
 @contextmanager
 def progress(label: str) -> Iterator[Progress]:
     """A progress bar on a terminal, nothing in a pipe; yields a function of (done, all)."""
-    silent = True if sys.stderr is None else None  # closed, or tqdm shall look
-    with tqdm(desc=label, disable=silent, leave=False, file=sys.stderr) as bar:
+    with tqdm(desc=label, disable=None, leave=False, file=sys.stderr) as bar:
         def show(done: int, all_: int) -> None:
             bar.total = all_
             bar.update(done - bar.n)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import os
 from contextlib import suppress
-from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
@@ -178,8 +177,7 @@ def _to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
 def _name(source: ImageSource, nameless: str = "picture") -> str:
     """A file's name; ``nameless`` where it has none."""
     if isinstance(source, (str, os.PathLike)):
-        path = os.fsdecode(source)
-        return Path(path).name or path or nameless
+        return os.fsdecode(source) or nameless
     return nameless
 
 

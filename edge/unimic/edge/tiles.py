@@ -11,10 +11,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-import onnxruntime as ort
 from numpy.typing import NDArray
 
-from unimic.codec.networks import session_options
+from unimic.codec.runtime import Session, open_graph, session_options
 from unimic.codec.store import ModelStore
 
 HALO = 12  # cells of 16 pixels
@@ -67,13 +66,12 @@ def picture(pixels: NDArray[np.float32]) -> NDArray[np.uint8]:
     return bytes_.transpose(1, 2, 0)
 
 
-def load(store: ModelStore, threads: int | None, model: str, file: str) -> ort.InferenceSession:
+def load(store: ModelStore, threads: int | None, model: str, file: str) -> Session:
     """A network of a store that is run on tiles."""
     options = session_options(threads)
     # Tiles come in several shapes: plans kept for each of them would only cost memory.
     options.enable_mem_pattern = False
-    return ort.InferenceSession(str(store.path(model, file)), options,
-                                providers=["CPUExecutionProvider"])
+    return open_graph(store.path(model, file), options)
 
 
 def _spans(length: int) -> Iterator[tuple[slice, slice]]:

@@ -32,7 +32,6 @@ from itertools import islice
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
@@ -67,8 +66,8 @@ from unimic.cloud.models.compact import (
     unpacked,
 )
 from unimic.codec.errors import CorruptData, UnknownModel
-from unimic.codec.networks import session_options
 from unimic.codec.proof import METADATA
+from unimic.codec.runtime import Session, open_graph
 from unimic.codec.store import IMAGE_TOKENIZER, ModelStore
 from unimic.codec.text import TextTokenizer
 from unimic.codec.tokens import PITCH, Codes, TokenSpace
@@ -93,14 +92,12 @@ class View:
 
     def __init__(self, store: ModelStore) -> None:
         self.store = store
-        self.sessions: dict[str, onnxruntime.InferenceSession] = {}
+        self.sessions: dict[str, Session] = {}
 
     def run(self, name: str, inputs: NDArray[np.generic]) -> NDArray[np.generic]:
         """Output of the image tokenizer's half ``name``, ``encoder`` or ``decoder``."""
         if name not in self.sessions:
-            self.sessions[name] = onnxruntime.InferenceSession(
-                str(self.store.path(IMAGE_TOKENIZER, f"{name}.onnx")), session_options(),
-                providers=["CPUExecutionProvider"])
+            self.sessions[name] = open_graph(self.store.path(IMAGE_TOKENIZER, f"{name}.onnx"))
         session = self.sessions[name]
         output: NDArray[np.generic] = session.run(
             [session.get_outputs()[0].name], {session.get_inputs()[0].name: inputs})[0]

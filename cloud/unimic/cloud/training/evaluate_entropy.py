@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime as ort
 from numpy.typing import NDArray
 from tqdm import tqdm
 
@@ -46,6 +45,7 @@ from unimic.codec.networks import (
 )
 from unimic.codec.order import WINDOW
 from unimic.codec.rangecoder import PRECISION, Frequencies
+from unimic.codec.runtime import open_graph
 from unimic.codec.store import ModelStore
 from unimic.codec.tokens import Codes
 
@@ -58,12 +58,9 @@ class FloatOnnxNetwork:
     def __init__(self, network: ImageEntropyNet) -> None:
         self.layout = image_layout(asdict(network.config))
         self._network = network
-        options = ort.SessionOptions()
-        options.log_severity_level = 3
         with tempfile.TemporaryDirectory() as folder:
             self._sessions = {
-                name: ort.InferenceSession(graph.SerializeToString(), options,
-                                           providers=["CPUExecutionProvider"])
+                name: open_graph(graph.SerializeToString())
                 for name, graph in image_entropy_graphs(network, Path(folder)).items()}
 
     def _run(self, graph: str, *inputs: NDArray[Any]) -> list[Floats]:

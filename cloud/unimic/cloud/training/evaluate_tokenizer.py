@@ -11,7 +11,6 @@ import json
 from pathlib import Path
 
 import numpy as np
-import onnxruntime as ort
 import torch
 from pytorch_msssim import ms_ssim
 from torch import Tensor
@@ -19,6 +18,7 @@ from tqdm import tqdm
 
 from unimic.cloud.training.command import command
 from unimic.cloud.training.data import read_shards
+from unimic.codec.runtime import open_graph
 from unimic.codec.store import IMAGE_TOKENIZER, ModelStore
 from unimic.perceptual import LPIPS
 
@@ -39,8 +39,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
 
     store = ModelStore(args.store)
-    encoder, decoder = (ort.InferenceSession(str(store.path(IMAGE_TOKENIZER, f"{n}.onnx")),
-                                             providers=["CPUExecutionProvider"])
+    encoder, decoder = (open_graph(store.path(IMAGE_TOKENIZER, f"{n}.onnx"))
                         for n in ("encoder", "decoder"))
     networks = {name: LPIPS(name) for name in ("alex", "vgg")}
     rows: list[dict[str, float]] = []

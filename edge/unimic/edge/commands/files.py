@@ -23,8 +23,10 @@ from unimic.edge.console import (
     check_output,
     check_picture_size,
     common_options,
+    of_file,
     output_format,
     picture_bytes,
+    plain,
     progress,
     quality_option,
     read_input,
@@ -96,7 +98,7 @@ def encode(args: argparse.Namespace) -> None:
     from unimic.edge.files import encode_image, encode_text
     from unimic.edge.models import Models
 
-    check_output(args.output, args.force)
+    check_output(args.output, args.force, args.input)
     if args.raw and args.budget is not None:
         raise InvalidInput("--budget", "needs entropy coding", "leave out --raw")
     began = time.perf_counter()
@@ -160,12 +162,14 @@ def decode(args: argparse.Namespace) -> None:
     from unimic.edge import files
     from unimic.edge.models import Models
 
-    check_output(args.output, args.force)
+    check_output(args.output, args.force, args.input)
     began = time.perf_counter()
     kind = output_format(args.output)
     coded = read_input(args.input)
     with progress("decode") as show:
-        file = files.decode(coded, Models.load().watched(show))
+        models = Models.load().watched(show)
+        with of_file(args.input):
+            file = files.decode(coded, models)
         content = _choose(args.output, kind, file)
         if isinstance(content, TokenGrid):
             assert kind
@@ -195,7 +199,8 @@ def _choose(output: str, kind: str | None, file: Decoded) -> umc.Content:
 def info(args: argparse.Namespace) -> None:
     """Say what is in a file."""
     data = read_input(args.input)
-    packets = umc.read(io.BytesIO(data), FILE_LIMITS)
+    with of_file(args.input):
+        packets = umc.read(io.BytesIO(data), FILE_LIMITS)
     try:
         store = ModelStore.default()
     except UnimicError:
@@ -205,7 +210,7 @@ def info(args: argparse.Namespace) -> None:
     spaces = sorted({row["space"] for row in rows})
     facts = {"file": args.input, "bytes": len(data), "container_bytes": len(data) - packed,
              "spaces": spaces, "packets": rows}
-    lines = [f"{args.input}: {len(data):,} bytes, {len(rows)} "
+    lines = [f"{plain(args.input)}: {len(data):,} bytes, {len(rows)} "
              f"{'packet' if len(rows) == 1 else 'packets'}, token space {', '.join(spaces)}"]
     for position, row in enumerate(rows):
         size = ("{width}×{height} at {pitch} pixels a token, ".format(**row)

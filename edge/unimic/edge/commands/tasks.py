@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from unimic.codec.errors import InvalidInput
+from unimic.edge.arguments import number
 from unimic.edge.console import (
     check_output,
     check_picture_size,
@@ -152,7 +154,9 @@ def connect(args: argparse.Namespace) -> Client:
 
     encrypted = args.tls or args.tls_ca or args.tls_cert or args.tls_key
     tls = Tls(args.tls_ca, args.tls_cert, args.tls_key) if encrypted else None
-    patience = CONNECT_SECONDS if args.timeout is None else min(CONNECT_SECONDS, args.timeout)
+    patience = CONNECT_SECONDS
+    if args.timeout is not None:
+        patience = min(patience, number("--timeout", args.timeout, 0, math.inf))
     return Client(args.server, tls=tls, timeout=args.timeout, connect_timeout=patience)
 
 
