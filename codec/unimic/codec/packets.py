@@ -152,7 +152,7 @@ def pack_image(
 
 def pack_image_within(
     coder: Coder, grid: TokenGrid, budget: int, *, hole: Mask | None = None,
-    prompt: Codes | None = None,
+    prompt: Codes | None = None, known: PackedImage | None = None,
 ) -> PackedImage:
     """Code an image into a packet of at most ``budget`` bytes, as faithfully as that allows.
 
@@ -163,6 +163,7 @@ def pack_image_within(
         grid: see `pack_image`.
         budget: bytes of the whole packet.
         hole, prompt: see `pack_image`.
+        known: the image with a ``skip`` that is known to keep the budget; no larger one is tried.
 
     Raises:
         LimitExceeded: not even the header keeps the budget.
@@ -171,11 +172,11 @@ def pack_image_within(
     best = pack()
     if best.sizes.wire_bytes <= budget:
         return best
-    best = pack(skip=SKIP_ALL)
+    best = known or pack(skip=SKIP_ALL)
     if best.sizes.wire_bytes > budget:
         raise LimitExceeded("budget", f"{budget} bytes do not hold a packet's header",
                             f"allow at least {best.sizes.wire_bytes}")
-    low, high = 0, SKIP_ALL  # `low` is over the budget, `high` keeps it
+    low, high = 0, best.packet.skip  # `low` is over the budget, `high` keeps it
     while high - low > 1:
         middle = (low + high) // 2
         packed = pack(skip=middle)

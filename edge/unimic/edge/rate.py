@@ -55,15 +55,17 @@ def pack_photo_within(
     check_tokens(*size, coarsest, most)
     # What is finer than the finest that is allowed counts as over the budget, as does `low`.
     low = next(p for p in PITCHES if math.prod(grid_shape(*size, p)) <= most) - 1
-    high, guess, grid = coarsest, max(low + 1, images.space.patch), None
+    high, guess, grid, known = coarsest, max(low + 1, images.space.patch), None, None
     while high - low > 1 or grid is None:
         guess = min(max(guess, low + 1), max(low + 1, high - 1))
         tried = images.encode(photo, guess)
-        bytes_ = pack_image(coder, tried, hole=hole(tried), prompt=prompt,
-                            skip=WORTH_LEAVING).sizes.wire_bytes
-        if bytes_ <= budget or guess == coarsest:
+        packed = pack_image(coder, tried, hole=hole(tried), prompt=prompt, skip=WORTH_LEAVING)
+        bytes_ = packed.sizes.wire_bytes
+        if bytes_ <= budget:
+            high, grid, known = guess, tried, packed
+        elif guess == coarsest:
             high, grid = guess, tried
         else:
             low = guess
         guess = round(guess * math.sqrt(bytes_ / max(1, budget)))
-    return pack_image_within(coder, grid, budget, hole=hole(grid), prompt=prompt)
+    return pack_image_within(coder, grid, budget, hole=hole(grid), prompt=prompt, known=known)
