@@ -61,10 +61,8 @@ def pack_photo_within(
         tried = images.encode(photo, guess)
         packed = pack_image(coder, tried, hole=hole(tried), prompt=prompt, skip=WORTH_LEAVING)
         bytes_ = packed.sizes.wire_bytes
-        if bytes_ <= budget:
-            high, grid, known = guess, tried, packed
-        elif guess == coarsest:
-            high, grid = guess, tried
+        if bytes_ <= budget or guess == coarsest:
+            high, grid, known = guess, tried, packed if bytes_ <= budget else None
         else:
             low = guess
         guess = round(guess * math.sqrt(bytes_ / max(1, budget)))
