@@ -25,9 +25,10 @@ def session_options(threads: int | None = None, optimise: bool = True) -> Option
     """
     options = ort.SessionOptions()
     options.log_severity_level = 3  # errors are raised; its warnings mean nothing to users
-    # After a call, threads would go on waiting in a loop for the next one, and take the cores from
-    # whatever comes meanwhile, such as the image decoder.
+    # Threads wait in a loop for the next operation. Those that do so for long, or even for the next
+    # call, take the cores from whatever comes meanwhile, such as the image decoder.
     options.add_session_config_entry("session.force_spinning_stop", "1")
+    options.add_session_config_entry("session.intra_op.spin_duration_us", "20")
     options.graph_optimization_level = (
         ort.GraphOptimizationLevel.ORT_ENABLE_ALL if optimise
         else ort.GraphOptimizationLevel.ORT_DISABLE_ALL)
