@@ -130,6 +130,12 @@ def test_reports(capsys: pytest.CaptureFixture[str]) -> None:
     facts = json.loads(capsys.readouterr().out)
     assert facts["file_bytes"] == Path("p.umc").stat().st_size
     assert facts["ideal_bits"] == 12 * 13
+    for output, described in (("back.png", {"kind": "image", "width": 50, "height": 37}),
+                              ("back.txt", {"kind": "text", "characters": 2})):
+        run("encode", "photo.png", "p.umc", "--raw", "-f", "--prompt", "hi")
+        capsys.readouterr()
+        assert run("decode", "p.umc", output, "--json") == 0
+        assert described.items() <= json.loads(capsys.readouterr().out).items()
 
 
 @pytest.mark.parametrize(

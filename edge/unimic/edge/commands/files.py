@@ -124,13 +124,8 @@ def encode(args: argparse.Namespace) -> None:
         "ideal_bits": coded.ideal_bits, "payload_bytes": coded.payload_bytes,
         "seconds": round(time.perf_counter() - began, 3),
     }
-    if isinstance(content, Image.Image):
-        facts |= {"kind": "image", "width": content.width, "height": content.height}
-        what = f"{content.width}×{content.height} pixels"
-    else:
-        facts |= {"kind": "text", "characters": len(content)}
-        what = f"{len(content):,} characters"
-    report(args, facts, details=f"{what} in {len(coded.data):,} bytes (payload "
+    told, what = _described(content)
+    report(args, facts | told, details=f"{what} in {len(coded.data):,} bytes (payload "
            f"{coded.payload_bytes:,}, ideal {coded.ideal_bits / 8:,.1f}), {facts['seconds']:.1f} s")
 
 
@@ -175,13 +170,22 @@ def decode(args: argparse.Namespace) -> None:
             assert kind
             check_picture_size(args.output, kind, content.width, content.height)
             data = picture_bytes(file.image, kind, args.output)
-            what = f"{content.width}×{content.height} pixels"
+            facts, what = _described(content)
         else:
-            data, what = file.text.encode("utf-8"), f"{len(file.text):,} characters"
+            data = file.text.encode("utf-8")
+            facts, what = _described(file.text)
     write_output(args.output, data, args.force)
     seconds = round(time.perf_counter() - began, 3)
     report(args, {"input": args.input, "output": args.output, "bytes": len(data),
-                  "seconds": seconds}, details=f"{what}, {seconds:.1f} s")
+                  "seconds": seconds, **facts}, details=f"{what}, {seconds:.1f} s")
+
+
+def _described(content: Image.Image | TokenGrid | str) -> tuple[dict[str, Any], str]:
+    """A picture or a text in a report, for programs and for people."""
+    if isinstance(content, str):
+        return {"kind": "text", "characters": len(content)}, f"{len(content):,} characters"
+    return ({"kind": "image", "width": content.width, "height": content.height},
+            f"{content.width}×{content.height} pixels")
 
 
 def _choose(output: str, kind: str | None, file: Decoded) -> umc.Content:
