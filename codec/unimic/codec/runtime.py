@@ -28,7 +28,7 @@ def session_options(threads: int | None = None, optimise: bool = True) -> Option
     # Threads wait in a loop for the next operation. Those that do so for long, or even for the next
     # call, take the cores from whatever comes meanwhile, such as the image decoder.
     options.add_session_config_entry("session.force_spinning_stop", "1")
-    options.add_session_config_entry("session.intra_op.spin_duration_us", "20")
+    options.add_session_config_entry("session.intra_op.spin_duration_us", "50")
     options.graph_optimization_level = (
         ort.GraphOptimizationLevel.ORT_ENABLE_ALL if optimise
         else ort.GraphOptimizationLevel.ORT_DISABLE_ALL)
