@@ -6,6 +6,7 @@ import os
 
 import pytest
 
+import unimic.codec.runtime  # noqa: F401  # before a test imports ONNX Runtime by itself
 from unimic.codec.store import ModelStore
 
 os.environ.pop("UNIMIC_MODELS", None)  # the shipped models are tested, whatever the user has

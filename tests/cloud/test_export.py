@@ -10,7 +10,6 @@ from typing import cast
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 import pytest
 import torch
 
@@ -55,6 +54,7 @@ from unimic.codec.networks import (
     saturates,
 )
 from unimic.codec.order import waves
+from unimic.codec.runtime import open_graph
 from unimic.codec.store import IMAGE_TOKENIZER, TEXT_TOKENIZER, ModelStore, add_model
 
 IMAGE = ImageEntropyConfig(width=64, heads=2, content_layers=2, query_layers=2, hidden=64, text=300)
@@ -142,7 +142,7 @@ def test_the_largest_bytes_do_not_saturate(tmp_path: Path, low: int, high: int) 
     if not saturates(cast(ModelStore, Places(tmp_path)), ""):
         models.append(graph)
     for model in models:
-        session = ort.InferenceSession(model.SerializeToString())
+        session = open_graph(model.SerializeToString())
         for part in (rows, rows[:, :1], rows[:, 3:7]):
             found, = session.run(None, {"x": part.numpy()})
             np.testing.assert_array_equal(found, layer(part).numpy())
@@ -188,7 +188,7 @@ def test_the_refiner_as_the_edge_runs_it(tmp_path: Path) -> None:
     back = load_refiner(tmp_path)
     for name, weight in network.state_dict().items():
         assert (back.state_dict()[name] - weight).abs().max() <= weight.abs().max() / 254 + 1e-6
-    session = ort.InferenceSession(str(tmp_path / "refiner.onnx"))
+    session = open_graph(tmp_path / "refiner.onnx")
     names = [source.name for source in session.get_inputs()]
     (refined,) = session.run(None, {name: value.numpy() for name, value in
                                     zip(names, given, strict=True)})

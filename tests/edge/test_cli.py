@@ -438,6 +438,14 @@ def test_errors_without_a_standard_error() -> None:
     assert (ended.returncode, ended.stdout) == (1, b"")
 
 
+def test_no_file_becomes_the_standard_error() -> None:
+    code = ("import os; from unimic.edge.console import be_lenient; be_lenient()\n"
+            "print(os.path.samestat(os.fstat(2), os.stat(os.devnull)))")
+    ended = subprocess.run(f"{shlex.join([sys.executable, '-c', code])} <&- 2>&-", shell=True,
+                           stdout=subprocess.PIPE)
+    assert ended.stdout == b"True\n"
+
+
 def test_onnx_runtime_keeps_no_record_of_the_device(tmp_path: Path) -> None:
     home = tmp_path / "home"
     home.mkdir()

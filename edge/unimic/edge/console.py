@@ -165,6 +165,7 @@ def be_lenient() -> None:
     standard error goes nowhere: nothing fails for it."""
     if sys.stderr is None:  # Python's word for a closed one; `print` would take standard output
         sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+        os.dup2(sys.stderr.fileno(), 2)  # lest a file be opened there, for libraries to write into
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")
 

@@ -43,7 +43,7 @@ def check(options: Mapping[str, Path | None], force: bool, more: Mapping[str, Pa
 def for_results() -> Iterator[None]:
     """Keep standard output for results: what codecs print, in processes begun here too, goes to
     standard error."""
-    if sys.stdout is None or sys.stderr is None:  # closed
+    if sys.stdout is None:  # closed
         yield
         return
     sys.stdout.flush()

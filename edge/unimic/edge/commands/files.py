@@ -170,14 +170,14 @@ def decode(args: argparse.Namespace) -> None:
             assert kind
             check_picture_size(args.output, kind, content.width, content.height)
             data = picture_bytes(file.image, kind, args.output)
-            facts, what = _described(content)
+            told, what = _described(content)
         else:
             data = file.text.encode("utf-8")
-            facts, what = _described(file.text)
+            told, what = _described(file.text)
     write_output(args.output, data, args.force)
     seconds = round(time.perf_counter() - began, 3)
     report(args, {"input": args.input, "output": args.output, "bytes": len(data),
-                  "seconds": seconds, **facts}, details=f"{what}, {seconds:.1f} s")
+                  "seconds": seconds, **told}, details=f"{what}, {seconds:.1f} s")
 
 
 def _described(content: Image.Image | TokenGrid | str) -> tuple[dict[str, Any], str]:
