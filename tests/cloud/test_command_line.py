@@ -34,6 +34,8 @@ def server(server_process, monkeypatch: pytest.MonkeyPatch):
 def test_tasks(server: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["ask", "p.png", "what is it?"]) == 0
     assert capsys.readouterr().out.startswith("what is it? →")
+    assert main(["ask", "p.png", "--server", server, "what is it?"]) == 0
+    assert capsys.readouterr().out.startswith("what is it? →")
     assert main(["ask", "p.png", "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)
     assert facts["answer"].startswith("a picture →")

@@ -86,6 +86,28 @@ def test_a_killed_server_ends_a_synchronous_call(server_process):
             cloud.generate("a", 32, 32)
 
 
+def test_a_program_that_outlives_the_service_ends_in_silence(server_process):
+    program = """
+import sys, time
+from fake_backend import fake_models
+from unimic.edge import Client
+client = Client(sys.argv[1], models=fake_models())
+photo = client.generate("a", 32, 32)
+print("made", flush=True)
+sys.stdin.read()
+time.sleep(0.5)  # it learns that the session has ended
+"""
+    with server_process() as (address, process), subprocess.Popen(
+            [sys.executable, "-c", program, address], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": os.pathsep.join(
+                [str(Path(__file__).parent), *sys.path])}) as client:
+        assert client.stdout.readline() == "made\n"
+        process.kill()
+        process.wait()
+        assert client.communicate(timeout=10 * SOON) == ("", "")
+        assert client.returncode == 0
+
+
 async def test_nobody_listens():
     with soon(), pytest.raises(ServiceError, match="UNAVAILABLE"):
         await AsyncClient(f"localhost:{free_port()}", models=fake_models()).connect()

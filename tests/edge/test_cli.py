@@ -175,6 +175,8 @@ def test_errors_are_one_line(arguments: list[str], words: str,
 
 
 @pytest.mark.parametrize("arguments", [[], ["nonsense"], ["encode", "photo.png"],
+                                       ["ask", "photo.png", "what?", "is it?"],
+                                       ["ask", "photo.png", "--tsl", "what?"],
                                        ["inpaint", "photo.png", "x.png"],
                                        ["inpaint", "photo.png", "x.png", "--box", "1,2"],
                                        ["generate", "dogs", "x.png", "--size", "big"]])

@@ -68,13 +68,24 @@ def _add_missing(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]
     parser.set_defaults(run=explain)
 
 
+def _parse(argv: Sequence[str]) -> argparse.Namespace:
+    parser = build_parser(argv)
+    args, rest = parser.parse_known_args(argv)
+    # argparse takes no question, which may be left out, any more once an option has come.
+    if getattr(args, "question", None) == "" and len(rest) == 1 and rest[0][:1] != "-":
+        args.question = rest.pop()
+    if rest:
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    return args
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     argv = sys.argv[1:] if argv is None else argv
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # gRPC tells of every closed connection
     be_lenient()
     try:
-        args = build_parser(argv).parse_args(argv)
+        args = _parse(argv)
     except KeyboardInterrupt:  # what other packages import may take a while
         return 130
     verbose: int = getattr(args, "verbose", 0)

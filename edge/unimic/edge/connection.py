@@ -173,7 +173,8 @@ class Connection:
         except grpc.aio.AioRpcError as error:
             raise ServiceError(self.address, error.code(), error.details() or "") from None
         self._room = asyncio.Semaphore(max(1, self.opened.limits.max_pending_tasks))
-        self._tasks = [asyncio.create_task(self._read()), asyncio.create_task(self._write())]
+        writing = asyncio.create_task(self._write())
+        self._tasks = [asyncio.create_task(self._read(writing)), writing]
 
     async def _open(self, space: bytes, models: tuple[bytes, ...]) -> pb.Opened:
         await self._stream.write(pb.ClientMessage(
@@ -262,7 +263,7 @@ class Connection:
         except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
             pass  # the reader tells why the stream has ended
 
-    async def _read(self) -> None:
+    async def _read(self, writing: asyncio.Task[None]) -> None:
         lost = ServiceError(self.address, grpc.StatusCode.CANCELLED, "the event loop has ended")
         try:
             while isinstance(message := await self._stream.read(), pb.ServerMessage):
@@ -275,6 +276,7 @@ class Connection:
             lost = ServiceError(self.address, grpc.StatusCode.INTERNAL, repr(error))
         finally:  # whatever it is, nobody may wait for ever
             self._lose(lost)
+            writing.cancel()
 
     def _receive(self, message: pb.ServerMessage) -> None:
         kind = message.WhichOneof("message")
