@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 
 import pytest
+from hypothesis import settings
 
 import unimic.codec.runtime  # noqa: F401  # before a test imports ONNX Runtime by itself
 from unimic.codec.store import ModelStore
 
+settings.register_profile("untimed", deadline=None)  # a busy machine is no error
+settings.load_profile("untimed")
 os.environ.pop("UNIMIC_MODELS", None)  # the shipped models are tested, whatever the user has
 
 

@@ -28,7 +28,7 @@ from unimic.codec.text import TextTokenizer
 from unimic.codec.tokens import TokenGrid, grid_shape
 
 LIMITS = Limits()
-few = settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+few = settings(max_examples=12, suppress_health_check=[HealthCheck.too_slow])
 
 
 @few

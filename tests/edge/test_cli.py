@@ -259,8 +259,7 @@ def test_pipes() -> None:
     back = subprocess.run(command("decode", "-", "-"), input=coded.stdout, capture_output=True,
                           check=True)
     assert not back.stderr  # no progress bar in a pipe
-    Path("back.png").write_bytes(back.stdout)
-    assert Image.open("back.png").size == (50, 37)
+    assert Image.open(io.BytesIO(back.stdout)).size == (50, 37)
 
 
 @pytest.mark.parametrize(("redirection", "words"), [
