@@ -6,11 +6,18 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
+from typing import TypeVar
 
 import numpy as np
 from PIL import Image
 
 from unimic.measure.codecs import Setting, Variant
+
+Found = TypeVar("Found")
+
+NEAR = 16
+"""Settings beside the one that bisection finds that are tried, too: bytes and fidelity do not quite
+grow with them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,18 +62,40 @@ def _bytes(choice: Choice) -> int:
     return len(choice.data)
 
 
+def _working(variants: Sequence[Variant], image: Image.Image,
+             search: Callable[[_Coded], Found]) -> list[Found]:
+    """What a search finds in each variant, but of those that fail; if all do, the last error."""
+    found: list[Found] = []
+    failure: BaseException | None = None
+    for variant in variants:
+        try:
+            found.append(search(_Coded(variant, image)))
+        except (Exception, SystemExit) as error:  # a codec may raise anything, and want to exit
+            failure = error
+    if failure and not found:
+        raise failure
+    return found
+
+
 def smallest(variants: Sequence[Variant], image: Image.Image,
              enough: Callable[[Image.Image], bool]) -> Choice | None:
     """The choice of the fewest bytes whose picture is ``enough``; None if none is.
 
-    By bisection for each variant: more bytes are taken to be never worse.
+    By bisection for each variant, and then downwards, since more bytes are now and then worse,
+    until `NEAR` settings in turn are not enough.
     """
-    choices = []
-    for variant in variants:
-        coded = _Coded(variant, image)
-        found = bisect_left(coded, True, key=lambda choice: enough(choice.decoded))
-        if found < len(coded):
-            choices.append(coded[found])
+    def search(coded: _Coded) -> list[Choice]:
+        first = bisect_left(coded, True, key=lambda choice: enough(choice.decoded))
+        fitting = [coded[first]] if first < len(coded) else []
+        position = last = first
+        while fitting and position > max(0, last - NEAR):
+            position -= 1
+            if enough(coded[position].decoded):
+                fitting.append(coded[position])
+                last = position
+        return fitting
+
+    choices = [choice for found in _working(variants, image, search) for choice in found]
     return min(choices, key=_bytes, default=None)
 
 
@@ -74,20 +103,27 @@ def within(variants: Sequence[Variant], image: Image.Image, budgets: Sequence[in
            ) -> list[Choice]:
     """For each budget the choice of at most so many bytes that is nearest in squared error.
 
-    If nothing is as small as that, it is the smallest of all. What was coded on the way to one
-    budget serves the others as well.
+    If nothing is as small as that, it is the smallest of all. The settings of each variant are
+    sought by bisection; the `NEAR` next ones above are tried, too, since higher settings now and
+    then take fewer bytes. What was coded on the way to one budget serves the others as well.
     """
-    coded = [_Coded(variant, image) for variant in variants]
     pixels = np.asarray(image, np.float32)
 
     @cache
     def error(choice: Choice) -> float:
         return float(np.square(np.asarray(choice.decoded, np.float32) - pixels).mean())
 
-    def best(budget: int) -> Choice:
-        choices = [each[max(0, bisect_right(each, budget, key=_bytes) - 1)] for each in coded]
+    def search(coded: _Coded) -> list[Choice]:
+        return [best(near(coded, budget), budget) for budget in budgets]
+
+    def near(coded: _Coded, budget: int) -> list[Choice]:
+        first = max(0, bisect_right(coded, budget, key=_bytes) - 1)
+        return [coded[position] for position in range(first, min(first + NEAR + 1, len(coded)))]
+
+    def best(choices: Sequence[Choice], budget: int) -> Choice:
         if fitting := [choice for choice in choices if _bytes(choice) <= budget]:
             return min(fitting, key=error)
         return min(choices, key=_bytes)
 
-    return [best(budget) for budget in budgets]
+    found = _working(variants, image, search)
+    return [best([each[i] for each in found], budget) for i, budget in enumerate(budgets)]

@@ -97,7 +97,8 @@ class Variant:
 
     def encode(self, image: Image.Image, setting: Setting) -> Encoded:
         """Scale down, then code."""
-        return self.codec.encode(self._resize(image, self._small(image.size)), setting)
+        copy = image.copy()  # a codec may work in its place
+        return self.codec.encode(self._resize(copy, self._small(image.size)), setting)
 
     def decode(self, data: bytes, size: tuple[int, int]) -> Image.Image:
         """Decode, then scale up to ``size``, that of the picture before `encode`."""
@@ -113,7 +114,7 @@ class Variant:
 BUILT_IN = {name: EntryPoint(name, f"unimic.measure.{function}", GROUP) for name, function in {
     "unimic": "ours:codec", "jpeg": "classical:jpeg", "webp": "classical:webp",
     "avif": "classical:avif", "jp2": "classical:jp2", "jxl": "classical:jxl",
-    "hevc": "classical:hevc", "vvc": "classical:vvc"}.items()}
+    "av1": "classical:av1", "hevc": "classical:hevc", "vvc": "classical:vvc"}.items()}
 
 
 def known() -> dict[str, EntryPoint]:

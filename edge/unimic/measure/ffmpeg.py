@@ -57,8 +57,8 @@ def find(encoder: str, codec: str) -> Program:
 
 def encode(program: Program, image: Image.Image, format_: str, encoder: str,
            options: list[str]) -> bytes:
-    """The raw bitstream of a picture; odd sides are made even by repeating the last line."""
-    width, height = _even(image.size)
+    """The raw bitstream of a picture, whose last lines are repeated as `_padded` says."""
+    width, height = _padded(image.size)
     with tempfile.TemporaryDirectory() as folder:  # encoders print warnings to standard output
         path = Path(folder) / "picture"
         _run([program.path, *_QUIET, "-f", "rawvideo", "-pix_fmt", "yuv420p10le", "-s",
@@ -85,8 +85,10 @@ def _run(command: list[str], data: bytes) -> bytes:
     return done.stdout
 
 
-def _even(size: tuple[int, int]) -> tuple[int, int]:
-    return size[0] + size[0] % 2, size[1] + size[1] % 2
+def _padded(size: tuple[int, int]) -> tuple[int, int]:
+    """Even sides, for the chroma, of at least 16, for x265."""
+    width, height = (max(16, side + side % 2) for side in size)
+    return width, height
 
 
 def _to_planes(image: Image.Image, width: int, height: int) -> bytes:
@@ -100,7 +102,7 @@ def _to_planes(image: Image.Image, width: int, height: int) -> bytes:
 
 
 def _from_planes(planes: bytes, size: tuple[int, int]) -> Image.Image:
-    width, height = _even(size)
+    width, height = _padded(size)
     integers = np.frombuffer(planes, "<u2")
     samples: NDArray[np.float32] = integers.astype(np.float32) / np.float32(_PEAK)
     if samples.size != width * height * 3 // 2:

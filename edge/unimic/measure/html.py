@@ -58,11 +58,12 @@ for (const th of document.querySelectorAll("th")) th.onclick = () => {
   const up = th.getAttribute("aria-sort") !== "ascending";
   for (const other of th.parentNode.cells) other.removeAttribute("aria-sort");
   th.setAttribute("aria-sort", up ? "ascending" : "descending");
-  const key = row => row.cells[at].dataset.sort ?? row.cells[at].textContent;
+  const text = row => row.cells[at].textContent;
   const compare = (a, b) => {
-    const x = key(a), y = key(b), m = parseFloat(x), n = parseFloat(y);
+    const m = Number(a.cells[at].dataset.sort), n = Number(b.cells[at].dataset.sort);
     if (isNaN(m) !== isNaN(n)) return isNaN(m) ? 1 : -1;      // what has no value comes last
-    return (up ? 1 : -1) * (isNaN(m) ? x.localeCompare(y) : m - n);
+    return (up ? 1 : -1) *
+      (isNaN(m) ? text(a).localeCompare(text(b), undefined, {numeric: true}) : m - n);
   };
   body.append(...[...body.rows].sort(compare));
 };
@@ -127,8 +128,7 @@ def table(columns: Sequence[Column], rows: Sequence[Mapping[str, object]], ours:
         cells = []
         for column in columns:
             value = row.get(column.field)
-            number = isinstance(value, (int, float))
-            key = f' data-sort="{value!r}"' if number else ""
+            key = f' data-sort="{float(value)!r}"' if isinstance(value, (int, float)) else ""
             cells.append(f"<td{' class=left' if column.left else ''}{key}>"
                          f"{escape(shown(value, column.digits))}</td>")
         mark = " class=ours" if ours and row.get(columns[0].field) == ours else ""

@@ -163,7 +163,7 @@ def _original(path: Path, metrics: tuple[str, ...], fast: bool) -> tuple[Image.I
 def measure_all(tasks: Sequence[Task], jobs: int, done: Callable[[Row], None]) -> None:
     """Do all measurements in ``jobs`` processes; ``done`` gets each row as it comes.
 
-    A process that dies takes only the measurements with it that were under way.
+    Of the measurements that were under way when a process died, each is done once more by itself.
     """
     left = deque(tasks)
     os.environ["OMP_NUM_THREADS"] = "1"  # for the processes: each keeps to one core
@@ -182,8 +182,12 @@ def measure_all(tasks: Sequence[Task], jobs: int, done: Callable[[Row], None]) -
             except BrokenProcessPool:
                 wait(running)  # those that ended well, too, may not have been collected
                 for future, task in running.items():
-                    done(task.row | {"error": "the process that measured it died (out of memory?)"}
-                         if future.exception() else future.result())
+                    if not future.exception():
+                        done(future.result())
+                    elif len(running) == 1:
+                        done(task.row | {"error": "its process died (out of memory?)"})
+                    else:  # it may be another one's fault
+                        measure_all([task], 1, done)
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
