@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -40,8 +42,9 @@ from unimic.cloud.training import (
 from unimic.cloud.training.command import command
 from unimic.cloud.training.compare_orders import SHARES, SIDE, Grouped, Raster
 from unimic.cloud.training.cost import TokenCost
-from unimic.cloud.training.loop import Average, Run, rounded_late
-from unimic.cloud.training.shipped import averaged, load_image_tokenizer, load_refiner
+from unimic.cloud.training.files import whole
+from unimic.cloud.training.loop import Average, Run, mark, rounded_late
+from unimic.cloud.training.shipped import averaged, load_image_tokenizer, load_refiner, made_by
 from unimic.codec.errors import CorruptData, InvalidInput, UnknownModel
 from unimic.codec.order import REVEALED, reveal_groups
 from unimic.codec.proof import METADATA
@@ -269,35 +272,55 @@ def test_the_average_starts_anew_with_the_rounding_alone(tmp_path: Path, resumed
     assert (float(average.module.weight) < 2) is resumed
 
 
+TRAINING = """
+import itertools, sys, time
+from pathlib import Path
+import torch
+from torch.utils.data import IterableDataset
+from unimic.cloud.training import loop
+from unimic.cloud.training.command import command
+
+class Batches(IterableDataset):
+    def __iter__(self):
+        return itertools.count()
+
+def main():
+    network = torch.nn.Linear(1, 1)
+    run = loop.Run(Path(sys.argv[1]), 9, 1.0)
+    run.restore({"network": network})
+    batches = loop.prepared(Batches())
+    for fraction in run:
+        next(batches)
+        torch.nn.init.constant_(network.weight, run.step + 1.0)
+        run.last_log = 0.0
+        run.log(steps=1.0)
+        time.sleep(0.05)
+    run.save({"network": network})
+
+command(main)
+"""
+
+
 def test_a_run_that_is_asked_to_end_is_saved_and_goes_on(tmp_path: Path) -> None:
-    """In a process of its own: signals are for all of it."""
-    code = ("import torch, time, sys\n"
-            "from pathlib import Path\n"
-            "from unimic.cloud.training.command import command\n"
-            "from unimic.cloud.training.loop import Run\n"
-            "def main():\n"
-            "    network = torch.nn.Linear(1, 1)\n"
-            "    run = Run(Path(sys.argv[1]), 9, 1.0)\n"
-            "    run.restore({'network': network})\n"
-            "    for fraction in run:\n"
-            "        torch.nn.init.constant_(network.weight, run.step + 1.0)\n"
-            "        print('step', flush=True)\n"
-            "        time.sleep(0.05)\n"
-            "    run.save({'network': network})\n"
-            "command(main)\n")
+    """In processes of their own, all of which ``timeout`` and terminals tell."""
     steps = 0
-    for number in signal.SIGINT, signal.SIGTERM:
-        with subprocess.Popen([sys.executable, "-c", code, tmp_path], stdout=subprocess.PIPE,
-                              stderr=subprocess.PIPE, text=True) as process:
+    for number, kill in ((signal.SIGINT, os.killpg), (signal.SIGTERM, os.killpg),
+                         (signal.SIGTERM, os.kill), (signal.SIGHUP, os.killpg), (None, None)):
+        with subprocess.Popen([sys.executable, "-c", TRAINING, tmp_path], stdout=subprocess.PIPE,
+                              stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
             assert process.stdout
             if steps:
                 assert process.stdout.readline().startswith(f"resumed at step {steps},")
             for _ in range(3):
-                assert process.stdout.readline() == "step\n"
-            process.send_signal(number)
-            said, wrong = process.communicate(timeout=30)
+                assert process.stdout.readline().startswith("step ")
+            if kill:
+                kill(process.pid, number)
+                said, wrong = process.communicate(timeout=60)
+                assert "the same command goes on from there" in said
+            else:  # nobody reads any more
+                process.stdout.close()
+                _, wrong = process.communicate(timeout=60)
         assert process.returncode == 130
-        assert "the same command goes on from there" in said
         assert not wrong
         saved = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
         assert saved["step"] >= steps + 3
@@ -318,10 +341,12 @@ def test_what_cannot_be_resumed(tmp_path: Path, capsys: pytest.CaptureFixture[st
         with pytest.raises(CorruptData, match="was begun by another training"):
             Run(tmp_path, 1, 1.0).restore(other)
     run.checkpoint.write_bytes(run.checkpoint.read_bytes()[:500])
-    with pytest.raises(CorruptData, match="is no whole checkpoint"):
+    with pytest.raises(CorruptData, match="is no whole checkpoint; remove it"):
         run.restore(state)
     with pytest.raises(InvalidInput, match="--minutes"):
         Run(tmp_path, -5, 1.0)
+    with pytest.raises(InvalidInput, match="--rate"):
+        Run(tmp_path, 5, -1.0)
 
 
 def test_what_cannot_be_written_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
@@ -347,16 +372,16 @@ def test_what_cannot_be_written_is_tried_again(tmp_path: Path, monkeypatch: pyte
 
 @pytest.mark.parametrize("cut", [700, 2000, -1300])
 def test_shards_that_are_broken(tiny_data: Path, tmp_path: Path, cut: int) -> None:
-    whole = (tiny_data / "kodak.tar").read_bytes()
-    (tmp_path / "kodak.tar").write_bytes(whole)
+    content = (tiny_data / "kodak.tar").read_bytes()
+    (tmp_path / "kodak.tar").write_bytes(content)
     images = list(data.read_shards(tmp_path, "kodak"))
     assert images
     with tarfile.open(tiny_data / "kodak.tar") as tar:
         end = max(member.offset_data + member.size for member in tar)
-    (tmp_path / "kodak.tar").write_bytes(whole[:-(-end // 512) * 512])  # no zeros at the end
+    (tmp_path / "kodak.tar").write_bytes(content[:-(-end // 512) * 512])  # no zeros at the end
     assert len(list(data.read_shards(tmp_path, "kodak"))) == len(images)
     cut = cut if cut > 0 else end + cut
-    (tmp_path / "kodak.tar").write_bytes(whole[:cut])
+    (tmp_path / "kodak.tar").write_bytes(content[:cut])
     with pytest.raises(CorruptData, match=r"kodak\.tar"):
         list(data.read_shards(tmp_path, "kodak"))
 
@@ -394,14 +419,107 @@ def test_tokens_of_two_tokenizers(tmp_path: Path) -> None:
     assert np.array_equal(loaded, codes)
 
 
-def test_albums_know_their_tokenizer(tmp_path: Path) -> None:
+def test_albums_know_their_tokenizer(tmp_path: Path, store: ModelStore) -> None:
     with pytest.raises(InvalidInput, match="--shapes"):
         train_compact.load_albums(tmp_path / "none.npz", None)
     made = tmp_path / "shapes.npz"
     np.savez(made, tokenizer=np.array("another"))
-    (tmp_path / "tokenizer.pt").write_bytes(b"weights")
     with pytest.raises(InvalidInput, match=r"--tokenizer: .* was made by another"):
-        train_compact.load_albums(made, tmp_path / "tokenizer.pt")
+        train_compact.load_albums(made, store.folder / "image-tokenizer")
+    made.write_bytes(made.read_bytes()[:-30])
+    with pytest.raises(CorruptData, match=r"shapes\.npz: is no whole file of tokens"):
+        train_compact.load_albums(made, None)
+
+
+def test_what_makes_the_same_tokens_is_one_tokenizer(tmp_path: Path, store: ModelStore) -> None:
+    shipped = load_image_tokenizer(store.folder / "image-tokenizer")
+    torch.nn.init.zeros_(next(shipped.decoder.parameters()))  # it has been polished
+    torch.save({"average": shipped.state_dict()}, tmp_path / "checkpoint.pt")
+    known = made_by(load_image_tokenizer(store.folder / "image-tokenizer"))
+    assert made_by(load_image_tokenizer(tmp_path / "checkpoint.pt")) == known
+    torch.nn.init.ones_(next(shipped.encoder.parameters()))
+    assert made_by(shipped) != known
+
+
+def test_models_of_other_tokenizers_are_not_exported(tmp_path: Path, store: ModelStore) -> None:
+    image = made_by(load_image_tokenizer(store.folder / "image-tokenizer"))
+    text = mark(store.path("text-tokenizer", "tokenizer.json"))
+    checkpoint = tmp_path / "checkpoint.pt"
+    torch.save({"made_for": {"--image-tokenizer": image, "--text-tokenizer": text}}, checkpoint)
+    grids.save_grids(tmp_path / "some.npz", [("x", np.zeros((2, 3), np.int32))], image)
+    export.check_made_for(checkpoint, store.folder, tmp_path)
+    grids.save_grids(tmp_path / "some.npz", [("x", np.zeros((2, 3), np.int32))], "another")
+    with pytest.raises(InvalidInput, match=r"--grids: .* by another tokenizer"):
+        export.check_made_for(checkpoint, store.folder, tmp_path)
+    for made_for in {"--image-tokenizer": "another"}, {"--tokenizer": "another"}:
+        torch.save({"made_for": made_for}, checkpoint)
+        with pytest.raises(InvalidInput, match=r"--checkpoint: .* learned with another"):
+            export.check_made_for(checkpoint, store.folder)
+
+
+def test_the_painter_starts_from_no_model_of_other_tokenizers(tmp_path: Path, store: ModelStore
+                                                              ) -> None:
+    weights = store.path("compact", "weights.safetensors")
+    train_painter.check_start(weights)
+    train_painter.check_start(tmp_path / "weights.safetensors")
+    manifest = json.loads((store.folder / "manifest.json").read_text(encoding="utf-8"))
+    manifest["models"]["compact"]["space"] = "00" * 8
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+    with pytest.raises(InvalidInput, match=r"--start: .* was made for other tokenizers"):
+        train_painter.check_start(tmp_path / "compact" / "weights.safetensors")
+
+
+def test_texts_that_are_broken(tmp_path: Path) -> None:
+    (tmp_path / "text").mkdir()
+    lines = gzip.compress(b"a line\n" * 99)
+    for name, content, read in (
+            ("flickr8k-captions.jsonl", b'{"image": "a"', data.read_captions),
+            ("flickr8k-captions.jsonl", b'{"picture": "a"}\n', data.read_captions),
+            ("daquar-train.csv", b"a,b\n1,2\n", lambda root: data.read_questions(root, "train")),
+            ("text/x.txt.gz", lines[:-9], lambda root: data.read_text(root, "x")),
+            ("text/x.txt.gz", b"words", lambda root: data.read_text(root, "x")),
+            ("text/x.txt.gz", gzip.compress(b""), lambda root: data.read_text(root, "x")),
+            ("emoji-1.whl", b"PK", other_languages.collect)):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(CorruptData) as caught:
+            read(tmp_path)
+        assert caught.value.field == str(tmp_path / name)
+
+
+def test_emoji_that_are_broken_or_none(tmp_path: Path) -> None:
+    (tmp_path / "logo.webp").write_bytes(b"not looked at")
+    (tmp_path / "1f600.webp").write_bytes(b"broken")
+    with pytest.raises(CorruptData, match=r"1f600\.webp: is no whole picture"):
+        data.read_emoji(tmp_path)
+
+
+def test_nothing_to_learn_from(tiny_data: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny_data, tmp_path, dirs_exist_ok=True)
+    for path in tmp_path.glob("*.tar"):
+        with tarfile.open(path, "w"):
+            pass
+    with pytest.raises(InvalidInput, match="--data"):
+        data.training_images(tmp_path)
+    with pytest.raises(InvalidInput, match=r"no image for kodak\.npz"):
+        grids.save_grids(tmp_path / "kodak.npz", [], "one")
+
+
+def test_a_file_is_whole_or_as_it_was(tmp_path: Path) -> None:
+    path = tmp_path / "tokenizer.json"
+    path.write_text("old")
+
+    def fail() -> None:
+        with whole(path) as file:
+            file.write_text("ne")
+            raise OSError("the disk is full")
+
+    with pytest.raises(OSError, match="full"):
+        fail()
+    assert path.read_text() == "old"
+    with whole(path) as file:
+        file.write_text("new")
+    assert path.read_text() == "new"
+    assert [file.name for file in tmp_path.iterdir()] == ["tokenizer.json"]
 
 
 @pytest.mark.parametrize("load", [load_image_tokenizer, load_refiner])
@@ -445,14 +563,15 @@ def test_compact_training(tiny_data: Path, tmp_path: Path, monkeypatch: pytest.M
     """It goes on from weights of any sizes, with little data, and can be exported."""
     tokens, chance = tmp_path / "tokens", np.random.default_rng(0)
     tokens.mkdir()
+    tokenizer = made_by(load_image_tokenizer(store.folder / "image-tokenizer"))
     for name, images in {"flickr-train": "a", "flickr-train-flipped": "a", "daquar-train": "d",
                          "unlabelled": "photos", "flickr-train-320": "a", "emoji-train": "dog",
                          "emoji-coloured": "dog"}.items():
         codes = chance.integers(0, 8192, (20, 20), np.int32)
-        grids.save_grids(tokens / f"{name}.npz", [(images, codes)], "one")
+        grids.save_grids(tokens / f"{name}.npz", [(images, codes)], tokenizer)
     drawings = shapes.rendered_drawings(3)
     codes = chance.integers(0, 8192, (max(d.image for d in drawings) + 1, 4, 4))
-    np.savez(tmp_path / "shapes.npz", tokenizer=np.array("one"))
+    np.savez(tmp_path / "shapes.npz", tokenizer=np.array(tokenizer))
     monkeypatch.setattr(train_compact, "load_albums", lambda path, tokenizer: {
         name: train_compact.Album(drawings, {64: 1.0}, {64: codes})
         for name in ("drawing", "rendering")})
@@ -471,8 +590,8 @@ def test_compact_training(tiny_data: Path, tmp_path: Path, monkeypatch: pytest.M
     assert not torch.equal(after["words.weight"], before["words.weight"])
     assert torch.equal(after["painter.to_latents.weight"], before["painter.to_latents.weight"])
     mine = tmp_path / "store"
-    for tokenizer in "image-tokenizer", "text-tokenizer":
-        shutil.copytree(store.folder / tokenizer, mine / tokenizer)
+    for name in "image-tokenizer", "text-tokenizer":
+        shutil.copytree(store.folder / name, mine / name)
     shutil.copy(store.folder / "manifest.json", mine)
     export_compact.main(["--checkpoint", str(checkpoint), "--store", str(mine), "--data", "mine"])
     written = ModelStore(mine)

@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+import argparse
+import shutil
 from collections.abc import Callable
 
 from unimic.codec.errors import UnimicError
+
+
+def count(text: str) -> int:
+    """The value of an option that counts something: 1 or more."""
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of 1 or more")
+    return int(text)
 
 
 def command(main: Callable[[], None]) -> None:
@@ -13,5 +22,7 @@ def command(main: Callable[[], None]) -> None:
         main()
     except KeyboardInterrupt:
         raise SystemExit(130) from None
-    except (UnimicError, OSError) as error:
+    except shutil.Error as error:  # of each file that could not be copied
+        raise SystemExit(f"error: {error.args[0][0][-1]}") from error
+    except (UnimicError, OSError, ImportError) as error:
         raise SystemExit(f"error: {error}") from error

@@ -15,14 +15,16 @@ import random
 import re
 import tarfile
 import unicodedata
+import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from unimic.codec.errors import CorruptData
+from unimic.codec.errors import CorruptData, InvalidInput
 from unimic.codec.tokens import PITCH
 
 UNLABELLED = ("imagenette", "photos", "imagenet-sample", "bsds500")
@@ -74,24 +76,37 @@ def read_shards(root: Path, name: str) -> Iterator[tuple[str, Image.Image]]:
             raise CorruptData(str(path), f"is no whole tar ({error})", "fetch it again") from error
 
 
-def _decoded(data: bytes, name: str) -> Image.Image:
+def _decoded(data: bytes, name: str, mode: str = "RGB") -> Image.Image:
     try:
-        return Image.open(io.BytesIO(data)).convert("RGB")
+        return Image.open(io.BytesIO(data)).convert(mode)
     except (OSError, ValueError) as error:
         raise CorruptData(name, f"is no whole picture ({error})",
-                          "fetch the shard again, or leave that out") from error
+                          "fetch it again, or leave it out") from error
+
+
+@contextmanager
+def _understood(path: Path) -> Iterator[None]:
+    """Errors of what a text file holds as `CorruptData`."""
+    try:
+        yield
+    except (ValueError, KeyError, TypeError, AttributeError, EOFError, gzip.BadGzipFile,
+            zlib.error) as error:
+        raise CorruptData(str(path), f"cannot be understood ({error!r})",
+                          "fetch it again") from error
 
 
 def read_captions(root: Path) -> dict[str, Caption]:
     """Flickr8k captions by image stem."""
-    with (root / "flickr8k-captions.jsonl").open(encoding="utf-8") as lines:
+    path = root / "flickr8k-captions.jsonl"
+    with _understood(path), path.open(encoding="utf-8") as lines:
         rows = [json.loads(line) for line in lines]
-    return {r["image"]: Caption(r["image"], r["split"], tuple(r["captions"])) for r in rows}
+        return {r["image"]: Caption(r["image"], r["split"], tuple(r["captions"])) for r in rows}
 
 
 def read_questions(root: Path, split: str) -> list[Question]:
     """DAQUAR pairs of ``split`` (``train`` or ``eval``)."""
-    with (root / f"daquar-{split}.csv").open(encoding="utf-8", newline="") as file:
+    path = root / f"daquar-{split}.csv"
+    with _understood(path), path.open(encoding="utf-8", newline="") as file:
         return [
             Question(r["image_id"], r["question"].strip(), r["answer"].strip())
             for r in csv.DictReader(file)
@@ -107,10 +122,14 @@ EMOJI_HELD_OUT = 10  # one in so many of those that combine several code points
 def emoji_name(stem: str) -> str:
     """Name of an emoji from its code points: "waving hand sign, medium skin" of ``1f44b-1f3fd``.
 
-    Empty for flags, which are spelled in letters, and for code points without a name.
+    Empty for flags, which are spelled in letters, for code points without a name, and for names of
+    files that are none.
     """
-    points = [point for point in (int(part, 16) for part in re.split("[-_]", stem))
-              if point not in JOINERS]
+    try:
+        points = [point for point in (int(part, 16) for part in re.split("[-_]", stem))
+                  if point not in JOINERS]
+    except ValueError:  # another picture
+        return ""
     parts = [SKIN_TONES.get(point) or unicodedata.name(chr(point), "").lower() for point in points]
     return ", ".join(parts) if all(parts) and "regional" not in parts[0] else ""
 
@@ -125,6 +144,7 @@ def read_emoji(folder: Path, grounds: random.Random | None = None
 
     Raises:
         FileNotFoundError: there are none.
+        CorruptData: one is broken.
     """
     train: dict[str, Image.Image] = {}
     held_out: dict[str, Image.Image] = {}
@@ -133,7 +153,7 @@ def read_emoji(folder: Path, grounds: random.Random | None = None
         name = emoji_name(path.stem)
         if not name:
             continue
-        image = Image.open(path).convert("RGBA")
+        image = _decoded(path.read_bytes(), str(path), "RGBA")
         combined += "," in name
         part = held_out if "," in name and combined % EMOJI_HELD_OUT == 0 else train
         colour = "white" if grounds is None else tuple(grounds.randbytes(3))
@@ -151,8 +171,11 @@ def read_text(root: Path, stem: str) -> list[str]:
 
 def read_lines(path: Path) -> list[str]:
     """Lines of a compressed text."""
-    with gzip.open(path, "rt", encoding="utf-8") as file:
-        return [line.rstrip("\n") for line in file]
+    with _understood(path), gzip.open(path, "rt", encoding="utf-8") as file:
+        lines = [line.rstrip("\n") for line in file]
+    if not lines:
+        raise CorruptData(str(path), "is empty", "fetch it again")
+    return lines
 
 
 def training_images(root: Path) -> list[tuple[str, np.ndarray]]:
@@ -169,6 +192,9 @@ def training_images(root: Path) -> list[tuple[str, np.ndarray]]:
         for stem, image in read_shards(root, shard):
             if stem not in held_out:
                 images.append((stem, np.asarray(image)))
+    if not images:
+        raise InvalidInput("--data", f"{root} has no picture of {PITCH}×{PITCH} or more to learn "
+                           "from", "add some")
     return images
 
 

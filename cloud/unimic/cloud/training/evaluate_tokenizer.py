@@ -16,7 +16,7 @@ from pytorch_msssim import ms_ssim
 from torch import Tensor
 from tqdm import tqdm
 
-from unimic.cloud.training.command import command
+from unimic.cloud.training.command import command, count
 from unimic.cloud.training.data import read_shards
 from unimic.codec.runtime import open_graph
 from unimic.codec.store import IMAGE_TOKENIZER, ModelStore
@@ -35,7 +35,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder of the tar shards")
     parser.add_argument("--store", type=Path, required=True, help="folder of the model store")
     parser.add_argument("--shard", default="kodak")
-    parser.add_argument("--every", type=int, default=1, help="measure every nth image")
+    parser.add_argument("--every", type=count, default=1, help="measure every nth image")
     args = parser.parse_args(argv)
 
     store = ModelStore(args.store)

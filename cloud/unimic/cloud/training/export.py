@@ -18,6 +18,7 @@ import argparse
 import copy
 import json
 import shutil
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -49,15 +50,18 @@ from unimic.cloud.models.text_entropy import TextEntropyNet
 from unimic.cloud.networks import TorchImageNetwork, TorchTextNetwork
 from unimic.cloud.training.command import command
 from unimic.cloud.training.grids import check_tokenizer, load_grids
+from unimic.cloud.training.loop import mark
 from unimic.cloud.training.shipped import (
     averaged,
     filled,
+    in_bytes,
     load_image_tokenizer,
     load_refiner,
+    made_by,
     read_checkpoint,
 )
 from unimic.cloud.training.tokenize_images import HISTOGRAM_OF
-from unimic.codec.errors import InvalidInput
+from unimic.codec.errors import CorruptData, InvalidInput
 from unimic.codec.image_rows import FIELDS, Integers
 from unimic.codec.networks import (
     GOLDEN,
@@ -76,6 +80,7 @@ from unimic.codec.store import (
     ID_BYTES,
     IMAGE_REFINER,
     IMAGE_TOKENIZER,
+    TEXT_TOKENIZER,
     Entry,
     ModelStore,
     add_model,
@@ -128,9 +133,11 @@ def export_graph(path: Path, network: nn.Module, method: Callable[..., Any],
                  inputs: tuple[Tensor, ...], names: list[str], outputs: list[str],
                  axes: dict[str, dict[int, str]]) -> onnx.ModelProto:
     """Export one method of ``network``, its sizes along ``axes`` left open."""
-    torch.onnx.export(_Function(network, method).eval(), inputs, str(path), input_names=names,
-                      output_names=outputs, dynamic_axes=axes, opset_version=OPSET, dynamo=False,
-                      do_constant_folding=False, custom_opsets={RUNTIME: 1})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a hundred of them: of tracing, and of what is deprecated
+        torch.onnx.export(_Function(network, method).eval(), inputs, str(path), input_names=names,
+                          output_names=outputs, dynamic_axes=axes, opset_version=OPSET,
+                          dynamo=False, do_constant_folding=False, custom_opsets={RUNTIME: 1})
     graph = onnx.load(str(path))
     for node in graph.graph.node:
         node.ClearField("doc_string")
@@ -214,12 +221,24 @@ def model_id(folder: Path) -> bytes:
     return bytes.fromhex(sha256_of(folder / WEIGHTS))[:ID_BYTES]
 
 
-def check_made_by(checkpoint: Path, grids: Path) -> None:
-    """Raise `InvalidInput` if grids are of another tokenizer than an image entropy model."""
-    learned = read_checkpoint(checkpoint).get("made_for", {}).get("--image-tokenizer")
-    if learned and check_tokenizer(sorted(grids.glob("*.npz"))) not in ("", learned):
-        raise InvalidInput("--grids", f"{grids} were made by another tokenizer than {checkpoint} "
-                           "learned from", "make both by one")
+def check_made_for(checkpoint: Path, store: Path, grids: Path | None = None) -> None:
+    """Compare tokenizers: those that a checkpoint learned with, the store's, and that of grids.
+
+    Raises:
+        InvalidInput: they are not the same.
+    """
+    text = mark(store / TEXT_TOKENIZER / "tokenizer.json")
+    try:
+        image = made_by(load_image_tokenizer(store / IMAGE_TOKENIZER))
+    except CorruptData:  # of another kind, such as Show-o's: nothing to compare it by
+        return
+    for option, learned in read_checkpoint(checkpoint).get("made_for", {}).items():
+        if learned not in ("", image, text):
+            raise InvalidInput("--checkpoint", f"{checkpoint} learned with another {option[2:]} "
+                               f"than there is in {store}", "export that first, or train it anew")
+    if grids and check_tokenizer(sorted(grids.glob("*.npz"))) not in ("", image):
+        raise InvalidInput("--grids", f"{grids} were made by another tokenizer than that of "
+                           f"{store}", "make them anew")
 
 
 def write_histogram(folder: Path, grids: Path) -> None:
@@ -395,10 +414,9 @@ def with_small_weights(graph: onnx.ModelProto) -> onnx.ModelProto:
         values = onnx.numpy_helper.to_array(tensor)
         if values.ndim != 4:
             continue
-        scale = np.abs(values).max((1, 2, 3), keepdims=True) / np.float32(127) + np.float32(1e-12)
+        integers, scale = in_bytes(values)
         name = tensor.name
-        tensor.CopyFrom(onnx.numpy_helper.from_array(np.round(values / scale).astype(np.int8),
-                                                     f"{name}_integers"))
+        tensor.CopyFrom(onnx.numpy_helper.from_array(integers, f"{name}_integers"))
         graph.graph.initializer.append(onnx.numpy_helper.from_array(scale, f"{name}_scale"))
         expansions += [
             onnx.helper.make_node("Cast", [f"{name}_integers"], [f"{name}_whole"],
@@ -426,6 +444,8 @@ def main(argv: list[str] | None = None) -> None:
     if args.model == IMAGE_ENTROPY and not args.grids:
         parser.error("image-entropy needs --grids, whose codes its histogram counts")
     identity, sizes = None, None
+    if args.model != IMAGE_TOKENIZER:
+        check_made_for(args.checkpoint, args.store, args.grids)
     with drafted(args.store, args.model) as folder:
         if args.model == IMAGE_TOKENIZER:
             export_image_tokenizer(load_image_tokenizer(args.checkpoint), folder)
@@ -433,7 +453,6 @@ def main(argv: list[str] | None = None) -> None:
         elif args.model == IMAGE_REFINER:
             export_refiner(load_refiner(args.checkpoint), folder)
         elif args.model == IMAGE_ENTROPY:
-            check_made_by(args.checkpoint, args.grids)
             images = filled(ImageEntropyNet(), averaged(args.checkpoint), args.checkpoint)
             write_histogram(folder, args.grids)
             identity = export_image_entropy(images, folder)

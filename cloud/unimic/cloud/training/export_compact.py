@@ -20,7 +20,7 @@ from torch import Tensor
 
 from unimic.cloud.models.compact import CompactConfig, packed
 from unimic.cloud.training.command import command
-from unimic.cloud.training.export import drafted, tell
+from unimic.cloud.training.export import check_made_for, drafted, tell
 from unimic.cloud.training.shipped import averaged
 from unimic.codec.errors import CorruptData, InvalidInput
 from unimic.codec.proof import METADATA
@@ -62,6 +62,7 @@ def main(argv: list[str] | None = None) -> None:
     except KeyError as error:
         raise CorruptData(str(args.checkpoint), "does not hold the weights of a compact model",
                           "name one of train_compact or train_painter") from error
+    check_made_for(args.checkpoint, args.store)
     with drafted(args.store, "compact") as folder:
         save_file(packed(state), folder / "weights.safetensors", metadata=metadata)
     entry = add_model(args.store, "compact", "multimodal", licence="Apache-2.0", data=args.data,

@@ -2,35 +2,61 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 
-from unimic.codec.errors import InvalidInput
+from unimic.cloud.training.files import whole
+from unimic.codec.errors import CorruptData, InvalidInput
 from unimic.codec.tokens import Codes
 
 
 def save_grids(path: Path, grids: list[tuple[str, Codes]], tokenizer: str) -> None:
-    """Write ``(name, codes)`` pairs as one .npz; ``tokenizer`` is the `mark` of what made them."""
-    np.savez_compressed(
-        path,
-        tokenizer=np.array(tokenizer),
-        names=np.array([name for name, _ in grids]),
-        shapes=np.array([codes.shape for _, codes in grids], np.int32),
-        codes=np.concatenate([codes.ravel() for _, codes in grids]).astype(np.uint16),
-    )
+    """Write ``(name, codes)`` pairs as one .npz; ``tokenizer`` is `made_by` of what made them.
+
+    Raises:
+        InvalidInput: there are none.
+    """
+    if not grids:
+        raise InvalidInput("--data", f"has no image for {path.name}", "add one, of 16×16 or more")
+    with whole(path) as file:
+        np.savez_compressed(
+            file,
+            tokenizer=np.array(tokenizer),
+            names=np.array([name for name, _ in grids]),
+            shapes=np.array([codes.shape for _, codes in grids], np.int32),
+            codes=np.concatenate([codes.ravel() for _, codes in grids]).astype(np.uint16),
+        )
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[Mapping[str, np.ndarray]]:
+    """The arrays of an .npz.
+
+    Raises:
+        OSError: it cannot be read.
+        CorruptData: it is none, or lacks an array that is asked for.
+    """
+    try:
+        with np.load(path) as file:
+            yield file
+    except (BadZipFile, ValueError, KeyError, TypeError, AttributeError, EOFError) as error:
+        raise CorruptData(str(path), f"is no whole file of tokens ({error})",
+                          "remove it, and make it anew") from error
 
 
 def check_tokenizer(paths: Iterable[Path]) -> str:
-    """The `mark` of the tokenizer that all of these files of tokens are of; empty if none says so.
+    """The `made_by` of the tokenizer that all of these tokens are of; empty if no file says it.
 
     Raises:
         InvalidInput: they are of several.
     """
     known: dict[str, Path] = {}
     for path in paths:
-        with np.load(path) as file:
+        with opened(path) as file:
             if "tokenizer" in file:
                 known.setdefault(str(file["tokenizer"]), path)
     if len(known) > 1:
@@ -42,7 +68,7 @@ def check_tokenizer(paths: Iterable[Path]) -> str:
 
 def load_grids(path: Path) -> list[tuple[str, Codes]]:
     """Read what `save_grids` wrote."""
-    with np.load(path) as file:
+    with opened(path) as file:
         names, shapes, codes = file["names"], file["shapes"], file["codes"].astype(np.int32)
     ends = np.cumsum(shapes.prod(1))
     return [(str(name), part.reshape(shape))

@@ -2,16 +2,16 @@
 
 Runs are budgeted in minutes, not in steps, so that the same command fits a laptop and a GPU and
 the learning rate reaches its end on both. A run that is stopped, also by Ctrl-C or SIGTERM, resumes
-from its checkpoint.
+from its checkpoint, and so does one whose output nobody reads any more.
 """
 
 from __future__ import annotations
 
 import copy
-import hashlib
 import math
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -24,11 +24,15 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from unimic.cloud.models.arithmetic import Mode, set_mode
+from unimic.cloud.training.files import whole
 from unimic.cloud.training.shipped import read_checkpoint
 from unimic.codec.errors import CorruptData, InvalidInput
 from unimic.codec.store import sha256_of
 
 KEEP_SECONDS = 120
+ENDING = [number for name in ("SIGINT", "SIGTERM", "SIGHUP")  # not all of them are everywhere
+          if (number := getattr(signal, name, None))]
+"""Ctrl-C, the polite request of other programs, and a terminal that is closed."""
 
 B = TypeVar("B")
 M = TypeVar("M", bound=nn.Module)
@@ -67,9 +71,16 @@ def prepared(batches: IterableDataset[B]) -> Iterator[B]:
 
 
 def _leave_be(worker: int) -> None:
-    """What ends a run is for the process that trains."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    """What ends a run is for the process that trains, though a whole group of processes is told.
+
+    PyTorch ends workers by another SIGTERM if they do not end when the loader does.
+    """
+    def end_next_time(number: int, frame: object) -> None:
+        signal.signal(number, signal.SIG_DFL)
+
+    for number in ENDING:
+        signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, end_next_time)
 
 
 def own_seed(seed: int) -> tuple[int, int]:
@@ -98,14 +109,8 @@ class Average(Generic[M]):
 
 
 def mark(path: Path) -> str:
-    """What tells the contents of a file, or those of an exported or published model, apart.
-
-    Of a tokenizer's folder only the encoder counts: it makes the tokens.
-    """
-    encoder = path / "encoder.onnx"
-    files = ([encoder] if encoder.exists() else
-             sorted(filter(Path.is_file, path.iterdir())) if path.is_dir() else [path])
-    return hashlib.sha256("".join(map(sha256_of, files)).encode()).hexdigest()[:16]
+    """What tells the contents of a file apart."""
+    return sha256_of(path)[:16]
 
 
 def rounded_late(run: Run, share: float, network: M, average: Average[M]) -> Iterator[float]:
@@ -146,17 +151,19 @@ class Run:
     Args:
         folder: of the checkpoint.
         minutes: the budget, above 0.
-        peak_rate: of learning.
+        peak_rate: of learning, above 0.
         warmup: steps until it is reached.
         clock: in seconds.
-        made_for: what the run cannot go on without, such as tokenizers: `mark` of each, by option.
+        made_for: what the run cannot go on without, such as tokenizers, by option: `mark` or
+            `made_by` of each.
     """
 
     def __init__(self, folder: Path, minutes: float, peak_rate: float, warmup: int = 200,
                  clock: Callable[[], float] = time.monotonic,
                  made_for: Mapping[str, str] | None = None) -> None:
-        if not minutes > 0:
-            raise InvalidInput("--minutes", f"is {minutes:g}", "use more than 0")
+        for option, value in ("--minutes", minutes), ("--rate", peak_rate):
+            if not value > 0:
+                raise InvalidInput(option, f"is {value:g}", "use more than 0")
         self.folder, self.minutes, self.peak, self.warmup = folder, minutes, peak_rate, warmup
         self.clock, self.made_for = clock, dict(made_for or {})
         self.step, self.spent, self.stopped = 0, 0.0, False
@@ -178,7 +185,11 @@ class Run:
         """
         if not self.checkpoint.exists():
             return
-        saved = read_checkpoint(self.checkpoint)
+        try:
+            saved = read_checkpoint(self.checkpoint)
+        except CorruptData as error:
+            raise CorruptData(error.field, error.message,
+                              "remove it, or use another --out") from error
         for option, marked in self.made_for.items():
             if saved.get("made_for", {}).get(option, marked) != marked:
                 raise InvalidInput(option, f"{self.checkpoint} was begun with another",
@@ -190,9 +201,9 @@ class Run:
         except (KeyError, ValueError, RuntimeError) as error:
             raise CorruptData(str(self.checkpoint), "was begun by another training, or with other "
                               "options", "use these, or another --out") from error
-        print(f"resumed at step {self.step}, {self.spent / 60:.1f} of {self.minutes:g} minutes")
+        self._say(f"resumed at step {self.step}, {self.spent / 60:.1f} of {self.minutes:g} minutes")
         if self.spent >= 60 * self.minutes:
-            print("there is nothing left to do: give it more --minutes, or another --out")
+            self._say("there is nothing left to do: give it more --minutes, or another --out")
 
     def save(self, state: Mapping[str, Any]) -> None:
         """Write the checkpoint.
@@ -202,17 +213,15 @@ class Run:
             KeyboardInterrupt: it is, and the process was asked to end.
         """
         parts = {name: part.state_dict() for name, part in state.items()}
-        partial = self.checkpoint.with_suffix(".partial")
         try:
-            torch.save({**parts, "step": self.step, "spent": self.spent,
-                        "made_for": self.made_for}, partial)
-            partial.replace(self.checkpoint)
+            with whole(self.checkpoint) as file:
+                torch.save({**parts, "step": self.step, "spent": self.spent,
+                            "made_for": self.made_for}, file)
         except (OSError, RuntimeError) as error:  # PyTorch's own of a full disk
-            partial.unlink(missing_ok=True)
             raise OSError(f"cannot write {self.checkpoint} (is the disk full?)") from error
         self.last_save = time.monotonic()
         if self.stopped:
-            print(f"stopped at step {self.step}; the same command goes on from there", flush=True)
+            self._say(f"stopped at step {self.step}; the same command goes on from there")
             raise KeyboardInterrupt
 
     def keep(self, state: Mapping[str, Any]) -> bool:
@@ -225,7 +234,7 @@ class Run:
             try:
                 self.save(state)
             except OSError as error:
-                print(f"{error}; trying again in {KEEP_SECONDS} s", flush=True)
+                self._say(f"{error}; trying again in {KEEP_SECONDS} s")
                 self.last_save = time.monotonic()
         return due
 
@@ -260,10 +269,11 @@ class Run:
                 now = self.clock()
                 self.spent += now - before
                 before = now
+            self._tell()
 
     @contextmanager
     def _stopping(self) -> Iterator[None]:
-        """Ctrl-C and SIGTERM end the run after its step, the second one at once."""
+        """What is in `ENDING` ends the run after its step, the second time at once."""
         if threading.current_thread() is not threading.main_thread():
             yield  # signals are not for it
             return
@@ -277,7 +287,7 @@ class Run:
             self.stopped = True
             restore()
 
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in ENDING:
             before[number] = signal.signal(number, stop)
         try:
             yield
@@ -290,7 +300,19 @@ class Run:
             self.sums[name] = self.sums.get(name, 0.0) + value
         self.counted += 1
         if time.monotonic() - self.last_log > 15:
+            self._tell()
+
+    def _tell(self) -> None:
+        """Print the means of what was logged since the last time."""
+        if self.counted:
             means = "  ".join(f"{k} {float(v) / self.counted:.4f}" for k, v in self.sums.items())
-            print(f"step {self.step}  {self.spent / 60:.1f}/{self.minutes:g} min  {means}",
-                  flush=True)
-            self.sums, self.counted, self.last_log = {}, 0, time.monotonic()
+            self._say(f"step {self.step}  {self.spent / 60:.1f}/{self.minutes:g} min  {means}")
+        self.sums, self.counted, self.last_log = {}, 0, time.monotonic()
+
+    def _say(self, line: str) -> None:
+        """Print a line; where that fails nobody listens any more, and the run ends."""
+        try:
+            print(line, flush=True)
+        except OSError:
+            self.stopped = True
+            sys.stdout = open(os.devnull, "w")  # noqa: SIM115  # Python would fail at it once more

@@ -18,9 +18,11 @@ import re
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
-from zipfile import ZipFile
+from zipfile import BadZipFile, ZipFile
 
 from unimic.cloud.training.command import command
+from unimic.cloud.training.files import whole
+from unimic.codec.errors import CorruptData
 
 CATALOGUES = {
     "homeassistant": r"homeassistant/components/\w+/translations/([a-zA-Z]+)[\w-]*\.json",
@@ -51,18 +53,26 @@ def texts(value: object) -> Iterator[str]:
             yield from texts(part)
 
 
+def _opened(path: Path) -> ZipFile:
+    try:
+        return ZipFile(path)
+    except BadZipFile as error:
+        raise CorruptData(str(path), f"is no whole wheel ({error})", "fetch it again") from error
+
+
 def collect(wheels: Path) -> dict[str, set[str]]:
     """Fit texts by language.
 
     Raises:
         FileNotFoundError: there are none.
+        CorruptData: a wheel is broken.
     """
     found: dict[str, set[str]] = defaultdict(set)
     for path in sorted(wheels.glob("*.whl")):
         pattern = next((p for name, p in CATALOGUES.items() if path.name.startswith(name)), None)
         if pattern is None:
             continue
-        with ZipFile(path) as wheel:
+        with _opened(path) as wheel:
             for name in wheel.namelist():
                 match = re.fullmatch(pattern, name)
                 if match is None or match[1] in LEFT_OUT:
@@ -95,7 +105,7 @@ def main(argv: list[str] | None = None) -> None:
             count += 1
         print(f"{language}: {count} lines")
     chance.shuffle(lines)
-    with gzip.open(args.out, "wt", encoding="utf-8") as file:
+    with whole(args.out) as path, gzip.open(path, "wt", encoding="utf-8") as file:
         file.writelines(line + "\n" for line in lines)
 
 

@@ -6,6 +6,7 @@ costs little: a few hundred steps make up for it.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any, TypeVar
 import numpy as np
 import onnx
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -49,6 +51,26 @@ def load_image_tokenizer(path: Path) -> ImageTokenizer:
     weights = (_initializers(path / "encoder.onnx") | _initializers(path / "decoder.onnx")
                if path.is_dir() else averaged(path))
     return filled(ImageTokenizer(), weights, path).eval()
+
+
+def made_by(tokenizer: nn.Module) -> str:
+    """What tells tokens of one image tokenizer from those of another.
+
+    It is that of its encoder in the bytes that are exported, so that a checkpoint and what is
+    exported of it, also with a polished decoder, are one.
+    """
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tokenizer.get_submodule("encoder").state_dict().items()):
+        values = tensor.float().numpy(force=True)
+        digest.update(name.encode())
+        digest.update((in_bytes(values)[0] if values.ndim == 4 else values).tobytes())
+    return digest.hexdigest()[:16]
+
+
+def in_bytes(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Weights of a convolution as 8-bit integers, and the scale of each output."""
+    scale = np.abs(values).max((1, 2, 3), keepdims=True) / np.float32(127) + np.float32(1e-12)
+    return np.round(values / scale).astype(np.int8), scale
 
 
 def load_refiner(path: Path) -> Refiner:
@@ -104,8 +126,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         try:
             saved: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
         except Exception as error:  # the ways to fail are many
-            why = str(error).partition("\n")[0]
-            raise CorruptData(str(path), f"is no whole checkpoint ({why})", _ANOTHER) from error
+            raise CorruptData(str(path), "is no whole checkpoint", _ANOTHER) from error
     return saved
 
 
@@ -124,7 +145,7 @@ def filled(network: N, weights: Mapping[str, Tensor], path: Path) -> N:
 def _belonging(path: Path, network: nn.Module) -> Iterator[None]:
     try:
         yield
-    except (KeyError, RuntimeError) as error:
+    except (KeyError, RuntimeError, SafetensorError) as error:
         raise CorruptData(str(path), f"does not hold the weights of this {type(network).__name__}",
                           _ANOTHER) from error
 
@@ -136,9 +157,8 @@ def load_exact(weights: Path, network: nn.Module) -> None:
     Raises:
         CorruptData: the file lacks a parameter of the network.
     """
-    integers = load_file(weights)
     with _belonging(weights, network):
-        _expand(integers, network)
+        _expand(load_file(weights), network)
 
 
 def _expand(integers: Mapping[str, Tensor], network: nn.Module) -> None:

@@ -24,8 +24,9 @@ from unimic.cloud.training.data import (
     read_shards,
 )
 from unimic.cloud.training.grids import save_grids
-from unimic.cloud.training.loop import autocast, channels_last, default_device, mark
-from unimic.cloud.training.shipped import load_image_tokenizer
+from unimic.cloud.training.loop import autocast, channels_last, default_device
+from unimic.cloud.training.shipped import load_image_tokenizer, made_by
+from unimic.codec.errors import UnknownModel
 from unimic.codec.tokens import Codes
 
 BATCH = 16
@@ -45,8 +46,15 @@ def resized(image: np.ndarray, side: int) -> np.ndarray:
 
 
 def load_tokenizer(path: Path) -> ImageTokenizer | Magvit:
-    """The project's own tokenizer, exported or in training, or the MAGVIT-v2 of a folder."""
+    """The project's own tokenizer, exported or in training, or the MAGVIT-v2 of a folder.
+
+    Raises:
+        OSError, CorruptData, UnknownModel: it is none of them, or not whole.
+    """
     if path.is_dir() and not (path / "encoder.onnx").exists():
+        if not (path / "config.json").exists():
+            raise UnknownModel(str(path), "holds no tokenizer", "name the folder of an exported "
+                               "one, or checkpoint.pt in that of a training")
         return load_magvit(path)
     return load_image_tokenizer(path)
 
@@ -88,10 +96,10 @@ def main(argv: list[str] | None = None) -> None:
     args.out.mkdir(parents=True, exist_ok=True)
 
     model = channels_last(load_tokenizer(args.tokenizer).to(default_device()))
-    made_by = mark(args.tokenizer)
+    marked = made_by(model)
 
     def write(name: str, images: list[Named], fast: bool = False) -> None:
-        save_grids(args.out / f"{name}.npz", tokenize(model, images, fast), made_by)
+        save_grids(args.out / f"{name}.npz", tokenize(model, images, fast), marked)
         print(f"{name}: {len(images)} grids", flush=True)
 
     if args.emoji:

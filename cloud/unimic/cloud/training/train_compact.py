@@ -47,9 +47,10 @@ from unimic.cloud.models.compact import (
     packed_texts,
 )
 from unimic.cloud.training import shapes
-from unimic.cloud.training.command import command
+from unimic.cloud.training.command import command, count
 from unimic.cloud.training.data import read_captions, read_questions
-from unimic.cloud.training.grids import check_tokenizer, load_grids
+from unimic.cloud.training.files import whole
+from unimic.cloud.training.grids import check_tokenizer, load_grids, opened
 from unimic.cloud.training.loop import (
     Average,
     Run,
@@ -60,7 +61,7 @@ from unimic.cloud.training.loop import (
     own_seed,
     prepared,
 )
-from unimic.cloud.training.shipped import load_image_tokenizer
+from unimic.cloud.training.shipped import load_image_tokenizer, made_by
 from unimic.codec.errors import InvalidInput
 from unimic.codec.text import TextTokenizer
 from unimic.codec.tokens import Codes
@@ -78,6 +79,9 @@ RENDERINGS = 2400
 
 SHARES = {"drawing": 0.15, "photo": 0.25, "picture": 0.6}
 """Of the tokens of a step that each of its batches has."""
+
+PICTURE = 215
+"""Tokens of a photo and what is said about it."""
 
 PICTURES = {"rendering": 0.6, "photo": 0.25, "emoji": 0.08, "unlabelled": 0.07}
 """How often each kind of image is completed."""
@@ -187,6 +191,9 @@ class Mixture(IterableDataset[dict[str, Batch]]):
                  albums: dict[str, Album], texts: Texts, tokens: int, seed: int) -> None:
         self.seed, self.texts = seed, texts
         self.tokens = {name: int(share * tokens) for name, share in SHARES.items()}
+        if self.tokens["picture"] < PICTURE:
+            raise InvalidInput("--batch", f"{tokens} tokens are too few for a picture a step",
+                               f"use {math.ceil(PICTURE / SHARES['picture'])} or more")
         self.photos, self.emoji, self.coloured = photos, emoji, coloured
         self.captioned = [p for p in photos if p.captions]
         self.questioned = [p for p in photos if p.pairs]
@@ -270,7 +277,7 @@ class Mixture(IterableDataset[dict[str, Batch]]):
             named, unnamed = ((self.captioned, self.captioned) if kind == "photo" else
                               (self.emoji, self.coloured))
             chosen = [self.random.choice(named if said else unnamed)
-                      for said in told[:tokens // 215]]
+                      for said in told[:tokens // PICTURE]]
             grids = [p.codes for p in chosen]
             prompts = [self.random.choice(p.captions) for p in chosen]
         codes = np.stack(grids).astype(np.int64)
@@ -324,23 +331,24 @@ def load_albums(path: Path, tokenizer: Path | None) -> dict[str, Album]:
     """
     drawings = {"drawing": shapes.training_drawings(),
                 "rendering": shapes.rendered_drawings(RENDERINGS)}
+    model = load_image_tokenizer(tokenizer) if tokenizer else None
     if not path.exists():
-        if tokenizer is None:
+        if model is None:
             raise InvalidInput("--shapes", f"there is no {path}", "name a --tokenizer to make it")
-        model, made = load_image_tokenizer(tokenizer), {"tokenizer": np.array(mark(tokenizer))}
+        made = {"tokenizer": np.array(made_by(model))}
         for name, draw in (("drawing", shapes.original), ("rendering", shapes.rendering)):
             for side in ALBUMS[name]:
                 rng = np.random.default_rng(side)
-                shown = tqdm(drawings[name], f"{name}s, {side} pixels", disable=None)
+                print(f"tokens of {name}s of {side} pixels", flush=True)
+                shown = tqdm(drawings[name], disable=None)
                 made[f"{name}-{side}"] = shapes.tokenize(
                     model, (draw(drawing, side, rng) for drawing in shown))
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".partial.npz")
-        np.savez(partial, **made)  # type: ignore[arg-type]
-        partial.replace(path)
-    elif tokenizer and check_tokenizer([path]) not in ("", mark(tokenizer)):
+        with whole(path) as file:
+            np.savez(file, **made)  # type: ignore[arg-type]
+    elif model and check_tokenizer([path]) not in ("", made_by(model)):
         raise InvalidInput("--tokenizer", f"{path} was made by another", "name another --shapes")
-    with np.load(path) as file:
+    with opened(path) as file:
         return {name: Album(drawings[name], sides, {s: file[f"{name}-{s}"] for s in sides})
                 for name, sides in ALBUMS.items()}
 
@@ -356,12 +364,14 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder for checkpoints")
     parser.add_argument("--start", type=Path, help="weights.safetensors to go on from")
     parser.add_argument("--minutes", type=float, default=60)
-    parser.add_argument("--batch", type=int, default=3200, help="tokens of a step")
+    parser.add_argument("--batch", type=count, default=3200, help="tokens of a step")
     parser.add_argument("--rate", type=float, default=2.5e-3)
     parser.add_argument("--width", type=int, default=CompactConfig.width, help="without --start")
     parser.add_argument("--depth", type=int, default=CompactConfig.depth, help="without --start")
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args(argv)
+    if args.width < 1 or args.width % CompactConfig.head:
+        parser.error(f"--width: use a multiple of {CompactConfig.head}")
 
     torch.manual_seed(args.seed)
     device = default_device()

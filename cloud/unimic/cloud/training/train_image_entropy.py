@@ -26,7 +26,7 @@ from torch.utils.data import IterableDataset
 from unimic.cloud.backends.show_o.magvit import Magvit
 from unimic.cloud.models.image_entropy import ImageEntropyConfig, ImageEntropyNet
 from unimic.cloud.models.image_tokenizer import PATCH, ImageTokenizer
-from unimic.cloud.training.command import command
+from unimic.cloud.training.command import command, count
 from unimic.cloud.training.cost import FEW_SHAPES, WindowRows, row_bits
 from unimic.cloud.training.data import flickr_images, read_captions, training_images
 from unimic.cloud.training.loop import (
@@ -42,7 +42,7 @@ from unimic.cloud.training.loop import (
     prepared,
     rounded_late,
 )
-from unimic.cloud.training.shipped import load_exact
+from unimic.cloud.training.shipped import load_exact, made_by
 from unimic.cloud.training.tokenize_images import encoded, load_tokenizer, tokenize
 from unimic.codec.image_rows import Layout, WindowPlan, plan_window
 from unimic.codec.networks import image_layout
@@ -183,7 +183,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder for checkpoints")
     parser.add_argument("--start", type=Path, help="weights.safetensors to go on from")
     parser.add_argument("--minutes", type=float, default=45)
-    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--batch", type=count, default=16)
     parser.add_argument("--rate", type=float, default=2e-3)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--compile", action="store_true", help="fuse element-wise operations: "
@@ -198,13 +198,13 @@ def main(argv: list[str] | None = None) -> None:
     average = Average(network, 0.998)
     towers = nn.ModuleList([network.content_layers, network.query_layers])
     parts = optimizers(network, towers, args.rate)
+    tokenizer = channels_last(load_tokenizer(args.image_tokenizer).to(device))
     run = Run(args.out, args.minutes, args.rate, made_for={
-        "--image-tokenizer": mark(args.image_tokenizer),
+        "--image-tokenizer": made_by(tokenizer),
         "--text-tokenizer": mark(args.text_tokenizer)})
     state = {"model": network, "average": average.module, **parts}
     run.restore(state)
     layout = image_layout(asdict(network.config))
-    tokenizer = channels_last(load_tokenizer(args.image_tokenizer).to(device))
     text = TextTokenizer(args.text_tokenizer)
     prompts = {name: [text.encode(t)[:TEXT_LIMIT] for t in c.captions]
                for name, c in read_captions(args.data).items() if c.split in ("train", "rest")}

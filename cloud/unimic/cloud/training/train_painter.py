@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from unimic.cloud.backends.compact import load_weights
 from unimic.cloud.models.compact import PROMPT, Block, Compact, Painter
 from unimic.cloud.models.refiner import Refiner
-from unimic.cloud.training.command import command
+from unimic.cloud.training.command import command, count
 from unimic.cloud.training.data import training_images
 from unimic.cloud.training.fidelity import Fidelity
 from unimic.cloud.training.joining import joined
@@ -37,12 +37,13 @@ from unimic.cloud.training.loop import (
     autocast,
     channels_last,
     default_device,
-    mark,
     optimizers,
     prepared,
 )
-from unimic.cloud.training.shipped import load_image_tokenizer, load_refiner
+from unimic.cloud.training.shipped import load_image_tokenizer, load_refiner, made_by
 from unimic.cloud.training.train_tokenizer import Crops, drawings
+from unimic.codec.errors import InvalidInput
+from unimic.codec.store import MANIFEST, ModelStore
 from unimic.codec.tokens import PITCH
 
 SIDE = 14  # tokens of an image, each way: photos of 224 pixels are not enlarged
@@ -129,6 +130,16 @@ def deepened(model: Compact, depth: int) -> Painter:
     return painter
 
 
+def check_start(weights: Path) -> None:
+    """Raise `InvalidInput` if weights lie in a store whose tokenizers they were not made for."""
+    model = weights.resolve().parent
+    if (model.parent / MANIFEST).exists():
+        store = ModelStore(model.parent)
+        if model.name in store.entries and not store.fits(model.name):
+            raise InvalidInput("--start", f"{weights} was made for other tokenizers than those of "
+                               "its store", "train and export it for these first")
+
+
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -145,13 +156,14 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--minutes", type=float, default=75)
     parser.add_argument("--depth", type=int, default=0, help="blocks; those that START lacks are "
                         "added, and begin by changing nothing")
-    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--batch", type=count, default=16)
     parser.add_argument("--rate", type=float, default=3e-3)
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args(argv)
 
     torch.manual_seed(args.seed)
     device = default_device()
+    check_start(args.start)
     model = load_weights(args.start).to(device)
     tokenizer = channels_last(load_image_tokenizer(args.tokenizer).to(device)).requires_grad_(False)
     quantizer = tokenizer.quantizer
@@ -162,7 +174,7 @@ def main(argv: list[str] | None = None) -> None:
     average, refined = Average(model, 0.998), Average(refiner, 0.998)
     optimizer = optimizers(learning, painter.blocks, args.rate)
     run = Run(args.out, args.minutes, args.rate, warmup=100,
-              made_for={"--tokenizer": mark(args.tokenizer)})
+              made_for={"--tokenizer": made_by(tokenizer)})
     fidelity = Fidelity(device, ADVERSARIAL, "vgg", INCEPTION, PIXEL)
     state: dict[str, nn.Module | torch.optim.Optimizer] = {
         "model": model, "average": average.module, "refiner": refiner,

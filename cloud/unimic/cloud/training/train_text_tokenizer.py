@@ -17,6 +17,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
 from unimic.cloud.training.command import command
 from unimic.cloud.training.data import read_captions, read_questions, read_text
+from unimic.cloud.training.files import whole
 from unimic.codec.store import TEXT_TOKENIZER, add_model
 from unimic.codec.text import MARKER
 
@@ -79,7 +80,8 @@ def main(argv: list[str] | None = None) -> None:
     definition = train(texts)
     path = arguments.store / TEXT_TOKENIZER / "tokenizer.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(definition, encoding="utf-8")
+    with whole(path) as file:
+        file.write_text(definition, encoding="utf-8")
     ids = sum(len(e.ids) for e in Tokenizer.from_str(definition).encode_batch_fast(texts))
     ratio = round(sum(map(len, texts)) / ids, 2)
     add_model(

@@ -27,7 +27,7 @@ from torch.utils.data import IterableDataset
 from unimic.cloud.models.image_entropy import ImageEntropyNet
 from unimic.cloud.models.image_tokenizer import ImageTokenizer
 from unimic.cloud.training import shapes
-from unimic.cloud.training.command import command
+from unimic.cloud.training.command import command, count
 from unimic.cloud.training.cost import TokenCost
 from unimic.cloud.training.data import read_emoji, training_images
 from unimic.cloud.training.fidelity import Fidelity
@@ -38,11 +38,10 @@ from unimic.cloud.training.loop import (
     channels_last,
     compiled,
     default_device,
-    mark,
     own_seed,
     prepared,
 )
-from unimic.cloud.training.shipped import load_exact, load_image_tokenizer
+from unimic.cloud.training.shipped import load_exact, load_image_tokenizer, made_by
 
 CROP = 160
 DRAWN = 0.1  # share of crops that are of drawings, where there are any
@@ -117,7 +116,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder of the tar shards")
     parser.add_argument("--out", type=Path, required=True, help="folder for checkpoints")
     parser.add_argument("--minutes", type=float, default=60)
-    parser.add_argument("--batch", type=int, default=24)
+    parser.add_argument("--batch", type=count, default=24)
     parser.add_argument("--rate", type=float, default=5e-4)
     parser.add_argument("--start", type=Path, help="folder of an exported tokenizer, or a "
                         "checkpoint, to go on from")
@@ -135,6 +134,8 @@ def main(argv: list[str] | None = None) -> None:
                         "after a minute or two; needs a C++ compiler, on a GPU Triton")
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args(argv)
+    if args.adversarial < 0:
+        parser.error("--adversarial: use 0 or more")
     if args.polish and args.entropy_model:
         parser.error("--polish changes no token, so --entropy-model has nothing to do")
 
@@ -150,7 +151,7 @@ def main(argv: list[str] | None = None) -> None:
                                   weight_decay=0.01, fused=True)
     average = Average(model, 0.999)
     run = Run(args.out, args.minutes, args.rate,
-              made_for={"--polish": mark(args.polish) if args.polish else ""})
+              made_for={"--polish": made_by(model) if args.polish else ""})
     fidelity = Fidelity(device, args.adversarial)
     state: dict[str, nn.Module | torch.optim.Optimizer] = {
         "model": model, "average": average.module, "optimizer": optimizer, **fidelity.state()}
