@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,6 +12,7 @@ from PIL import Image
 from unimic.codec.errors import InvalidInput
 from unimic.codec.order import REVEALED
 from unimic.measure import choose, codecs
+from unimic.measure.classical import without_comments
 from unimic.measure.codecs import Codec, Encoded, Setting, Variant
 
 CLASSICAL = [name for name in codecs.BUILT_IN if name != "unimic"]
@@ -59,13 +61,68 @@ def test_scaling_keeps_the_size_and_takes_fewer_bytes(name: str, photo: Image.Im
 
 
 def test_video_codecs_write_no_chatter(photo: Image.Image) -> None:
-    for name in ("hevc", "vvc"):
+    for name in ("av1", "hevc", "vvc"):
         variant = find(name)
         flat = Image.new("RGB", (64, 64), "teal")
         data = variant.encode(flat, variant.codec.ladder[0]).data
         assert len(data) < 150
         pixel = variant.decode(data, flat.size).getpixel((32, 32))
         assert np.abs(np.subtract(pixel, (0, 128, 128))).max() <= 8
+
+
+@pytest.mark.parametrize("name", CLASSICAL)
+def test_the_smallest_pictures(name: str) -> None:
+    variant = find(name)
+    for size in (1, 1), (5, 40), (40, 5), (17, 15):
+        picture = Image.new("RGB", size, (200, 90, 40))
+        coded = variant.encode(picture, variant.codec.knob[-1])
+        decoded = variant.decode(coded.data, size)
+        assert decoded.size == size
+        assert psnr(picture, decoded) > 25
+
+
+def test_jpeg_is_the_shorter_of_its_two_forms(photo: Image.Image) -> None:
+    variant, shorter = find("jpeg"), set()
+    for setting in (1, 95):
+        sizes = {}
+        for progressive in (False, True):
+            file = io.BytesIO()
+            photo.save(file, "JPEG", quality=setting, optimize=True, progressive=progressive)
+            sizes[len(file.getvalue())] = progressive
+        assert len(variant.encode(photo, setting).data) == min(sizes)
+        shorter.add(sizes[min(sizes)])
+    assert shorter == {False, True}
+
+
+def test_jpeg_2000_without_its_comment(photo: Image.Image) -> None:
+    file = io.BytesIO()
+    photo.save(file, "JPEG2000", no_jp2=True, quality_mode="rates", quality_layers=[20],
+               comment="who made it")
+    data = without_comments(file.getvalue())
+    assert b"who made it" in file.getvalue()
+    assert b"who made it" not in data
+    back, before = (np.asarray(Image.open(io.BytesIO(each))) for each in (data, file.getvalue()))
+    assert np.array_equal(back, before)
+    assert without_comments(data) == data
+
+
+def test_hevc_takes_the_qp_that_it_is_asked_for(photo: Image.Image) -> None:
+    """So its smallest pictures are as small as its standard allows: far below x265's own."""
+    variant = find("hevc/2")
+    assert len(variant.encode(photo.resize((224, 224)), 51).data) < 250
+
+
+def test_a_codec_may_spoil_its_own_copy_alone(photo: Image.Image) -> None:
+    def encode(image: Image.Image, setting: Setting) -> Encoded:
+        image.paste("red", (0, 0, 50, 50))
+        return Encoded(image.tobytes())
+
+    codec = Codec("spoils", [0], [0], encode, lambda data, size: Image.frombytes("RGB", size, data),
+                  {})
+    before = photo.copy()
+    for scale in (1, 2):
+        Variant(codec, scale).encode(photo, 0)
+        assert photo == before
 
 
 def test_ours(photo: Image.Image) -> None:
@@ -139,3 +196,47 @@ def test_choosing_a_setting(photo: Image.Image) -> None:
     again = enough.variant.decode(enough.variant.encode(photo, lower).data, photo.size)
     assert psnr(photo, again) < 27
     assert choose.smallest(variants, photo, lambda picture: False) is None
+
+
+def flat(levels: dict[int, int], scale: int = 1) -> Variant:
+    """A codec whose pictures are of one level, of so many bytes, by setting: ``level → bytes``."""
+    def encode(image: Image.Image, setting: Setting) -> Encoded:
+        level = list(levels)[int(setting)]
+        if levels[level] < 0:
+            raise RuntimeError("it cannot")
+        return Encoded(bytes([level]) + bytes(levels[level] - 1))
+
+    knob = range(len(levels))
+    return Variant(Codec("flat", knob, knob, encode,
+                         lambda data, size: Image.new("RGB", size, (data[0],) * 3), {}), scale)
+
+
+def test_more_bytes_are_not_always_nearer() -> None:
+    """The search looks beside what bisection finds."""
+    picture = Image.new("RGB", (8, 8), (100, 100, 100))
+    #         bisection ends at 98; 97 is as good as that, and smaller
+    levels = {10: 10, 97: 20, 30: 30, 40: 40, 50: 50, 98: 60, 99: 70, 100: 80}
+
+    def enough(shown: Image.Image) -> bool:
+        return abs(np.asarray(shown, int) - 100).max() < 5
+
+    found = choose.smallest([flat(levels)], picture, enough)
+    assert found is not None
+    assert found.setting == 1
+    #         bisection ends at 10 bytes; 99 has fewer than the settings before it
+    bytes_of = {10: 10, 50: 60, 40: 61, 99: 20, 98: 70, 97: 80}
+    within, smallest = choose.within([flat(bytes_of)], picture, [30, 5])
+    assert within.setting == 3
+    assert smallest.setting == 0
+
+
+def test_a_variant_that_fails_leaves_the_others(photo: Image.Image) -> None:
+    fails, works = flat({10: -1}), flat({10: 10})
+    assert choose.within([fails, works], photo, [30])[0].variant is works
+    found = choose.smallest([fails, works], photo, lambda picture: True)
+    assert found is not None
+    assert found.variant is works
+    for search in (lambda: choose.within([fails], photo, [30]),
+                   lambda: choose.smallest([fails], photo, lambda picture: True)):
+        with pytest.raises(RuntimeError, match="it cannot"):
+            search()

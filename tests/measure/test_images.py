@@ -218,7 +218,7 @@ def test_a_codec_that_fails_is_a_row(files: list[Path], monkeypatch: pytest.Monk
 
 
 class Pool:
-    """Answers at once; the second task is the death of its process."""
+    """Answers at once; the second task is the death of its process, and takes the third with it."""
 
     def __init__(self, *_: object) -> None:
         self.submitted = 0
@@ -231,24 +231,32 @@ class Pool:
 
     def submit(self, work: object, task: run.Task) -> Future[run.Row]:
         self.submitted += 1
-        if self.submitted == 3:
+        if self.submitted == 4:
             raise BrokenProcessPool
         future: Future[run.Row] = Future()
-        if task.setting == 2:
+        if task.setting == 2 or (task.setting == 3 and self.submitted == 3):
             future.set_exception(BrokenProcessPool())
         else:
             future.set_result(task.row)
         return future
 
 
-def test_a_death_takes_only_what_was_under_way(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_death_takes_nobody_else_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run, "ProcessPoolExecutor", Pool)
     tasks = [run.Task(Path("a"), "jpeg", setting, (), fast=False, keep=False)
-             for setting in (1, 2, 3)]
+             for setting in (1, 2, 3, 4)]
     rows: list[run.Row] = []
-    run.measure_all(tasks, 3, rows.append)
-    assert [row["setting"] for row in rows] == [1, 2, 3]
+    run.measure_all(tasks, 4, rows.append)
+    assert [row["setting"] for row in rows] == [1, 2, 3, 4]
     assert [row["setting"] for row in rows if "error" in row] == [2]
+
+
+def test_tables_sort_numbers_by_value_and_names_by_text() -> None:
+    column = html.Column("x", "x")
+    for value, key in ((3, "3.0"), (2.5, "2.5"), (np.float64(2.5), "2.5"), (True, "1.0")):
+        assert f'data-sort="{key}"' in html.table([column], [{"x": value}])
+    for value in ("2024-05-03.png", None):
+        assert "data-sort" not in html.table([column], [{"x": value}])
 
 
 def test_processes_end_with_the_one_that_started_them() -> None:

@@ -38,7 +38,7 @@ def jp2() -> Codec:
     rates = [round(10 * 1.08**step) for step in range(73)]
     return _pillow("jp2", "JPEG2000", "jpg_2000", rates, rates[10:64:9],
                    lambda rate: {"quality_layers": [24000 / rate]}, no_jp2=True, mct=1,
-                   irreversible=True, quality_mode="rates", shorten=_without_comments)
+                   irreversible=True, quality_mode="rates", shorten=without_comments)
 
 
 def jxl() -> Codec:
@@ -127,7 +127,7 @@ def _mdat_bytes(data: bytes) -> int:
     return total
 
 
-def _without_comments(data: bytes) -> bytes:
+def without_comments(data: bytes) -> bytes:
     """A JPEG 2000 codestream without the COM segments of its main header."""
     position = 2  # behind SOC
     while (marker := data[position:position + 2]) != b"\xff\x90":  # SOT, the first tile

@@ -80,8 +80,8 @@ def _add_images(actions: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     images.add_argument("images", type=Path, nargs="+", metavar="IMAGE",
                         help="pictures, or folders of pictures")
     images.add_argument("--codecs", type=_names, metavar="NAMES",
-                        help="separated by commas: unimic, jpeg, webp, avif, jp2, jxl, hevc, vvc "
-                        "and those that other packages add; NAME/2 scales down and up by 2, "
+                        help="separated by commas: unimic, jpeg, webp, avif, jp2, jxl, av1, hevc, "
+                        "vvc and those that other packages add; NAME/2 scales down and up by 2, "
                         "NAME:40:50 measures these settings instead of the usual ones "
                         "(default: all, the classical ones also with /2 and /4)")
     images.add_argument("--metrics", type=_names, metavar="NAMES",
@@ -143,9 +143,9 @@ def _add_session(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -
         "of the other half.")
     session.add_argument("image", metavar="IMAGE", help="a photo")
     quality_option(session)
-    session.add_argument("--codecs", type=_names, default=["jpeg", "webp", "avif", "vvc"],
+    session.add_argument("--codecs", type=_names, default=["jpeg", "webp", "avif", "av1", "vvc"],
                          metavar="NAMES", help="separated by commas; each also behind scaling "
-                         "(default: jpeg,webp,avif,vvc)")
+                         "(default: jpeg,webp,avif,av1,vvc)")
     session.add_argument("--equal", default="lpips-vgg", metavar="METRIC",
                          help="by which the other codecs' photo is not worse than ours: psnr, "
                          "ms-ssim, lpips-vgg, dists or lpips-alex (default: %(default)s)")
@@ -176,7 +176,7 @@ def _add_tasks(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     tasks.add_argument("--flickr8k", type=Path, metavar="FOLDER",
                        help="flickr8k-captions.jsonl, with the photos")
     tasks.add_argument("--codecs", type=_names, metavar="NAMES",
-                       default=["jpeg", "webp", "avif", "jp2", "jxl", "hevc", "vvc"],
+                       default=["jpeg", "webp", "avif", "jp2", "jxl", "av1", "hevc", "vvc"],
                        help="for answers and captions, separated by commas; each also behind "
                        "scaling (default: all)")
     tasks.add_argument("--count", type=int, default=50, metavar="N",

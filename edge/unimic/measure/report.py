@@ -117,7 +117,7 @@ def html(rows: Sequence[Row], facts: Row, metrics: Sequence[Metric], context: Co
         f"<p class=faint><code>{escape(context.command)}</code><br>{escape(context.machine)}</p>",
         paragraph(f"{count} {'picture' if count == 1 else 'pictures'}, {len(good):,} measurements. "
                   "Rates are whole files: JPEG, WebP and AVIF as written, JPEG 2000 and JPEG XL as "
-                  "bare codestreams, HEVC and VVC as raw bitstreams, ours with its container. "
+                  "bare codestreams, AV1, HEVC and VVC as raw bitstreams, ours with its container. "
                   + losses(metrics)),
         _our_rate(facts, metrics),
         section("Rate and fidelity",

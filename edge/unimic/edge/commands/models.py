@@ -43,10 +43,12 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
 def list_models(args: argparse.Namespace) -> None:
     """List the models."""
     store = ModelStore.default()
-    models = [_describe(entry) for entry in store.entries.values()]
+    models = [{**_describe(entry), "fits": store.fits(entry.name)}
+              for entry in store.entries.values()]
     lines = [f"{store.folder}, token space {store.space().id.hex()}"]
     for model in models:
-        lines.append(f"  {model['name']:<16} {model['id']}  {model['bytes'] / 2**20:6.2f} MiB")
+        lines.append(f"  {model['name']:<16} {model['id']}  {model['bytes'] / 2**20:6.2f} MiB"
+                     + ("" if model["fits"] else "  made for other tokenizers: not used"))
         if args.verbose:
             lines += [f"      {key}: {value}" for key, value in model["figures"].items()]
             lines += [f"      {key}: {model[key]}" for key in ("licence", "data", "command")]
