@@ -233,6 +233,18 @@ def test_models(capsys: pytest.CaptureFixture[str], raw_store: Path,
     assert "FAILED  image-tokenizer" in capsys.readouterr().out
 
 
+def test_models_of_other_tokenizers_are_named(
+        capsys: pytest.CaptureFixture[str], store: ModelStore, monkeypatch: pytest.MonkeyPatch,
+        tmp_path: Path) -> None:
+    manifest = json.loads((store.folder / "manifest.json").read_text(encoding="utf-8"))
+    manifest["models"]["compact"]["space"] = "00" * 8
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+    monkeypatch.setenv("UNIMIC_MODELS", str(tmp_path))
+    assert run("models", "list") == 0
+    line, = (line for line in capsys.readouterr().out.splitlines() if "other tokenizers" in line)
+    assert "compact" in line
+
+
 def test_a_damaged_network_is_a_failed_check(capsys: pytest.CaptureFixture[str], store: ModelStore,
                                              monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
                                              ) -> None:
