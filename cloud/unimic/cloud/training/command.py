@@ -1,4 +1,4 @@
-"""How trainings and exports end: with one line where something is wrong, not with a traceback."""
+"""What trainings and exports share as commands: they end with one line where something is wrong."""
 
 from __future__ import annotations
 

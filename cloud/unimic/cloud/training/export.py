@@ -444,9 +444,9 @@ def main(argv: list[str] | None = None) -> None:
     if args.model == IMAGE_ENTROPY and not args.grids:
         parser.error("image-entropy needs --grids, whose codes its histogram counts")
     identity, sizes = None, None
-    if args.model != IMAGE_TOKENIZER:
-        check_made_for(args.checkpoint, args.store, args.grids)
     with drafted(args.store, args.model) as folder:
+        if args.model != IMAGE_TOKENIZER:
+            check_made_for(args.checkpoint, args.store, args.grids)
         if args.model == IMAGE_TOKENIZER:
             export_image_tokenizer(load_image_tokenizer(args.checkpoint), folder)
             sizes = {"image_codes": 8192, "patch": PATCH}

@@ -62,8 +62,8 @@ def main(argv: list[str] | None = None) -> None:
     except KeyError as error:
         raise CorruptData(str(args.checkpoint), "does not hold the weights of a compact model",
                           "name one of train_compact or train_painter") from error
-    check_made_for(args.checkpoint, args.store)
     with drafted(args.store, "compact") as folder:
+        check_made_for(args.checkpoint, args.store)
         save_file(packed(state), folder / "weights.safetensors", metadata=metadata)
     entry = add_model(args.store, "compact", "multimodal", licence="Apache-2.0", data=args.data,
                       command=args.command, figures=figures)
