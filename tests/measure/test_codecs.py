@@ -240,3 +240,11 @@ def test_a_variant_that_fails_leaves_the_others(photo: Image.Image) -> None:
                    lambda: choose.smallest([fails], photo, lambda picture: True)):
         with pytest.raises(RuntimeError, match="it cannot"):
             search()
+
+
+def test_a_signal_to_end_is_no_failure(photo: Image.Image) -> None:
+    def end(picture: Image.Image) -> bool:
+        raise SystemExit(143)
+
+    with pytest.raises(SystemExit):
+        choose.smallest([flat({10: 10}), flat({20: 20})], photo, end)

@@ -66,11 +66,11 @@ def _working(variants: Sequence[Variant], image: Image.Image,
              search: Callable[[_Coded], Found]) -> list[Found]:
     """What a search finds in each variant, but of those that fail; if all do, the last error."""
     found: list[Found] = []
-    failure: BaseException | None = None
+    failure: Exception | None = None
     for variant in variants:
         try:
             found.append(search(_Coded(variant, image)))
-        except (Exception, SystemExit) as error:  # a codec may raise anything, and want to exit
+        except Exception as error:  # no exit: that may be a signal to end
             failure = error
     if failure and not found:
         raise failure
