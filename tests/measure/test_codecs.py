@@ -78,7 +78,7 @@ def test_the_smallest_pictures(name: str) -> None:
         coded = variant.encode(picture, variant.codec.knob[-1])
         decoded = variant.decode(coded.data, size)
         assert decoded.size == size
-        assert psnr(picture, decoded) > 25
+        assert np.abs(np.asarray(picture, int) - np.asarray(decoded, int)).mean() < 8
 
 
 def test_jpeg_is_the_shorter_of_its_two_forms(photo: Image.Image) -> None:
