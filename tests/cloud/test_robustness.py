@@ -36,6 +36,7 @@ from unimic.v1.service_pb2_grpc import MultimodalStub
 
 SOON = 5.0
 MULTIMODAL = "unimic.v1.Multimodal"
+WITH_FAKES = os.pathsep.join([str(Path(__file__).parent), *sys.path])  # for other processes
 
 
 @contextmanager
@@ -99,8 +100,8 @@ time.sleep(0.5)  # it learns that the session has ended
 """
     with server_process() as (address, process), subprocess.Popen(
             [sys.executable, "-c", program, address], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": os.pathsep.join(
-                [str(Path(__file__).parent), *sys.path])}) as client:
+            stderr=subprocess.PIPE, text=True,
+            env={**os.environ, "PYTHONPATH": WITH_FAKES}) as client:
         assert client.stdout.readline() == "made\n"
         process.kill()
         process.wait()
@@ -527,7 +528,7 @@ def test_a_forked_process_is_told_so(server_process):
             [sys.executable, "-W", "ignore", "-c", FORKED, address], capture_output=True, text=True,
             check=True, timeout=60,
             env={**os.environ, "GRPC_ENABLE_FORK_SUPPORT": "0",  # it kills the child now and then
-                 "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
+                 "PYTHONPATH": WITH_FAKES}
         ).stdout.splitlines()
     assert len(printed) == 4
     assert all(line.startswith("client: ") and "fork" in line for line in printed[:3])

@@ -198,7 +198,7 @@ def test_choosing_a_setting(photo: Image.Image) -> None:
     assert choose.smallest(variants, photo, lambda picture: False) is None
 
 
-def flat(levels: dict[int, int], scale: int = 1) -> Variant:
+def flat(levels: dict[int, int]) -> Variant:
     """A codec whose pictures are of one level, of so many bytes, by setting: ``level → bytes``."""
     def encode(image: Image.Image, setting: Setting) -> Encoded:
         level = list(levels)[int(setting)]
@@ -208,7 +208,7 @@ def flat(levels: dict[int, int], scale: int = 1) -> Variant:
 
     knob = range(len(levels))
     return Variant(Codec("flat", knob, knob, encode,
-                         lambda data, size: Image.new("RGB", size, (data[0],) * 3), {}), scale)
+                         lambda data, size: Image.new("RGB", size, (data[0],) * 3), {}))
 
 
 def test_more_bytes_are_not_always_nearer() -> None:

@@ -15,15 +15,15 @@ import random
 import re
 import tarfile
 import unicodedata
-import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from unimic.cloud.training.files import understood
 from unimic.codec.errors import CorruptData, InvalidInput
 from unimic.codec.tokens import PITCH
 
@@ -84,21 +84,14 @@ def _decoded(data: bytes, name: str, mode: str = "RGB") -> Image.Image:
                           "fetch it again, or leave it out") from error
 
 
-@contextmanager
-def _understood(path: Path) -> Iterator[None]:
-    """Errors of what a text file holds as `CorruptData`."""
-    try:
-        yield
-    except (ValueError, KeyError, TypeError, AttributeError, EOFError, gzip.BadGzipFile,
-            zlib.error) as error:
-        raise CorruptData(str(path), f"cannot be understood ({error!r})",
-                          "fetch it again") from error
+def _text(path: Path) -> AbstractContextManager[None]:
+    return understood(path, "cannot be understood", "fetch it again")
 
 
 def read_captions(root: Path) -> dict[str, Caption]:
     """Flickr8k captions by image stem."""
     path = root / "flickr8k-captions.jsonl"
-    with _understood(path), path.open(encoding="utf-8") as lines:
+    with _text(path), path.open(encoding="utf-8") as lines:
         rows = [json.loads(line) for line in lines]
         return {r["image"]: Caption(r["image"], r["split"], tuple(r["captions"])) for r in rows}
 
@@ -106,7 +99,7 @@ def read_captions(root: Path) -> dict[str, Caption]:
 def read_questions(root: Path, split: str) -> list[Question]:
     """DAQUAR pairs of ``split`` (``train`` or ``eval``)."""
     path = root / f"daquar-{split}.csv"
-    with _understood(path), path.open(encoding="utf-8", newline="") as file:
+    with _text(path), path.open(encoding="utf-8", newline="") as file:
         return [
             Question(r["image_id"], r["question"].strip(), r["answer"].strip())
             for r in csv.DictReader(file)
@@ -171,7 +164,7 @@ def read_text(root: Path, stem: str) -> list[str]:
 
 def read_lines(path: Path) -> list[str]:
     """Lines of a compressed text."""
-    with _understood(path), gzip.open(path, "rt", encoding="utf-8") as file:
+    with _text(path), gzip.open(path, "rt", encoding="utf-8") as file:
         lines = [line.rstrip("\n") for line in file]
     if not lines:
         raise CorruptData(str(path), "is empty", "fetch it again")

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
 
-from unimic.cloud.training.files import whole
-from unimic.codec.errors import CorruptData, InvalidInput
+from unimic.cloud.training.files import understood, whole
+from unimic.codec.errors import InvalidInput
 from unimic.codec.tokens import Codes
 
 
@@ -40,12 +39,9 @@ def opened(path: Path) -> Iterator[Mapping[str, np.ndarray]]:
         OSError: it cannot be read.
         CorruptData: it is none, or lacks an array that is asked for.
     """
-    try:
-        with np.load(path) as file:
-            yield file
-    except (BadZipFile, ValueError, KeyError, TypeError, AttributeError, EOFError) as error:
-        raise CorruptData(str(path), f"is no whole file of tokens ({error})",
-                          "remove it, and make it anew") from error
+    with (understood(path, "is no whole file of tokens", "remove it, and make it anew"),
+          np.load(path) as file):
+        yield file
 
 
 def check_tokenizer(paths: Iterable[Path]) -> str:

