@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tarfile
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from zipfile import ZipFile
@@ -284,11 +285,14 @@ class Batches(IterableDataset):
     def __iter__(self):
         return itertools.count()
 
+left = []  # a loader that is still there at the end
+
 def main():
     network = torch.nn.Linear(1, 1)
     run = loop.Run(Path(sys.argv[1]), 9, 1.0)
     run.restore({"network": network})
     batches = loop.prepared(Batches())
+    left.append(batches)
     for fraction in run:
         next(batches)
         torch.nn.init.constant_(network.weight, run.step + 1.0)
@@ -308,18 +312,22 @@ def test_a_run_that_is_asked_to_end_is_saved_and_goes_on(tmp_path: Path) -> None
                          (signal.SIGTERM, os.kill), (signal.SIGHUP, os.killpg), (None, None)):
         with subprocess.Popen([sys.executable, "-c", TRAINING, tmp_path], stdout=subprocess.PIPE,
                               stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
-            assert process.stdout
-            if steps:
-                assert process.stdout.readline().startswith(f"resumed at step {steps},")
-            for _ in range(3):
-                assert process.stdout.readline().startswith("step ")
-            if kill:
-                kill(process.pid, number)
-                said, wrong = process.communicate(timeout=60)
-                assert "the same command goes on from there" in said
-            else:  # nobody reads any more
-                process.stdout.close()
-                _, wrong = process.communicate(timeout=60)
+            try:
+                assert process.stdout
+                if steps:
+                    assert process.stdout.readline().startswith(f"resumed at step {steps},")
+                for _ in range(3):
+                    assert process.stdout.readline().startswith("step ")
+                if kill:
+                    kill(process.pid, number)
+                    said, wrong = process.communicate(timeout=60)
+                    assert "the same command goes on from there" in said
+                else:  # nobody reads any more
+                    process.stdout.close()
+                    _, wrong = process.communicate(timeout=60)
+            finally:  # also of one that hangs
+                with suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
         assert process.returncode == 130
         assert not wrong
         saved = torch.load(tmp_path / "checkpoint.pt", weights_only=True)

@@ -7,8 +7,10 @@ from its checkpoint, and so does one whose output nobody reads any more.
 
 from __future__ import annotations
 
+import atexit
 import copy
 import math
+import multiprocessing
 import os
 import signal
 import sys
@@ -67,20 +69,26 @@ def prepared(batches: IterableDataset[B]) -> Iterator[B]:
     loader: DataLoader[B] = DataLoader(
         batches, batch_size=None, num_workers=max(1, (os.cpu_count() or 1) - 2),
         pin_memory=torch.cuda.is_available(), worker_init_fn=_leave_be)
-    return iter(loader)
+    found = iter(loader)
+    atexit.register(_end_workers)  # behind the one of multiprocessing, and so called before it
+    return found
 
 
 def _leave_be(worker: int) -> None:
-    """What ends a run is for the process that trains, though a whole group of processes is told.
-
-    PyTorch ends workers by another SIGTERM if they do not end when the loader does.
-    """
-    def end_next_time(number: int, frame: object) -> None:
-        signal.signal(number, signal.SIG_DFL)
-
+    """What ends a run is for the process that trains, though a whole group of processes is told."""
     for number in ENDING:
         signal.signal(number, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, end_next_time)
+
+
+def _end_workers() -> None:
+    """End those whose loader is still there at exit: they leave be what multiprocessing sends.
+
+    It would wait for them for ever.
+    """
+    if hasattr(signal, "SIGCHLD"):
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # PyTorch's handler would raise an error
+    for process in multiprocessing.active_children():
+        process.kill()
 
 
 def own_seed(seed: int) -> tuple[int, int]:
