@@ -66,7 +66,7 @@ SIDE = SMALL.side
 
 
 def published(side: int) -> Sizes:
-    """Those of ``showlab/show-o`` (16) and ``showlab/show-o-512x512`` (32), in bfloat16."""
+    """Those of ``showlab/show-o`` (16) and ``showlab/show-o-512x512`` (32), but in bfloat16."""
     return Sizes(50_295, 50_256, side, {}, {
         **PHI, "hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 24,
         "num_attention_heads": 32}, "bfloat16")

@@ -168,6 +168,24 @@ def test_no_temperature_takes_the_likeliest():
     assert torch.equal(drawing.codes, logits.argmax(-1))
 
 
+@pytest.mark.parametrize("temperature", [1e-3, 1e-40])
+def test_however_little_temperature_there_is(temperature):
+    logits = 50 * torch.randn(16, 8192, generator=torch.Generator().manual_seed(1))
+    drawing = Drawing(torch.zeros(16).long(), torch.ones(16).bool(), 1, temperature,
+                      torch.Generator())
+    drawing.take(logits)
+    assert torch.equal(drawing.codes, logits.argmax(-1))
+
+
+def test_settings_are_the_published_ones(backend, monkeypatch):
+    for side, steps, guidance in (16, 18, 1.75), (32, 50, 5.0):
+        monkeypatch.setattr(backend.model, "side", side)
+        its = type(backend)(backend.model, backend.text, backend.magvit, backend.space)
+        assert (its.defaults.steps, its.defaults.guidance) == (steps, guidance)
+        filling = its.fill_defaults("a cat", 0)
+        assert (filling.steps, filling.guidance) == (16, 1.75)
+
+
 def sampling(**changes) -> Sampling:
     return Sampling(**{"seed": 3, "steps": 3, "temperature": 1.0, "guidance": 2.0, **changes})
 
@@ -206,10 +224,12 @@ def test_prompt_seed_and_guidance_matter(backend):
 
 def test_view_keeps_the_whole_picture(backend):
     codes = backend.magvit.encode(picture(16 * 2 * SIDE, 16 * SIDE))[0].numpy().astype(np.int32)
-    view = backend.magvit.decode(torch.from_numpy(backend._view(codes))[None])
-    assert view.shape[2:] == (SIDE * 16, SIDE * 16)
+    alive = []
+    view = backend._view(codes, lambda: alive.append(True))
+    assert backend.magvit.decode(torch.from_numpy(view)[None]).shape[2:] == (SIDE * 16, SIDE * 16)
+    assert len(alive) == 2
     square = codes[:SIDE]
-    assert backend._view(square) is square
+    assert backend._view(square, lambda: None) is square
 
 
 def test_cancelling(backend):
@@ -225,6 +245,13 @@ def test_cancelling(backend):
 def copy(checkpoint, tmp_path):
     shutil.copytree(checkpoint.parent, tmp_path, dirs_exist_ok=True)
     return tmp_path
+
+
+def test_positions_are_precise_where_weights_are_not(checkpoint):
+    model, _ = load_show_o(find_checkpoint(str(checkpoint)), "meta")
+    assert model.showo.lm_head.weight.dtype == torch.bfloat16
+    frequencies = model.showo.model.rotary_emb.inv_freq
+    assert (frequencies.dtype, frequencies.device.type) == (torch.float32, "meta")
 
 
 def test_pickled_weights(copy, backend):

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 from importlib.metadata import entry_points
 from pathlib import Path
 
@@ -84,9 +85,11 @@ def test_an_entropy_model_for_its_tokens(checkpoint, exported, tiny_data, tmp_pa
     shutil.copytree(exported.folder, own)
     text = str(own / "text-tokenizer" / "tokenizer.json")
     tokenize_images.main(["--data", str(tiny_data), "--tokenizer", magvit, "--out", grids])
+    before = threading.active_count()
     train_image_entropy.main([
         "--data", str(tiny_data), "--image-tokenizer", magvit, "--text-tokenizer", text,
         "--out", str(out), "--minutes", "0.001", "--batch", "2"])
+    assert threading.active_count() == before
     export.main(["image-entropy", "--checkpoint", str(out / "checkpoint.pt"), "--grids", grids,
                  "--store", str(own), "--command", "test", "--data", "test"])
     coder = load_coder(ModelStore(own))
@@ -100,6 +103,12 @@ def test_tokens_are_a_space_of_their_own(exported, store):
     space = exported.space()
     assert space.id != store.space().id
     assert (space.image_codes, space.patch) == (8192, 16)
+
+
+def test_exporting_again(checkpoint, exported):
+    before = exported.space()
+    export_show_o(str(checkpoint), exported.folder, exported)
+    assert ModelStore(exported.folder).space() == before
 
 
 def test_a_store_of_other_tokens_is_refused(checkpoint, store):

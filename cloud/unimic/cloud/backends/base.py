@@ -27,7 +27,7 @@ class Sampling:
     """How tokens are drawn.
 
     Attributes:
-        seed: equal seeds give equal tokens on the same device, whatever the batch.
+        seed: equal seeds give equal tokens on the same device, on a CPU whatever the batch.
         steps: of the sampler, at least 1.
         temperature: of the draw; 0 takes the likeliest token.
         guidance: strength of classifier-free guidance; 0 is none.
@@ -105,8 +105,8 @@ class Backend(ABC):
 
     The three methods take a batch and return one result for each request, in order. All requests
     of a batch have the same grid shape and the same number of steps; prompts, questions, masks,
-    seeds, temperatures and guidance differ. A result must not depend on the rest of the batch. The
-    requests are the method's own, to write into if it likes.
+    seeds, temperatures and guidance differ. A result must not depend on the rest of the batch, but
+    for rounding on an accelerator. The requests are the method's own, to write into if it likes.
     Methods run in worker threads, at most one for each ``--workers`` at a time, and call ``watch``
     after every step. A `unimic.codec.errors.UnimicError` is passed on to the client; other
     exceptions, and results that are none, become an internal error, and the service goes on.

@@ -22,7 +22,8 @@ def command(main: Callable[[], None]) -> None:
         main()
     except KeyboardInterrupt:
         raise SystemExit(130) from None
-    except shutil.Error as error:  # of each file that could not be copied
-        raise SystemExit(f"error: {error.args[0][0][-1]}") from error
+    except shutil.Error as error:
+        told = error.args[0]  # of a folder: a list of the files that could not be copied, and why
+        raise SystemExit(f"error: {told if isinstance(told, str) else told[0][-1]}") from error
     except (UnimicError, OSError, ImportError) as error:
         raise SystemExit(f"error: {error}") from error

@@ -17,7 +17,7 @@ from pathlib import Path
 import onnx
 
 from unimic.cloud.backends.show_o.backend import CHECKPOINT
-from unimic.cloud.backends.show_o.checkpoint import MAGVIT, digest, find_checkpoint
+from unimic.cloud.backends.show_o.checkpoint import MAGVIT, digest, find_magvit
 from unimic.cloud.backends.show_o.magvit import BITS, PATCH, load_magvit
 from unimic.cloud.training.command import command
 from unimic.cloud.training.export import drafted, image_tokenizer_graphs, tell
@@ -28,17 +28,19 @@ def export_show_o(weights: str | None, store: Path, shipped: ModelStore) -> list
     """Write both tokenizers to ``store``.
 
     Args:
-        weights: see `find_checkpoint`.
+        weights: see `find_magvit`.
         store: folder of the new store; what it has under these names is replaced.
         shipped: has the text tokenizer.
     """
-    magvit = load_magvit(find_checkpoint(weights).magvit)
+    magvit = load_magvit(find_magvit(weights))
+    if store.resolve() != shipped.folder.resolve():
+        shutil.copytree(shipped.folder / TEXT_TOKENIZER, store / TEXT_TOKENIZER,
+                        dirs_exist_ok=True)
     with drafted(store, IMAGE_TOKENIZER) as folder:
         for name, graph in image_tokenizer_graphs(folder, magvit, magvit.encode,
                                                   magvit.decode).items():
             onnx.save(graph, str(folder / f"{name}.onnx"))
     text = asdict(shipped.entry(TEXT_TOKENIZER))
-    shutil.copytree(shipped.folder / TEXT_TOKENIZER, store / TEXT_TOKENIZER, dirs_exist_ok=True)
     kept = {field: text[field]
             for field in ("kind", "licence", "data", "command", "figures", "id", "sizes")}
     return [

@@ -10,9 +10,9 @@ with or without the caption as prompt. The last part of the budget is quantisati
 from __future__ import annotations
 
 import argparse
-import queue
-import threading
+from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from itertools import chain
 from pathlib import Path
@@ -52,6 +52,7 @@ from unimic.codec.tokens import Codes, Mask
 
 QUANTISED_FROM = 0.8
 DEV = 24  # images that are looked at on the way
+AHEAD = 3  # batches that are made while others are trained on
 TEXT_LIMIT = 32  # tokens of a training prompt
 MASKED = 0.35  # of the windows: only what is under a mask is coded
 PARTIAL = 0.15  # of those: and nobody holds the rest
@@ -142,23 +143,17 @@ class Sampler:
 def planned(sampler: Sampler, tokenizer: ImageTokenizer | Magvit,
             views: Iterator[tuple[list[str], Tensor]]) -> Iterator[WindowRows]:
     """Rows of random windows of ``views``, made by a thread while the device trains."""
-    ready: queue.Queue[WindowRows | Exception] = queue.Queue(maxsize=2)
+    def make() -> WindowRows:
+        names, pixels = next(views)
+        grids = encoded(tokenizer, pixels, fast=True)
+        plans = [sampler.plan(*named) for named in zip(names, grids, strict=True)]
+        return WindowRows.of(sampler.layout, plans, grids, FEW_SHAPES)
 
-    def fill() -> None:
-        try:
-            for names, pixels in views:
-                grids = encoded(tokenizer, pixels, fast=True)
-                plans = [sampler.plan(*named) for named in zip(names, grids, strict=True)]
-                ready.put(WindowRows.of(sampler.layout, plans, grids, FEW_SHAPES))
-        except Exception as error:
-            ready.put(error)
-
-    threading.Thread(target=fill, daemon=True).start()
-    while True:
-        rows = ready.get()
-        if isinstance(rows, Exception):
-            raise rows
-        yield rows
+    with ThreadPoolExecutor(1) as maker:  # Python waits for its thread, which computes, at exit
+        ready = deque(maker.submit(make) for _ in range(AHEAD))
+        while True:
+            yield ready.popleft().result()
+            ready.append(maker.submit(make))
 
 
 @torch.no_grad()

@@ -19,6 +19,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -92,12 +94,17 @@ class ShowOBackend(Backend):
     """
 
     name = "show-o"
-    defaults = Sampling(seed=0, steps=50, temperature=1.0, guidance=5.0)
     max_tokens = 65_536
 
     def __init__(self, model: ShowO, text: PreTrainedTokenizerBase, magvit: Magvit,
                  space: TokenSpace) -> None:
         self.model, self.text, self.magvit, self.space = model, text, magvit, space
+        steps, guidance = (18, 1.75) if model.side <= 16 else (50, 5.0)  # as published for each
+        self.defaults = Sampling(seed=0, steps=steps, temperature=1.0, guidance=guidance)
+
+    def fill_defaults(self, prompt: str, seed: int) -> Sampling:
+        """See `Backend`; as published for inpainting and extrapolation."""
+        return replace(self.defaults, steps=16, guidance=1.75)
 
     @torch.inference_mode()
     def fill(self, requests: Sequence[FillRequest], watch: Watch) -> list[Codes]:
@@ -139,7 +146,8 @@ class ShowOBackend(Backend):
                 watch(before + step, len(parts) * ANSWER_TOKENS)
 
             asked = requests[part]
-            codes = torch.from_numpy(np.stack([self._view(r.codes) for r in asked]))
+            codes = torch.from_numpy(np.stack(
+                [self._view(r.codes, partial(watch_part, 0)) for r in asked]))
             for said, confidence in self.say(
                     codes.long().flatten(1), [self._question(r.question) for r in asked],
                     watch_part):
@@ -181,12 +189,12 @@ class ShowOBackend(Backend):
             ids = ids[:QUESTION_TOKENS - len(cue)] + cue
         return ids
 
-    def _view(self, codes: Codes) -> Codes:
-        """The grid as the square that the model looks at."""
+    def _view(self, codes: Codes, alive: Callable[[], None]) -> Codes:
+        """The grid as the square that the model looks at; ``alive`` is called on the way."""
         side = self.model.side
         if codes.shape == (side, side):
             return codes
-        picture = Image.fromarray(self._pixels(codes))
+        picture = Image.fromarray(self._pixels(codes, alive))
         scale = side * PATCH / max(picture.size)
         picture = picture.resize([max(1, round(length * scale)) for length in picture.size],
                                  Image.Resampling.BICUBIC)
@@ -197,7 +205,7 @@ class ShowOBackend(Backend):
         view: Codes = self.magvit.encode(pixels.to(self.model.device))[0].cpu().numpy()
         return view
 
-    def _pixels(self, codes: Codes) -> NDArray[np.uint8]:
+    def _pixels(self, codes: Codes, alive: Callable[[], None]) -> NDArray[np.uint8]:
         """The picture of a grid, ``(height, width, 3)``, made in squares to bound the memory."""
         side = self.model.side
         rows = []
@@ -207,6 +215,7 @@ class ShowOBackend(Backend):
                 tile = torch.from_numpy(codes[None, top:top + side, left:left + side]).long()
                 pixels = self.magvit.decode(tile.to(self.model.device))[0].permute(1, 2, 0)
                 row.append((pixels * 255).round().byte().cpu().numpy())
+                alive()
             rows.append(np.concatenate(row, 1))
         return np.concatenate(rows, 0)
 

@@ -50,16 +50,28 @@ def find_checkpoint(name: str | None) -> Checkpoint:
     folder = Path(name)
     if not folder.is_dir():
         # Of Phi only the configuration and the tokenizer are needed.
-        return Checkpoint(_download(name, "config.json", *WEIGHTS),
-                          _download(MAGVIT, "config.json", *WEIGHTS),
+        return Checkpoint(_download(name, "config.json", *WEIGHTS), find_magvit(name),
                           _download(PHI, "*.json", "*.txt"))
-    folder = folder.resolve()
-    found = Checkpoint(folder, folder.parent / "magvitv2", folder.parent / "phi-1_5")
-    for path, source in ((found.magvit, MAGVIT), (found.phi, PHI)):
-        if not path.is_dir():
-            raise UnknownModel("--weights", f"there is no {path}",
-                               f"download {source} to that folder")
-    return found
+    return Checkpoint(folder, find_magvit(name), _companion(folder, "phi-1_5", PHI))
+
+
+def find_magvit(name: str | None) -> Path:
+    """The folder of the image tokenizer alone, by the name of its checkpoint.
+
+    Raises:
+        UnknownModel: as `find_checkpoint`.
+    """
+    folder = Path(name or DEFAULT)
+    if not folder.is_dir():
+        return _download(MAGVIT, "config.json", *WEIGHTS)
+    return _companion(folder, "magvitv2", MAGVIT)
+
+
+def _companion(folder: Path, name: str, source: str) -> Path:
+    path = folder.resolve().parent / name
+    if not path.is_dir():
+        raise UnknownModel("--weights", f"there is no {path}", f"download {source} to that folder")
+    return path
 
 
 def _download(repository: str, *patterns: str) -> Path:

@@ -132,14 +132,17 @@ def load_show_o(found: Checkpoint, device: str) -> tuple[ShowO, PreTrainedTokeni
     with torch.device("meta"):  # every parameter comes from the file
         model = ShowO(sizes, vocabulary, side)
     load_strictly(model, found.show_o)
-    model.showo.model.rotary_emb = PhiRotaryEmbedding(sizes)  # has no parameters
     dtype = None if torch.device(device).type == "cpu" else torch.bfloat16
-    return model.to(device, dtype).eval().requires_grad_(False), text
+    model.showo.model.rotary_emb = None  # is in no file, and stays float32
+    model.to(device, dtype)
+    model.showo.model.rotary_emb = PhiRotaryEmbedding(sizes).to(device)
+    return model.eval().requires_grad_(False), text
 
 
 def _load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     try:
-        text: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder)
+        text: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            folder, trust_remote_code=False)  # or it may ask on the terminal
     except (OSError, ValueError) as error:
         reason = str(error).partition("\n")[0]
         raise UnknownModel("--weights", f"{folder} has no tokenizer ({reason})",

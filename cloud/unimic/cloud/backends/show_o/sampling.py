@@ -38,6 +38,7 @@ class Drawing:
         share = self._step / self._steps
         self._noise *= 1 - share
         if self._temperature:
+            logits = logits - logits.amax(-1, keepdim=True)  # so that nothing gets infinite
             odds = (logits / self._temperature).softmax(-1)
             drawn = torch.multinomial(odds, 1, generator=self._chance)[:, 0]
         else:
