@@ -2,6 +2,7 @@
 
 UNIMIC_HEALTH_ADDRESS is the address (default: localhost:50051). With TLS, UNIMIC_HEALTH_CA,
 UNIMIC_HEALTH_CERT and UNIMIC_HEALTH_KEY name PEM files; the last two only if clients need them.
+Proxies that the environment names are not used.
 """
 
 from __future__ import annotations
@@ -23,12 +24,15 @@ def pem(name: str) -> bytes | None:
 
 
 address = os.environ.get("UNIMIC_HEALTH_ADDRESS", "localhost:50051")
-authority = pem("CA")
+authority, key, certificate = pem("CA"), pem("KEY"), pem("CERT")
+if bool(key) != bool(certificate):
+    sys.exit("UNIMIC_HEALTH_CERT and UNIMIC_HEALTH_KEY: name both or neither")
+options = [("grpc.enable_http_proxy", 0)]
 if authority:
-    credentials = grpc.ssl_channel_credentials(authority, pem("KEY"), pem("CERT"))
-    channel = grpc.secure_channel(address, credentials)
+    credentials = grpc.ssl_channel_credentials(authority, key, certificate)
+    channel = grpc.secure_channel(address, credentials, options)
 else:
-    channel = grpc.insecure_channel(address)
+    channel = grpc.insecure_channel(address, options)
 try:
     answer = health_pb2_grpc.HealthStub(channel).Check(
         health_pb2.HealthCheckRequest(service="unimic.v1.Multimodal"), timeout=4)

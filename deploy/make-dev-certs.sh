@@ -2,7 +2,7 @@
 # Certificates for development: an authority, a server and a client, in FOLDER.
 # Anyone who has ca.key can pretend to be the server: not for real use.
 #
-# usage: deploy/make-dev-certs.sh FOLDER [NAME...]     NAMEs of the server beside localhost
+# usage: deploy/make-dev-certs.sh FOLDER [NAME...]     NAMEs and IP addresses of the server beside localhost
 set -euo pipefail
 
 if [[ $# -lt 1 || $1 == -* ]]; then
@@ -17,7 +17,7 @@ cd "$folder"
 
 names=DNS:localhost,IP:127.0.0.1,IP:0:0:0:0:0:0:0:1
 for name in "$@"; do
-  names+=,DNS:$name
+  if [[ $name =~ ^[0-9.]+$ || $name == *:* ]]; then names+=,IP:$name; else names+=,DNS:$name; fi
 done
 
 openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 365 \

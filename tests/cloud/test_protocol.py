@@ -378,4 +378,4 @@ async def test_coding_never_blocks_the_event_loop(serve):
             address, models=fake_models()) as cloud:
         await cloud.generate("dogs", 32, 32)
     assert coder.threads
-    assert all(name.startswith("coding") for name in coder.threads)
+    assert all(name.startswith("unimic-work") for name in coder.threads)

@@ -8,6 +8,7 @@ import gc
 import io
 import math
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -698,10 +699,13 @@ async def test_a_server_finishes_what_it_has_begun(server_process, number):
 
 
 @pytest.mark.parametrize(("grace", "signals"), [("0.3", 1), ("60", 2)])
-async def test_grace_ends(server_process, grace, signals):
-    """After the given time, or at once when asked twice."""
+async def test_grace_ends(server_process, capfd, grace, signals):
+    """After the given time, or at once when asked twice; nor is it an error to watch the health."""
     with server_process("--step-seconds", "0.1", "--grace", grace) as (address, process):
-        async with AsyncClient(address, models=fake_models()) as cloud:
+        async with AsyncClient(address, models=fake_models()) as cloud, grpc.aio.insecure_channel(
+                address) as channel:
+            watching = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
+            assert (await watching.read()).status == health_pb2.HealthCheckResponse.SERVING
             call = asyncio.create_task(cloud.generate("a", 32, 32, steps=1000))
             await asyncio.sleep(0.3)
             for _ in range(signals):
@@ -711,6 +715,60 @@ async def test_grace_ends(server_process, grace, signals):
                 await call
             assert caught.value.status in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
             assert await asyncio.to_thread(process.wait, 30) == 0
+    told = capfd.readouterr().err
+    assert "Traceback" not in told
+    assert "1 sessions are cut off" in told
+
+
+@pytest.mark.parametrize("give_up", ["cancel", "timeout"])
+async def test_an_ending_server_hears_that_nobody_waits(server_process, give_up):
+    with server_process("--step-seconds", "0.1", "--grace", "60") as (address, process):
+        async with AsyncClient(address, models=fake_models()) as cloud:
+            began = asyncio.Event()
+            call = asyncio.create_task(cloud.generate(
+                "a", 32, 32, steps=1000, on_progress=lambda *step: began.set(),
+                timeout=2 if give_up == "timeout" else None))
+            await began.wait()
+            process.send_signal(signal.SIGTERM)
+            await asyncio.sleep(0.3)
+            with soon(), pytest.raises(ServiceError, match="shutting down") as caught:
+                await cloud.generate("b", 32, 32)
+            assert caught.value.status == grpc.StatusCode.UNAVAILABLE
+            assert not call.done()
+            if give_up == "cancel":
+                call.cancel()
+            with pytest.raises((asyncio.CancelledError, DeadlineExceeded)):
+                await call
+            assert await asyncio.to_thread(process.wait, 10) == 0
+
+
+async def test_nobody_there_to_be_told():
+    addresses = []
+
+    def fail(address):
+        addresses.append(address)
+        raise BrokenPipeError
+
+    with pytest.raises(BrokenPipeError):
+        await fake_server().run_until_signal(fail)
+    with pytest.raises(ServiceError, match="UNAVAILABLE"):
+        await AsyncClient(*addresses, models=fake_models()).connect()
+
+
+async def test_the_log_tells_who_asks_for_what(serve, caplog):
+    caplog.set_level("INFO")
+    async with serve(sessions=1) as address, AsyncClient(address, models=fake_models()) as cloud:
+        await cloud.generate("a secret", 32, 32)
+        with pytest.raises(UnimicError):
+            await cloud.generate("refuse", 32, 32)
+        with pytest.raises(ServiceError):
+            await AsyncClient(address, models=fake_models()).connect()
+    told = "\n".join(caplog.messages)
+    for line in (r"#1: session begins", r"#1: request 1 done, generate, 0\.\d{3} s",
+                 r"#1: request 2 failed: CODE_INVALID_ARGUMENT of prompt",
+                 r"#2: refused, 1 sessions are open", r"#1: session ends"):
+        assert re.search(line, told), told
+    assert "secret" not in told
 
 
 # ── standard services ─────────────────────────────────────────────────────────────────────────

@@ -6,11 +6,13 @@ import asyncio
 import subprocess
 import sys
 import threading
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 import pytest
 
-from unimic.codec.progress import Progress, run_watched
+from unimic.codec.errors import LimitExceeded
+from unimic.codec.progress import Progress, run_to_end, run_watched
 
 
 async def test_work_that_nobody_waits_for_ends() -> None:
@@ -25,7 +27,7 @@ async def test_work_that_nobody_waits_for_ends() -> None:
         finally:
             ended.set()
 
-    call = asyncio.create_task(run_watched(None, work))
+    call = asyncio.create_task(run_watched(work))
     await begun.wait()
     call.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -33,7 +35,7 @@ async def test_work_that_nobody_waits_for_ends() -> None:
     assert await asyncio.to_thread(ended.wait, 30)
 
 
-async def test_a_call_ends_no_sooner_than_its_thread_of_a_pool() -> None:
+async def test_a_call_may_end_no_sooner_than_its_thread() -> None:
     """However often it is cancelled: else there would be more threads than calls."""
     begun, go_on, ended = threading.Event(), threading.Event(), threading.Event()
 
@@ -45,17 +47,36 @@ async def test_a_call_ends_no_sooner_than_its_thread_of_a_pool() -> None:
         finally:
             ended.set()
 
-    with ThreadPoolExecutor(1) as threads:
-        call = asyncio.create_task(run_watched(threads, work))
-        await asyncio.to_thread(begun.wait, 30)
-        for _ in range(3):
-            call.cancel()
-            await asyncio.sleep(0.01)
-            assert not call.done()
-        go_on.set()
-        with pytest.raises(asyncio.CancelledError):
-            await call
-        assert ended.is_set()
+    call = asyncio.create_task(run_to_end(work))
+    await asyncio.to_thread(begun.wait, 30)
+    for _ in range(3):
+        call.cancel()
+        await asyncio.sleep(0.01)
+        assert not call.done()
+    go_on.set()
+    with pytest.raises(asyncio.CancelledError):
+        await call
+    assert ended.is_set()
+
+
+async def test_work_may_wait_for_other_work_however_much_there_is() -> None:
+    all_here = threading.Barrier(100)
+
+    def work(watch: Progress) -> None:
+        all_here.wait(30)
+
+    await asyncio.gather(*(run_to_end(work) for _ in range(100)))
+
+
+@pytest.mark.parametrize("run", [run_watched, run_to_end])
+async def test_no_more_threads(run: Callable[..., Coroutine[Any, Any, int]],
+                               monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    with pytest.raises(LimitExceeded, match="threads: the system starts no more"):
+        await run(lambda watch: 42)
 
 
 async def test_work_that_is_waited_for_is_done() -> None:
@@ -63,7 +84,7 @@ async def test_work_that_is_waited_for_is_done() -> None:
         watch(0, 1)
         return number * factor
 
-    assert await run_watched(None, work, 6, factor=7) == 42
+    assert await run_watched(work, 6, factor=7) == 42
 
 
 def test_work_begins_after_the_main_thread_has_ended() -> None:
@@ -72,7 +93,7 @@ def test_work_begins_after_the_main_thread_has_ended() -> None:
         "from unimic.codec.progress import run_watched\n"
         "def late():\n"
         "    threading.main_thread().join()\n"
-        "    print(asyncio.run(run_watched(None, lambda watch: 'done')))\n"
+        "    print(asyncio.run(run_watched(lambda watch: 'done')))\n"
         "threading.Thread(target=late).start()\n")
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert (run.stdout, run.stderr) == ("done\n", "")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -51,8 +52,8 @@ def add_serve(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -
     tls.add_argument("--tls-client-ca", type=Path, metavar="FILE",
                      help="let in only clients with a certificate signed by this authority")
     parser.add_argument("-v", "--verbose", action="count", default=0,
-                        help="log sessions; twice: everything")
-    parser.set_defaults(run=serve)
+                        help="log sessions and requests; twice: what libraries tell, too")
+    parser.set_defaults(run=serve, log_format="%(asctime)s %(levelname)s %(name)s: %(message)s")
 
 
 def serve(options: argparse.Namespace) -> int:
@@ -68,12 +69,23 @@ def serve(options: argparse.Namespace) -> int:
     coder = load_device_coder(store, options.device, Together())
     text = TextTokenizer.of(store)
 
+    _allow_many_connections()
+
     async def run() -> None:
         server = Server(backend, coder, text, limits, chosen)
         await server.run_until_signal(lambda address: print(f"listening on {address}", flush=True))
 
     asyncio.run(run())
     return 0
+
+
+def _allow_many_connections() -> None:
+    """Each is an open file, of which some systems allow few unless one asks for more."""
+    with contextlib.suppress(ImportError, ValueError, OSError):
+        import resource
+
+        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def _limits(changes: list[str]) -> Limits:

@@ -6,7 +6,6 @@ import asyncio
 import logging
 import signal
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +28,7 @@ from unimic.v1 import service_pb2, service_pb2_grpc
 
 log = logging.getLogger(__name__)
 
+LAST_SECONDS = 0.1  # for streams that end by themselves
 SERVICE = service_pb2.DESCRIPTOR.services_by_name["Multimodal"].full_name
 
 
@@ -72,18 +72,33 @@ class ServerOptions:
     grace: float = 30.0
 
 
+class _Health(health.aio.HealthServicer):  # type: ignore[misc]  # has no types
+    """Lets go of who watches when `ended` is set: gRPC logs an error of each that it cuts off."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ended = asyncio.Event()
+
+    async def Watch(self, request: health_pb2.HealthCheckRequest, context: Any) -> None:
+        """As the standard has it, until the server ends."""
+        tasks = [asyncio.create_task(super().Watch(request, context)),
+                 asyncio.create_task(self.ended.wait())]
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
+
+
 class Server:
     """A server on the running event loop: ``start``, then ``stop`` or ``run_until_signal``."""
 
     def __init__(self, backend: Backend, coder: Coder, text: TextTokenizer,
                  limits: Limits, options: ServerOptions) -> None:
         self._options = options
-        # As many as may be needed, and made as they are: nobody's work waits for another's.
-        self._threads = ThreadPoolExecutor(options.sessions * limits.max_pending_tasks,
-                                           thread_name_prefix="coding")
-        self._engine = Engine(backend, coder, text, limits, Batcher(backend, options.workers),
-                              self._threads)
-        self._health = health.aio.HealthServicer()
+        self._engine = Engine(backend, coder, text, limits, Batcher(backend, options.workers))
+        self._health = _Health()
         # No bound on calls: sessions have one, and whoever asks for the health shall be answered.
         self._server = grpc.aio.server(
             # Two servers on one port would share its clients at random.
@@ -109,8 +124,8 @@ class Server:
         except RuntimeError:
             port = 0
         if not port:
-            raise InvalidInput("--port", f"cannot listen on {wanted}",
-                               "use a free port of an address of this machine")
+            raise InvalidInput("--host, --port", f"cannot listen on {wanted}",
+                               "use an IP address or name of this machine, and a free port")
         await self._server.start()
         for name in ("", SERVICE):
             await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
@@ -129,9 +144,11 @@ class Server:
         working = asyncio.gather(*self._service.sessions, return_exceptions=True)
         await asyncio.wait([working, hurry] if hurry else [working], timeout=grace,
                            return_when=asyncio.FIRST_COMPLETED)
-        await self._server.stop(0)
+        if left := len(self._service.sessions):
+            log.warning("%d sessions are cut off", left)
+        self._health.ended.set()
+        await self._server.stop(LAST_SECONDS)
         self._engine.batcher.close()
-        self._threads.shutdown(wait=False, cancel_futures=True)
 
     async def run_until_signal(self, ready: Callable[[str], None]) -> None:
         """Start, tell ``ready`` the address, serve until SIGTERM or SIGINT, and stop.
@@ -142,8 +159,12 @@ class Server:
         signals: asyncio.Queue[signal.Signals] = asyncio.Queue()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, signals.put_nowait, number)
-        ready(await self.start())
-        log.info("%s: finishing what has begun", (await signals.get()).name)
-        second = asyncio.create_task(signals.get())
-        await self.stop(self._options.grace, second)
+        address = await self.start()
+        grace, second = 0.0, None
+        try:
+            ready(address)
+            log.info("%s: finishing what has begun", (await signals.get()).name)
+            grace, second = self._options.grace, asyncio.create_task(signals.get())
+        finally:  # nobody may be there to be told
+            await self.stop(grace, second)
         second.cancel()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 from typing import Any
 
@@ -33,6 +34,7 @@ class Service(service_pb2_grpc.MultimodalServicer):
     def __init__(self, engine: Engine, most_sessions: int) -> None:
         self._engine, self._most_sessions = engine, most_sessions
         self.sessions: set[asyncio.Task[Any]] = set()
+        self._numbers = itertools.count(1)
 
     async def GetCapabilities(self, request: pb.GetCapabilitiesRequest,
                               context: Any) -> pb.GetCapabilitiesResponse:
@@ -44,19 +46,20 @@ class Service(service_pb2_grpc.MultimodalServicer):
 
     async def Session(self, messages: Any, context: Any) -> None:
         """One session for each stream."""
-        peer, this = context.peer(), asyncio.current_task()
+        name, this = f"{context.peer()} #{next(self._numbers)}", asyncio.current_task()
         assert this is not None  # gRPC runs each call in a task
         if len(self.sessions) >= self._most_sessions:
+            log.warning("%s: refused, %d sessions are open", name, self._most_sessions)
             await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED,
                                 f"{self._most_sessions} sessions are open, which is all that this "
                                 "server takes (--sessions); try later")
         self.sessions.add(this)
-        log.info("%s: session begins", peer)
+        log.info("%s: session begins", name)
         try:
-            await Session(self._engine).serve(context.read, context.write)
+            await Session(self._engine, name).serve(context.read, context.write)
         except Rejected as reason:
-            log.info("%s: %s", peer, reason)
+            log.info("%s: %s", name, reason)
             await context.abort(reason.status, str(reason))
         finally:
             self.sessions.discard(this)
-            log.info("%s: session ends", peer)
+            log.info("%s: session ends", name)

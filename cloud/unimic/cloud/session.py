@@ -6,7 +6,6 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Iterator
-from concurrent.futures import Executor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -38,11 +37,11 @@ from unimic.codec.packets import (
     unpack_mask,
     unpack_text,
 )
-from unimic.codec.progress import run_watched
+from unimic.codec.progress import run_to_end
 from unimic.codec.text import TextTokenizer
 from unimic.codec.tokens import Codes, Mask, TokenGrid, grid_shape
 from unimic.codec.version import __version__
-from unimic.codec.wire import UnknownObject, to_failure
+from unimic.codec.wire import Leaving, UnknownObject, to_failure
 from unimic.v1 import packet_pb2
 from unimic.v1 import service_pb2 as pb
 
@@ -54,6 +53,8 @@ Write = Callable[[pb.ServerMessage], Awaitable[None]]
 OPEN_SECONDS = 10
 """A client that has not said open by then has gone astray."""
 MAX_STEPS = 1000
+MOST_THREADS = 512
+"""For what is to be coded, of all sessions. Few of them compute: those of images mostly wait."""
 QUESTIONS = (pb.TASK_KIND_ANSWER, pb.TASK_KIND_CAPTION)
 FILLS = (pb.TASK_KIND_INPAINT, pb.TASK_KIND_OUTPAINT)
 
@@ -63,8 +64,8 @@ class Engine:
     """What all sessions of a server share.
 
     Attributes:
-        threads: one for whatever is to be coded, of all sessions; those of images mostly wait.
         draining: set when the server wants to end; sessions finish what they have begun.
+        threads: those that may be started for what is to be coded.
     """
 
     backend: Backend
@@ -72,8 +73,8 @@ class Engine:
     text: TextTokenizer
     limits: Limits
     batcher: Batcher
-    threads: Executor
     draining: asyncio.Event = field(default_factory=asyncio.Event)
+    threads: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(MOST_THREADS))
 
     def __post_init__(self) -> None:
         if self.coder.space.id != self.backend.space.id:
@@ -111,10 +112,14 @@ class Session:
     The next message is read when there is room for another request, so a client that sends too
     much is slowed down by gRPC's flow control, and one that reads too slowly holds up only its own
     requests. Clients that keep to ``max_pending_tasks`` are always heard, also when they cancel.
+
+    Args:
+        engine: that all sessions share.
+        name: of this one, in the log.
     """
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+    def __init__(self, engine: Engine, name: str) -> None:
+        self._engine, self._name = engine, name
         self._models: set[bytes] = set()
         self._objects: dict[int, asyncio.Task[TokenGrid | None]] = {}
         self._pending: set[asyncio.Task[TokenGrid | None]] = set()
@@ -135,7 +140,12 @@ class Session:
         for talk in (reading, writing):  # nobody asks for their errors if the client has vanished
             talk.add_done_callback(lambda talk: talk.cancelled() or talk.exception())
         try:
-            await asyncio.wait((reading, writing, draining), return_when=asyncio.FIRST_COMPLETED)
+            while not (reading.done() or writing.done()
+                       or (draining.done() and not self._pending)):
+                # Who waits for the last results is still heard: it may have enough of them.
+                left = self._pending if draining.done() else {draining}
+                await asyncio.wait((reading, writing, *left),
+                                   return_when=asyncio.FIRST_COMPLETED)
             if reading.done():
                 reading.result()
             else:
@@ -172,6 +182,7 @@ class Session:
             elif kind == "cancel":
                 if task := self._objects.pop(message.cancel.id, None):
                     task.cancel()
+                    log.info("%s: request %d cancelled", self._name, message.cancel.id)
                     await self._outbox.put(pb.ServerMessage(failure=pb.Failure(
                         id=message.cancel.id, code=pb.Failure.CODE_CANCELLED,
                         field="cancel", message="the client cancelled the request")))
@@ -212,7 +223,10 @@ class Session:
             await write(message)
 
     async def _fail(self, request: int, error: UnimicError) -> None:
-        await self._outbox.put(pb.ServerMessage(failure=to_failure(request, error)))
+        failure = to_failure(request, error)
+        log.info("%s: request %d failed: %s of %s", self._name, request,
+                 pb.Failure.Code.Name(failure.code), failure.field)
+        await self._outbox.put(pb.ServerMessage(failure=failure))
 
     def _report(self, request: int, step: int, steps: int) -> None:
         """Progress is dropped where it would crowd out results."""
@@ -226,6 +240,9 @@ class Session:
         asks = isinstance(request, pb.Task) and request.kind in QUESTIONS
         limit = self._engine.limits.max_objects
         images = sum(task not in self._questions for task in self._objects.values())
+        if self._engine.draining.is_set():
+            await self._fail(request.id, Leaving("server", "is shutting down", "connect again"))
+            return
         if not request.id or request.id in self._objects:
             await self._fail(request.id, InvalidInput(
                 "id", f"{request.id} is 0 or in use", "number requests from 1, each once"))
@@ -265,7 +282,7 @@ class Session:
             await self._fail(request.id, error)
             return None
         except Exception:
-            log.exception("request %d failed", request.id)
+            log.exception("%s: request %d failed", self._name, request.id)
             await self._fail(request.id, UnimicError(
                 "server", "an internal error", "ask its operator to look at its log"))
             return None
@@ -276,6 +293,8 @@ class Session:
             await self._fail(request.id, LimitExceeded(
                 "result", f"{message.ByteSize()} bytes are over {most}", "ask for a smaller image"))
             return None
+        log.info("%s: request %d done, %s, %.3f s", self._name, request.id,
+                 _kind(request), result.seconds)
         await self._outbox.put(message)
         return made
 
@@ -391,8 +410,14 @@ class Session:
 
     async def _code(self, work: Callable[[Coder], T]) -> T:
         """Do it with a coder that stops at its next wave when nobody waits any more."""
-        return await run_watched(
-            self._engine.threads, lambda watch: work(self._engine.coder.watched(watch)))
+        async with self._engine.threads:
+            return await run_to_end(lambda watch: work(self._engine.coder.watched(watch)))
+
+
+def _kind(request: pb.Share | pb.Task) -> str:
+    """What is asked for, in a word."""
+    return ("share" if isinstance(request, pb.Share)
+            else pb.TaskKind.Name(request.kind).removeprefix("TASK_KIND_").lower())
 
 
 @contextmanager

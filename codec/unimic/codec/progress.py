@@ -8,9 +8,12 @@ import contextvars
 import os
 import threading
 from collections.abc import Callable
-from concurrent.futures import Executor, Future
+from concurrent.futures import Future
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any, Concatenate, ParamSpec, TypeVar
+
+from unimic.codec.errors import LimitExceeded
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -29,35 +32,54 @@ class Stopped(Exception):
     """Nobody waits for the work any more."""
 
 
-async def run_watched(threads: Executor | None, work: Callable[Concatenate[Progress, P], T],
+async def run_watched(work: Callable[Concatenate[Progress, P], T],
                       *args: P.args, **kwargs: P.kwargs) -> T:
     """Run ``work(watch, ...)`` in a thread; cancel the call to stop it, where it calls ``watch``.
 
-    Cancelling alone would leave the thread at work, and the program could not end before it.
+    Cancelling alone would leave the thread at work, and the program could not end before it. A few
+    work at a time. (The threads of an event loop take no work any more when the main thread has
+    ended, though others live on.)
 
     Args:
-        threads: whose thread; the call then ends, also when it is cancelled, no sooner than the
-            work, so that as many threads are taken as there are calls. None starts one, of which a
-            few work at a time. (Those of an event loop take no work any more when the main thread
-            has ended, though others live on.)
         work: a function.
         args, kwargs: its other arguments.
+
+    Raises:
+        LimitExceeded: the system starts no more threads.
     """
+    stop, call = _stoppable(work, *args, **kwargs)
+    try:
+        return await asyncio.wrap_future(_started(call, _busy))
+    finally:
+        stop.set()
+
+
+async def run_to_end(work: Callable[Concatenate[Progress, P], T],
+                     *args: P.args, **kwargs: P.kwargs) -> T:
+    """As `run_watched`, but the call ends, also when it is cancelled, no sooner than the work.
+
+    So there are as many threads as calls. All of them work at a time, since some of the work is to
+    wait for other work.
+    """
+    stop, call = _stoppable(work, *args, **kwargs)
+    working = asyncio.wrap_future(_started(call, contextlib.nullcontext()))
+    try:
+        return await asyncio.shield(working)
+    finally:
+        stop.set()
+        await _ended(working)
+
+
+def _stoppable(work: Callable[Concatenate[Progress, P], T],
+               *args: P.args, **kwargs: P.kwargs) -> tuple[threading.Event, Callable[[], T]]:
+    """An event, and a call of ``work`` that ends where it calls ``watch`` once that is set."""
     stop = threading.Event()
 
     def watch(done: int, total: int) -> None:
         if stop.is_set():
             raise Stopped
 
-    call = partial(contextvars.copy_context().run, work, watch, *args, **kwargs)
-    working = (asyncio.wrap_future(_started(call)) if threads is None else
-               asyncio.get_running_loop().run_in_executor(threads, call))
-    try:
-        return await (working if threads is None else asyncio.shield(working))
-    finally:
-        stop.set()
-        if threads is not None:
-            await _ended(working)
+    return stop, partial(contextvars.copy_context().run, work, watch, *args, **kwargs)
 
 
 async def _ended(working: asyncio.Future[Any]) -> None:
@@ -69,19 +91,23 @@ async def _ended(working: asyncio.Future[Any]) -> None:
         working.exception()  # is known
 
 
-def _started(call: Callable[[], T]) -> Future[T]:
-    """What ``call`` comes to, in a thread of its own."""
+def _started(call: Callable[[], T], turn: AbstractContextManager[object]) -> Future[T]:
+    """What ``call`` comes to, in ``turn``, in a thread of its own."""
     outcome: Future[T] = Future()
     outcome.set_running_or_notify_cancel()  # from here on nobody but the thread ends it
 
     def run() -> None:
         try:
-            with _busy:
+            with turn:
                 result = call()
         except BaseException as error:
             outcome.set_exception(error)
         else:
             outcome.set_result(result)
 
-    threading.Thread(target=run, name="unimic-work").start()
+    try:
+        threading.Thread(target=run, name="unimic-work").start()
+    except RuntimeError as error:
+        raise LimitExceeded("threads", "the system starts no more of them",
+                            "try again later, or allow the process more") from error
     return outcome

@@ -20,12 +20,17 @@ class UnknownObject(UnimicError):
     """A request names an object that the session does not hold."""
 
 
+class Leaving(UnimicError):
+    """The server is shutting down and takes no more requests."""
+
+
 _CODES: dict[type[UnimicError], pb.Failure.Code] = {
     InvalidInput: pb.Failure.CODE_INVALID_ARGUMENT,
     UnknownObject: pb.Failure.CODE_NOT_FOUND,
     CorruptData: pb.Failure.CODE_CORRUPT_DATA,
     LimitExceeded: pb.Failure.CODE_RESOURCE_EXHAUSTED,
     UnknownModel: pb.Failure.CODE_UNSUPPORTED,
+    Leaving: pb.Failure.CODE_UNAVAILABLE,
 }
 
 

@@ -266,7 +266,7 @@ class AsyncClient:
         connection = self._session
         began = perf_counter()
         photo, packed, packed_hole = await run_watched(
-            None, self._encode_photo, image, hole, quality, budget, on_progress)
+            self._encode_photo, image, hole, quality, budget, on_progress)
         encode_seconds = perf_counter() - began
         share = pb.Share(packet=packed.packet)
         if packed_hole:
@@ -282,7 +282,7 @@ class AsyncClient:
         connection = self._session
         sent = await self._send(connection, task, self._own(photo), question, None, on_progress)
         began = perf_counter()
-        ids, text = await run_watched(None, self._decode_text, sent.reply.result.packet)
+        ids, text = await run_watched(self._decode_text, sent.reply.result.packet)
         coder = self._models.coder
         stats = _stats(sent.reply, sent.packed, sent.encode_seconds, perf_counter() - began,
                        partial(pack_text, coder, ids, raw=self._raw(coder.text_model)))
@@ -326,7 +326,7 @@ class AsyncClient:
             if base is None and packet_size(sent.reply.result.packet) != wanted:
                 raise CorruptData("result.packet.width", "the picture is of another size than "
                                   "asked for", "tell the operator of the service")
-            grid = await run_watched(None, lambda watch: unpack_image(
+            grid = await run_watched(lambda watch: unpack_image(
                 coder.watched(watch), sent.reply.result.packet, limits=self._limits, base=base,
                 mask=mask, prompt=sent.prompt))
         except BaseException:  # the server holds what is lost here
@@ -350,7 +350,7 @@ class AsyncClient:
         check_text(field, text)
         check_progress(on_progress)
         if text:  # an empty prompt is no prompt: neither side takes it as context
-            prompt, packed_text = await run_watched(None, self._encode_text, text, field)
+            prompt, packed_text = await run_watched(self._encode_text, text, field)
             task.text.CopyFrom(packed_text.packet)
             packed.append(packed_text)
         task.progress = on_progress is not None

@@ -90,7 +90,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
     verbose: int = getattr(args, "verbose", 0)
     logging.basicConfig(level=max(logging.DEBUG, logging.WARNING - 10 * verbose),
-                        format="%(levelname)s %(name)s: %(message)s")
+                        format=getattr(args, "log_format", "%(levelname)s %(name)s: %(message)s"))
     if threading.current_thread() is threading.main_thread():
         # As an exception, so that a service that the command started ends with it.
         signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))

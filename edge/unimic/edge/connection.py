@@ -22,7 +22,7 @@ from unimic.codec.errors import CorruptData, InvalidInput, LimitExceeded, Unimic
 from unimic.codec.pem import read_authority, read_pair
 from unimic.codec.progress import Progress
 from unimic.codec.version import __version__
-from unimic.codec.wire import channel_options, from_failure
+from unimic.codec.wire import Leaving, channel_options, from_failure
 from unimic.v1 import service_pb2 as pb
 from unimic.v1 import service_pb2_grpc
 
@@ -302,7 +302,10 @@ class Connection:
         if not waiting:
             return
         if kind == "failure":
-            pending.answer.set_exception(from_failure(message.failure))
+            failed = from_failure(message.failure)
+            pending.answer.set_exception(ServiceError(
+                self.address, grpc.StatusCode.UNAVAILABLE, f"the {failed.field} {failed.message}")
+                if isinstance(failed, Leaving) else failed)
         elif not (0 <= result.confidence <= 1 and 0 <= result.seconds < math.inf):  # nor NaN
             pending.answer.set_exception(CorruptData(
                 "result", f"a confidence of {result.confidence} after {result.seconds} s",

@@ -211,6 +211,7 @@ class Failure(_message.Message):
         CODE_CANCELLED: _ClassVar[Failure.Code]
         CODE_UNSUPPORTED: _ClassVar[Failure.Code]
         CODE_INTERNAL: _ClassVar[Failure.Code]
+        CODE_UNAVAILABLE: _ClassVar[Failure.Code]
     CODE_UNSPECIFIED: Failure.Code
     CODE_INVALID_ARGUMENT: Failure.Code
     CODE_NOT_FOUND: Failure.Code
@@ -219,6 +220,7 @@ class Failure(_message.Message):
     CODE_CANCELLED: Failure.Code
     CODE_UNSUPPORTED: Failure.Code
     CODE_INTERNAL: Failure.Code
+    CODE_UNAVAILABLE: Failure.Code
     ID_FIELD_NUMBER: _ClassVar[int]
     CODE_FIELD_NUMBER: _ClassVar[int]
     FIELD_FIELD_NUMBER: _ClassVar[int]
