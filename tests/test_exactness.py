@@ -213,7 +213,16 @@ def test_the_proof_fails_where_a_sum_could_overflow(store: ModelStore, tmp_path:
     tensors["layers.1.key.multiplier"][:] = 1
     assert failing() == ["layers.1.key, turned"]
     tensors["layers.1.key.multiplier"][:] = 2**12
-    assert failing() == ["layers.1.key, turned", "squares of all outputs together"]
+    turned = ["layers.1.key, turned", "squares of all outputs together"]
+    assert failing() == turned
+    for broken in -2**12, np.nan:
+        tensors["layers.1.key.multiplier"][:] = broken
+        assert failing() == turned
+    tensors["layers.1.key.multiplier"][:] = 2**-8
+    assert not failing()
+    tensors["head.bias"][0] = 2**24
+    del known["input_bounds"]["head"]
+    assert failing() == ["head"]
 
 
 def test_an_executor_that_is_off_by_one_is_refused(store: ModelStore) -> None:
@@ -263,6 +272,20 @@ def test_what_is_not_exact_here_is_left_out(store: ModelStore, caplog: pytest.Lo
         coder.encode_text(ids)
     packet = pack_text(coder, ids, raw=True).packet
     np.testing.assert_array_equal(unpack_text(coder, packet, limits=Limits()), ids)
+
+
+@pytest.mark.parametrize("kind", [torch.float64, torch.bfloat16])
+def test_the_programs_default_type_changes_nothing(store: ModelStore, kind: torch.dtype) -> None:
+    """Set before or after loading."""
+    before = load_image_network(store, "cpu"), load_text_network(store, "cpu")
+    torch.set_default_dtype(kind)
+    try:
+        after = load_image_network(store, "cpu"), load_text_network(store, "cpu")
+        for image, text in before, after:
+            check_golden(store, IMAGE_ENTROPY, image)
+            check_golden(store, TEXT_ENTROPY, text)
+    finally:
+        torch.set_default_dtype(torch.float32)
 
 
 def test_an_autocast_around_it_changes_nothing(store: ModelStore) -> None:

@@ -162,7 +162,7 @@ class ExactLinear(nn.Module):
         super().__init__()
         self.in_max = in_max
         self.register_buffer("weight", torch.zeros(outputs, inputs, dtype=torch.int8))
-        self.register_buffer("multiplier", torch.ones(outputs))
+        self.register_buffer("multiplier", torch.ones(outputs, dtype=torch.float32))
         self.register_buffer("bias", torch.zeros(outputs, dtype=torch.int32) if bias else None)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -241,7 +241,8 @@ class Visible(NamedTuple):
 
 def visible(mask: Tensor) -> Visible:
     """Of a mask ``(B, 1, R, K)``, in which every row sees at least one key."""
-    return Visible(torch.where(mask, 0.0, -HIDDEN_KEY),
+    seen, hidden = (mask.new_tensor(key, dtype=torch.float32) for key in (0.0, -HIDDEN_KEY))
+    return Visible(torch.where(mask, seen, hidden),
                    torch.ones_like(mask[0, 0, :1], dtype=torch.int8).t())
 
 
