@@ -761,8 +761,11 @@ async def test_the_log_tells_who_asks_for_what(serve, caplog):
         await cloud.generate("a secret", 32, 32)
         with pytest.raises(UnimicError):
             await cloud.generate("refuse", 32, 32)
-        with pytest.raises(ServiceError):
-            await AsyncClient(address, models=fake_models()).connect()
+        for _ in range(2):
+            with pytest.raises(ServiceError):
+                await AsyncClient(address, models=fake_models()).connect()
+    assert [record.levelname for record in caplog.records
+            if "refused" in record.message] == ["WARNING", "INFO"]
     told = "\n".join(caplog.messages)
     for line in (r"#1: session begins", r"#1: request 1 done, generate, 0\.\d{3} s",
                  r"#1: request 2 failed: CODE_INVALID_ARGUMENT of prompt",

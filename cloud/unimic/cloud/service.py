@@ -35,6 +35,7 @@ class Service(service_pb2_grpc.MultimodalServicer):
         self._engine, self._most_sessions = engine, most_sessions
         self.sessions: set[asyncio.Task[Any]] = set()
         self._numbers = itertools.count(1)
+        self._full = False
 
     async def GetCapabilities(self, request: pb.GetCapabilitiesRequest,
                               context: Any) -> pb.GetCapabilitiesResponse:
@@ -48,8 +49,11 @@ class Service(service_pb2_grpc.MultimodalServicer):
         """One session for each stream."""
         name, this = f"{context.peer()} #{next(self._numbers)}", asyncio.current_task()
         assert this is not None  # gRPC runs each call in a task
-        if len(self.sessions) >= self._most_sessions:
-            log.warning("%s: refused, %d sessions are open", name, self._most_sessions)
+        was_full, self._full = self._full, len(self.sessions) >= self._most_sessions
+        if self._full:
+            # Who keeps coming shall not fill the log.
+            log.log(logging.INFO if was_full else logging.WARNING,
+                    "%s: refused, %d sessions are open", name, self._most_sessions)
             await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED,
                                 f"{self._most_sessions} sessions are open, which is all that this "
                                 "server takes (--sessions); try later")
