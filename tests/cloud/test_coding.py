@@ -9,8 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
+from unimic.cloud import coding
 from unimic.cloud.backends.base import Cancelled
-from unimic.cloud.coding import Together, _Call, _turn
+from unimic.cloud.coding import MOST_TOGETHER, Together, _Call, _turn
 from unimic.cloud.networks import (
     MANY,
     ByNumber,
@@ -20,7 +21,7 @@ from unimic.cloud.networks import (
     load_image_network,
 )
 from unimic.codec.coder import Coder, drive_alone, load_coder
-from unimic.codec.lockstep import DecodeJob, EncodeJob, advance, complete
+from unimic.codec.lockstep import DecodeJob, EncodeJob, Job, advance, complete
 from unimic.codec.networks import IMAGE_ENTROPY, OnnxImageNetwork
 from unimic.codec.store import ModelStore
 
@@ -184,3 +185,38 @@ def test_a_network_that_fails_fails_its_callers_not_the_thread(network: Counting
             np.zeros((2, 2), np.int32))
     coder = Coder(store.space(), (b"-", network), None, together)
     assert coder.encode_image(np.zeros((2, 2), np.int32)).codes.shape == (2, 2)
+
+
+class Wide(Job):
+    """As many windows as go together, in each of some waves."""
+
+    width = MOST_TOGETHER
+
+    def __init__(self, name: str, waves: int) -> None:
+        super().__init__(np.zeros((1, 1), np.int32))
+        self.name, self.waves = name, waves
+
+
+@pytest.mark.parametrize(("coming", "turns"), [
+    ({0: 3}, "old old new old new new"),  # in turn
+    (dict.fromkeys(range(20), 1), "old old new new new old"),  # one with every turn
+])
+def test_large_jobs_take_turns(monkeypatch: pytest.MonkeyPatch, coming: dict[int, int],
+                               turns: str) -> None:
+    seen: list[str] = []
+
+    def advance(network: object, jobs: list[Wide]) -> None:
+        if waves := coming.get(len(seen)):
+            together._arrivals.put(_Call(network, Wide("new", waves), threading.Event()))
+        (job,) = jobs
+        seen.append(job.name)
+        job.waves -= 1
+        job.done = not job.waves
+
+    monkeypatch.setattr(coding, "advance", advance)
+    together = Together()
+    together(None, Wide("old", 3))
+    ends = time.monotonic() + 30
+    while len(seen) < 6 and time.monotonic() < ends:
+        time.sleep(0.001)
+    assert seen[:6] == turns.split()

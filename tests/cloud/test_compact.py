@@ -182,6 +182,45 @@ def test_the_best_of_several_drawings_is_taken(
     assert np.array_equal(taken, drawn[int(np.argmax(fits))])
 
 
+def test_the_largest_seed(backend: CompactBackend) -> None:
+    codes = backend.generate([GenerateRequest("a dog", 4, 4, sampling(2**64 - 1))], nobody)[0]
+    assert codes.shape == (4, 4)
+
+
+def test_the_surest_tokens_are_settled_first(
+    backend: CompactBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Here the first are the surest, and fewer and fewer are left along a cosine."""
+    hidden: list[torch.Tensor] = []
+    look = CompactBackend._image_features
+
+    def watched(self: CompactBackend, codes: torch.Tensor, masks: torch.Tensor,
+                prompts: list[list[int]]) -> torch.Tensor:
+        hidden.append(masks[0].flatten().clone())
+        return look(self, codes, masks, prompts)
+
+    def sample(*_: object) -> tuple[torch.Tensor, torch.Tensor]:
+        places = hidden[-1].nonzero()[:, 0]
+        return torch.zeros_like(places), -places.float()
+
+    monkeypatch.setattr(CompactBackend, "_image_features", watched)
+    monkeypatch.setattr(backend, "_sample", sample)
+    everything = FillRequest(grid(4, 4), np.ones((4, 4), bool), "a dog",
+                             sampling(temperature=0, guidance=0))
+    backend.fill([everything], nobody)
+    assert [int(left.sum()) for left in hidden] == [16, 14, 11, 6]
+    assert all((left.int().diff() >= 0).all() for left in hidden)
+
+
+def test_the_marker_is_never_said(backend: CompactBackend, monkeypatch: pytest.MonkeyPatch
+                                  ) -> None:
+    odds = torch.zeros(END + 1)
+    odds[0], odds[END], odds[33] = 9, 6, 3
+    monkeypatch.setattr(backend, "_next_words", lambda memory, which, texts: [odds] * len(texts))
+    answer = backend.answer([AnswerRequest(grid(), "what?", sampling())], nobody)[0]
+    assert answer.text == backend.words.spell([33])
+
+
 def test_likeliest_needs_no_seed(backend: CompactBackend) -> None:
     a, b = backend.generate([GenerateRequest("a dog", 4, 4, sampling(seed, temperature=0))
                              for seed in (1, 2)], nobody)
@@ -281,6 +320,14 @@ def test_windows_cover_the_mask(shape: tuple[int, int]) -> None:
             assert left_over[top:top + size, left:left + size].any()
             left_over[top:top + size, left:left + size] = False
         assert not left_over.any()
+
+
+def test_the_window_with_most_known_tokens_comes_first() -> None:
+    mask = np.zeros((16, 60), bool)
+    mask[:, 10:] = True
+    hidden = [mask[top:top + WINDOW, left:left + WINDOW].sum()
+              for top, left in windows(mask, WHOLE, WINDOW)]
+    assert hidden[0] == min(hidden) < max(hidden)
 
 
 def test_small_hole_is_one_window_around_it() -> None:

@@ -16,6 +16,7 @@ from unimic.codec.packets import pack_image, pack_mask, pack_text, unpack_text
 from unimic.codec.tokens import TokenGrid
 from unimic.edge import AsyncClient
 from unimic.v1 import service_pb2 as pb
+from unimic.v1.packet_pb2 import CODING_RAW
 from unimic.v1.service_pb2_grpc import MultimodalStub
 
 CODER = FakeCoder()
@@ -100,6 +101,30 @@ async def test_only_shared_models_are_opened(dial):
         peer = Peer(channel)
         await peer.send(open=pb.Open(space=SPACE.id, models=[b"unknown!", b"text----"]))
         assert list((await peer.read()).opened.models) == [b"text----"]
+
+
+async def test_tokens_are_raw_for_who_has_no_models(dial):
+    async with dial() as channel:
+        peer = Peer(channel)
+        await peer.send(open=pb.Open(space=SPACE.id))
+        assert not (await peer.read()).opened.models
+        await peer.send(task=generate(1))
+        assert (await peer.read()).result.packet.coding == CODING_RAW
+        await peer.send(task=ask(2, 1))
+        assert (await peer.read()).result.packet.coding == CODING_RAW
+
+
+async def test_no_task_works_on_more_than_the_backend_takes(dial):
+    large = TokenGrid(draw("photo", 0, (26, 40)), 640, 416)
+    mask = pack_mask(np.eye(26, 40, dtype=bool), 640, 416).packet
+    async with dial() as channel:
+        peer = await Peer(channel).open()
+        await peer.send(share=share(1, large))
+        assert (await peer.read()).result.id == 1
+        for task in (ask(2, 1), pb.Task(id=2, object=1, kind=pb.TASK_KIND_INPAINT, mask=mask)):
+            await peer.send(task=task)
+            failure = await peer.failure()
+            assert (failure.field, failure.code) == ("task", pb.Failure.CODE_RESOURCE_EXHAUSTED)
 
 
 async def test_requests_may_name_objects_in_the_making(dial):
@@ -202,11 +227,17 @@ BAD = {
     "mask of another image": (pb.ClientMessage(task=pb.Task(
         id=9, object=1, kind=pb.TASK_KIND_INPAINT,
         mask=pack_mask(np.ones((4, 4), bool), 64, 50).packet)), 9, "task.mask"),
+    "mask of another pitch": (pb.ClientMessage(task=pb.Task(
+        id=9, object=1, kind=pb.TASK_KIND_INPAINT,
+        mask=pack_mask(np.ones((2, 3), bool), 70, 50, 32).packet)), 9, "task.mask"),
     "no margins": (pb.ClientMessage(task=pb.Task(id=9, object=1, kind=pb.TASK_KIND_OUTPAINT)), 9,
                    "margins"),
     "margins of part of a token": (pb.ClientMessage(task=pb.Task(
         id=9, object=1, kind=pb.TASK_KIND_OUTPAINT, margins=pb.Margins(left=5))), 9,
         "margins.left"),
+    "a top margin of part of a token": (pb.ClientMessage(task=pb.Task(
+        id=9, object=1, kind=pb.TASK_KIND_OUTPAINT, margins=pb.Margins(top=5))), 9,
+        "margins.top"),
     "huge margins": (pb.ClientMessage(task=pb.Task(
         id=9, object=1, kind=pb.TASK_KIND_OUTPAINT,
         margins=pb.Margins(right=(1 << 32) - 1, bottom=(1 << 32) - 1))), 9, "task"),

@@ -624,6 +624,35 @@ async def test_nobody_waits_for_all_that_another_has_asked_for():
     batcher.close()
 
 
+async def test_who_goes_along_delays_nobody():
+    backend = EchoBackend(0.1)
+    batcher = Batcher(backend)
+    ended = []
+
+    async def ask(asker: object, name: str, rows: int) -> None:
+        await batcher.run(asker, GenerateRequest(name, rows, 1, Sampling(0, 2, 0.0, 0.0)))
+        ended.append(name)
+
+    one, other = (type(name, (), {})() for name in ("one", "other"))
+    calls = [asyncio.create_task(ask(one, f"one {rows}", rows)) for rows in range(1, 5)]
+    await until(lambda: backend.steps)
+    calls += [asyncio.create_task(ask(other, f"other {rows}", rows)) for rows in (11, 12)]
+    calls.append(asyncio.create_task(ask(one, "one 11", 11)))
+    await asyncio.gather(*calls)
+    assert ended == ["one 1", "one 2", "other 11", "one 11", "one 3", "other 12", "one 4"]
+    batcher.close()
+
+
+async def test_only_like_requests_are_taken_together():
+    """Backends take the number of steps of the first of them."""
+    backend, batcher, running = await busy(Sampling(0, 20, 0.0, 0.0))
+    await asyncio.gather(running, *(
+        batcher.run(batcher, GenerateRequest("a", 1, 1, Sampling(0, steps, 0.0, 0.0)))
+        for steps in (2, 3, 2)))
+    assert sorted(backend.batches) == [1, 1, 2]
+    batcher.close()
+
+
 async def test_large_images_are_not_taken_together():
     sampling = Sampling(0, 2, 0.0, 0.0)
     backend, batcher, running = await busy(sampling)

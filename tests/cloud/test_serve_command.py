@@ -65,6 +65,17 @@ def test_wrong_tls_files(certificates, files, field):
     assert caught.value.field == field
 
 
+def test_nobody_is_asked_for_a_password(certificates, capfd):
+    """An encrypted key is refused: a service would wait at a prompt that nobody sees."""
+    from unimic.cloud.server import ServerTls
+    locked = certificates / "locked.key"
+    subprocess.run(["openssl", "pkey", "-in", certificates / "server.key", "-aes256", "-passout",
+                    "pass:secret", "-out", locked], check=True, capture_output=True)
+    with pytest.raises(InvalidInput, match="not encrypted"):
+        ServerTls(certificates / "server.pem", locked).credentials()
+    assert "pass phrase" not in capfd.readouterr().err
+
+
 def test_limits():
     assert cli._limits([]) == Limits()
     changed = cli._limits(["max_objects=3", "max_tokens=7", "max_objects=4"])

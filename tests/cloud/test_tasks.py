@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -11,8 +12,12 @@ from fake_backend import UNPROMPTED, EchoBackend, FakeCoder, draw, fake_models, 
 from PIL import Image
 
 from unimic.codec.errors import InvalidInput
+from unimic.codec.packets import pack_image, pack_mask
 from unimic.edge import AsyncClient, Client
 from unimic.edge.seams import adjusted
+
+HOLE = np.zeros((4, 5), bool)
+HOLE[0:2, 1:3] = True
 
 
 def photo(width: int = 70, height: int = 50) -> Image.Image:
@@ -106,6 +111,29 @@ async def test_outpaint_keeps_every_pixel(connect):
         assert (wide.grid.codes[1:, 5] == new[1:, 5]).all()
 
 
+async def test_what_outpaint_adds_is_what_the_tokens_show(connect):
+    async with connect() as cloud:
+        shared = await cloud.share(Image.new("RGB", (70, 50), (128, 128, 128)))  # nothing is lost
+        wide = await cloud.outpaint(shared, left=5, top=16, right=20, bottom=9, prompt="a wall")
+        new = np.ones((75, 95), bool)
+        new[16:66, 5:75] = False
+        shown = np.asarray(cloud._models.images.decode(wide.grid))[wide.view.window]
+        assert (np.asarray(wide.image)[new] == shown[new]).all()
+        assert (np.asarray(wide.image)[~new] == 128).all()
+
+
+async def test_what_a_backend_makes_outside_the_mask_is_left(connect):
+    class Careless(EchoBackend):
+        def fill(self, requests, watch):
+            return [draw(request.prompt, 1, request.shape) for request in requests]
+
+    async with connect(backend=Careless()) as cloud:
+        shared = await cloud.share(photo())
+        edited = await cloud.inpaint(shared, (0, 0, 20, 20), "a vase")
+        assert (edited.grid.codes[2:] == shared.grid.codes[2:]).all()
+        assert (await cloud.ask(edited, "what?")).text == reply("what?", edited.grid.codes)
+
+
 async def test_a_backend_may_fill_otherwise_where_nothing_is_said(connect, monkeypatch):
     asked = []
     fill = EchoBackend.fill
@@ -180,6 +208,30 @@ async def test_stats(connect):
         assert edited.stats.as_dict()["down_wire_bytes"] == edited.stats.down.wire_bytes
 
 
+async def test_stats_are_of_all_that_was_sent(connect):
+    async with connect() as cloud:
+        whole = await cloud.share(photo(), hole=(16, 0, 48, 20))
+        image, hole = (pack(*part).sizes for pack, part in (
+            (partial(pack_image, FakeCoder(), hole=HOLE), (whole.grid,)),
+            (pack_mask, (HOLE, 70, 50))))
+        assert whole.stats.up.payload_bytes == image.payload_bytes + hole.payload_bytes
+        assert whole.stats.up.ideal_bits == image.ideal_bits + hole.ideal_bits
+
+
+async def test_a_message_too_long_for_the_server_is_not_sent(serve):
+    """gRPC would end the session, and its pictures with it."""
+    from unimic.codec.errors import LimitExceeded
+    from unimic.codec.limits import Limits
+
+    codes = np.random.default_rng(0).integers(0, 256, (40, 50)).astype(np.uint8)
+    async with serve(limits=Limits(max_message_bytes=1000)) as address, AsyncClient(
+            address, models=fake_models()) as cloud:
+        small = await cloud.share(photo())
+        with pytest.raises(LimitExceeded, match="message"):
+            await cloud.share(Image.fromarray(codes.repeat(16, 0).repeat(16, 1)))
+        assert await cloud.ask(small, "what?")
+
+
 async def test_progress_is_sent_only_to_those_who_want_it(connect):
     async with connect() as cloud:
         seen = []
@@ -198,6 +250,21 @@ async def test_a_forgotten_picture_is_released(serve):
         for _ in range(10):
             await cloud.share(photo(16, 16))
             await asyncio.sleep(0)
+
+
+async def test_a_picture_that_cannot_be_decoded_is_released(serve):
+    from unimic.codec.errors import CorruptData
+    from unimic.codec.limits import Limits
+
+    class Broken(FakeCoder):
+        def decode_image(self, *_, **__):
+            raise CorruptData("payload", "is broken", "send it again")
+
+    async with serve(limits=Limits(max_objects=2)) as address, AsyncClient(
+            address, models=fake_models(Broken())) as cloud:
+        for _ in range(5):
+            with pytest.raises(CorruptData):
+                await cloud.generate("dogs", 32, 32)
 
 
 def test_the_synchronous_client(server_process):

@@ -9,7 +9,14 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unimic.codec.frequencies import _WEIGHTS, LOGIT_SCALE, _weights, frequencies
+from unimic.codec.frequencies import (
+    _WEIGHTS,
+    LOGIT_SCALE,
+    SKIP_ALL,
+    _weights,
+    certain,
+    frequencies,
+)
 
 GOLDEN_CRC = 1796545749
 
@@ -44,3 +51,17 @@ def test_the_table_is_golden() -> None:
 def test_a_program_that_rounds_otherwise_gets_the_same_table() -> None:
     with localcontext(Context(5, ROUND_FLOOR)):
         np.testing.assert_array_equal(_weights(), _WEIGHTS)
+
+
+def test_what_is_certain() -> None:
+    """A probability of one half is sure enough at a threshold of one half, and not below."""
+    even = np.array([[2**23 - 1, 2**23 - 1]], np.int32)
+    assert certain(even, SKIP_ALL // 2).all()
+    assert not certain(even, SKIP_ALL // 2 - 1).any()
+    assert certain(even, SKIP_ALL).all()
+
+
+def test_what_rounding_leaves_over_goes_to_the_most_probable() -> None:
+    table = frequencies(np.array([[0, 0, 0, 1, 1]], np.float32) * LOGIT_SCALE)[0]
+    assert table[0] == table[1] == table[2] < table[4] <= table[3]
+    assert table[3] - table[4] == 2**24 - 5 - 3 * table[0] - 2 * table[4] > 0

@@ -374,3 +374,58 @@ def test_input_that_does_not_fit_is_refused(coder: Coder) -> None:
         pack_text(coder, np.array([4096], dtype=np.int32))
     with pytest.raises(InvalidInput, match="mask"):
         pack_mask(np.zeros((0, 3), dtype=np.bool_), 40, 30)
+
+
+def test_what_an_image_packet_cannot_say(coder: Coder) -> None:
+    for raw, skip in (False, 257), (True, 1):
+        case = small_case(False, False, raw)
+        packet = pack(coder, case).packet
+        packet.skip = skip
+        with pytest.raises(CorruptData, match=f"skip: {skip} is out of range"):
+            unpack(coder, packet, case)
+    for field, value in (("width", 40), ("height", 30), ("pitch", 8)):
+        case = small_case(True, False, False)
+        packet = pack(coder, case).packet
+        setattr(packet, field, value)
+        with pytest.raises(CorruptData, match="a masked packet has no size"):
+            unpack(coder, packet, case)
+
+
+def test_a_base_of_another_space_is_refused(coder: Coder) -> None:
+    case = small_case(True, False, True)
+    packet = pack(coder, case).packet
+    assert case.mask is not None
+    other = replace(case.grid, codes=np.where(case.mask, case.grid.codes, 64))
+    with pytest.raises(InvalidInput, match="codes: values from"):
+        unpack(coder, packet, replace(case, base=other))
+
+
+def test_just_as_much_as_is_allowed(coder: Coder) -> None:
+    ids = np.arange(5, dtype=np.int32)
+    text = pack_text(coder, ids).packet
+    assert unpack_text(coder, text, limits=Limits(max_text_tokens=5)).tolist() == ids.tolist()
+    mask = np.zeros((1, MOST_DIAGONALS - 1), np.bool_)
+    packet = pack_mask(mask, 16 * mask.size, 16).packet
+    assert packet.coding == pb.CODING_ENTROPY
+    assert np.array_equal(unpack_mask(packet, limits=LIMITS, space=coder.space), mask)
+
+
+def test_raw_tokens_have_their_fixed_length_each(coder: Coder) -> None:
+    case = small_case(True, False, True)
+    packed = pack_image(coder, case.grid, mask=case.mask, raw=True)
+    assert np.array_equal(packed.token_bits, np.where(case.mask, 6, 0))  # of 64 codes
+
+
+def test_an_empty_image_is_refused(coder: Coder) -> None:
+    for width, height in (0, 16), (16, 0):
+        shape = grid_shape(width, height, 16)
+        with pytest.raises(InvalidInput, match=f"size: {width}×{height} pixels is empty"):
+            pack_image(coder, TokenGrid(np.zeros(shape, np.int32), width, height))
+
+
+def test_a_packet_without_a_kind_is_none(coder: Coder) -> None:
+    case = small_case(False, False, False)
+    packet = pack(coder, case).packet
+    packet.ClearField("kind")
+    with pytest.raises(CorruptData, match="kind"):
+        unpack(coder, packet, case)

@@ -52,14 +52,31 @@ def messages(draw: st.DrawFn) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
 
 
 def straddling(count: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-    """The middle symbol again and again: carries stay open for as long as can be."""
+    """The middle symbol again and again."""
     half = (2**24 - 3) // 2
     rows = np.tile(np.array([[half, 0, 2**24 - 3 - half]], dtype=np.int32), (count, 1))
     return np.ones(count, dtype=np.int32), rows
 
 
+def undecided(last: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """All but the last symbol lie around one point, so that many words wait for a carry."""
+    encoder, rest, held = QueueEncoder(), 1 << 63, 0  # rest: from the lower end to the point
+    symbols, rows = np.array([1] * 12 + [last], np.int32), np.zeros((13, 3), np.int32)
+    for i in range(len(symbols)):
+        words, (_, width) = encoder.pos()
+        left = rest // (width >> 24) - 1
+        rows[i] = left - 1, 1, 2**24 - 3 - left
+        encoder.encode(symbols[i : i + 1], rows[i : i + 1])
+        rest = rest - (width >> 24) * left << 32 * (encoder.pos()[0] - words)
+        held = max(held, encoder._held)
+    assert held > 2
+    return symbols, rows
+
+
 @given(messages())
 @example(straddling(100))
+@example(undecided(0))
+@example(undecided(2))
 def test_round_trip_within_two_bytes_of_the_ideal(
     message: tuple[NDArray[np.int32], NDArray[np.int32]],
 ) -> None:
@@ -81,6 +98,8 @@ def test_round_trip_within_two_bytes_of_the_ideal(
 @needs_constriction
 @given(messages(), st.data())
 @example(straddling(100), None)
+@example(undecided(0), None)
+@example(undecided(2), None)
 def test_the_numpy_twin_writes_and_reads_the_same_words(
     message: tuple[NDArray[np.int32], NDArray[np.int32]], data: st.DataObject | None
 ) -> None:
@@ -222,3 +241,10 @@ def test_symbols_that_do_not_fit_are_refused() -> None:
 def test_the_documented_example() -> None:
     assert doctest.testmod(rangecoder).failed == 0
     assert doctest.testmod(rangecoder).attempted > 5
+
+
+def test_the_numpy_twin_refuses_what_no_encoder_wrote() -> None:
+    rows = rows_for(0, 1, 3, 1)
+    for words in ([2**32 - 1] * 2, [2**32 - 1] * 5):
+        with pytest.raises(AssertionError):
+            QueueDecoder(np.array(words, np.uint32)).decode(rows)

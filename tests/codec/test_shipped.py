@@ -26,6 +26,7 @@ from unimic.codec.packets import (
 from unimic.codec.store import TEXT_TOKENIZER, ModelStore
 from unimic.codec.text import TextTokenizer
 from unimic.codec.tokens import TokenGrid, grid_shape
+from unimic.v1 import packet_pb2 as pb
 
 LIMITS = Limits()
 few = settings(max_examples=12, suppress_health_check=[HealthCheck.too_slow])
@@ -149,3 +150,62 @@ def test_texts_tell_how_far_they_are_and_can_be_stopped(shipped: Coder) -> None:
     ids = np.arange(40, dtype=np.int32)
     shipped.watched(lambda *told: seen.append(told)).encode_text(ids)
     assert seen == [(0, 40), (16, 40), (32, 40), (40, 40)]
+
+
+@pytest.mark.parametrize("share", [0.3, 0.6, 0.999])
+def test_a_budget_is_used(shipped: Coder, share: float) -> None:
+    """No less could have been left out, and a packet of just the budget keeps it."""
+    codes = np.random.default_rng(5).integers(0, 8192, (14, 14)).astype(np.int32)
+    grid = TokenGrid(codes, 224, 224)
+    whole = pack_image(shipped, grid)
+    assert pack_image_within(shipped, grid, whole.sizes.wire_bytes).packet == whole.packet
+    budget = int(whole.sizes.wire_bytes * share)
+    packed = pack_image_within(shipped, grid, budget)
+    assert packed.packet.skip > 0
+    less = pack_image(shipped, grid, skip=packed.packet.skip - 1)
+    assert less.sizes.wire_bytes > budget >= packed.sizes.wire_bytes
+    again = pack_image_within(shipped, grid, packed.sizes.wire_bytes)
+    assert again.packet == packed.packet
+
+
+def test_a_damaged_payload_is_never_another_text(shipped: Coder, store: ModelStore) -> None:
+    packet = pack_text(shipped, TextTokenizer.of(store).encode("Two dogs run on a beach.")).packet
+    assert packet.coding == pb.CODING_ENTROPY
+    payload = packet.payload
+    for place in range(len(payload)):
+        packet.payload = payload[:place] + bytes([payload[place] ^ 0x10]) + payload[place + 1 :]
+        with pytest.raises(UnimicError, match=r"payload|crc"):
+            unpack_text(shipped, packet, limits=LIMITS)
+    packet.payload = payload + b"\0"
+    with pytest.raises(UnimicError, match="payload"):
+        unpack_text(shipped, packet, limits=LIMITS)
+
+
+def test_who_watches_a_coder_watches_nobody_elses(shipped: Coder) -> None:
+    def stop(done: int, total: int) -> None:
+        raise InterruptedError
+
+    ids, codes = np.arange(40, dtype=np.int32), np.zeros((2, 2), np.int32)
+    watched = shipped.watched(stop)
+    payload, text = shipped.encode_image(codes).payload, shipped.encode_text(ids).payload
+    for call in (lambda: watched.encode_image(codes), lambda: watched.decode_image(payload, codes),
+                 lambda: watched.encode_text(ids), lambda: watched.decode_text(text, 40)):
+        with pytest.raises(InterruptedError):
+            call()
+    assert np.array_equal(shipped.decode_text(text, 40), ids)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_images_tell_how_far_they_are(shipped: Coder, masked: bool) -> None:
+    codes = np.random.default_rng(0).integers(0, 8192, (20, 36)).astype(np.int32)
+    mask = np.ones(codes.shape, np.bool_)
+    if masked:
+        mask[:, ::2] = False
+    seen: list[tuple[int, int]] = []
+    for skip in 0, 128:
+        seen.clear()
+        shipped.watched(lambda *told: seen.append(told)).encode_image(codes, mask=mask, skip=skip)
+        assert seen[0] == (0, mask.sum())
+        assert seen[-1] == (mask.sum(), mask.sum())
+        assert seen == sorted(seen)
+        assert len(set(seen)) > 3

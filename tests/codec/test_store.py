@@ -90,6 +90,7 @@ def test_what_is_missing_is_named(folder: Path) -> None:
     lambda m: m.update(format=99),
     lambda m: m.update(models=[]),
     lambda m: m["models"].update({"../up": m["models"].pop("image-entropy")}),
+    lambda m: m["models"].update({"..": m["models"].pop("image-entropy")}),
     lambda m: m["models"]["image-entropy"].update(id="xyz"),
     lambda m: m["models"]["image-entropy"].update(id="1234"),
     lambda m: m["models"]["image-entropy"].update(files={"../up": {"sha256": "", "bytes": 0}}),
@@ -149,3 +150,15 @@ def test_a_space_without_its_sizes(folder: Path) -> None:
     path.write_text(json.dumps(manifest))
     with pytest.raises(CorruptData, match="image_codes, patch, not"):
         ModelStore(folder).space()
+
+
+def test_a_manifest_is_replaced_in_one_step(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever is stopped halfway leaves the old one."""
+    def stop(*_: object) -> None:
+        raise InterruptedError
+
+    before = (folder / "manifest.json").read_bytes()
+    monkeypatch.setattr(Path, "replace", stop)
+    with pytest.raises(InterruptedError):
+        add_model(folder, "image-entropy", "image-entropy", id=b"another-", **ABOUT)
+    assert (folder / "manifest.json").read_bytes() == before

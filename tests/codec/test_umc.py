@@ -147,6 +147,7 @@ def test_forged_lengths_take_no_memory() -> None:
     (1, {"references": [2**32 - 1]}, "references"),
     (3, {"references": [2, 1, 0]}, "references"),
     (3, {"references": [1, 2, 0, 0]}, "references"),
+    (3, {"references": [3, 2, 0]}, "references"),
     (2, {"references": [0]}, "references"),
     (0, {"space": b"short"}, "space"),
     (0, {"model": b""}, "model"),
@@ -171,7 +172,8 @@ def test_packets_that_a_file_cannot_hold(
         umc.read(sealed(b"".join(parts)), LIMITS)
 
 
-@pytest.mark.parametrize("size", [(41, 30, 16), (40, 31, 16), (80, 60, 32), (20, 15, 8)])
+@pytest.mark.parametrize("size", [(41, 30, 16), (40, 31, 16), (80, 60, 32), (20, 15, 8),
+                                  (40, 30, 17)])
 def test_masks_of_as_many_cells_for_another_picture(
         coder: Coder, size: tuple[int, int, int]) -> None:
     for user in 3, 4:
@@ -224,3 +226,23 @@ def test_an_unknown_coding_is_refused_both_ways(coder: Coder) -> None:
     body = data[:6] + bytes([len(record)]) + record
     with pytest.raises(CorruptData, match="packet 0 coding: unknown value 5"):
         umc.read(io.BytesIO(body + zlib.crc32(body).to_bytes(4, "little")), LIMITS)
+
+
+def test_what_was_changed_can_be_changed_again(coder: Coder) -> None:
+    """A masked image has the size of what it changes, and that may be a masked image too."""
+    packets, contents = example(coder)
+    mask, changed = contents[2], contents[3]
+    assert isinstance(changed, TokenGrid)
+    again = TokenGrid(np.where(mask, 11, changed.codes), 40, 30)  # type: ignore[call-overload]
+    packet = pack_image(coder, again, mask=mask).packet  # type: ignore[arg-type]
+    packets.append(for_file(packet, coder, [3, 2]))
+    back = umc.decode(coder, umc.read(io.BytesIO(written(packets)), LIMITS), limits=LIMITS)
+    assert same(back[-1], again)
+
+
+def test_as_many_packets_as_are_allowed(coder: Coder) -> None:
+    packets, _ = example(coder)
+    data = written(packets)
+    assert umc.read(io.BytesIO(data), Limits(max_objects=len(packets))) == packets
+    with pytest.raises(LimitExceeded, match="packets"):
+        umc.read(io.BytesIO(data), Limits(max_objects=len(packets) - 1))

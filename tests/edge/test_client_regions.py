@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import weakref
 from types import SimpleNamespace
 
 import numpy as np
@@ -95,6 +96,9 @@ def test_canvases_grow_by_whole_tokens_where_they_must():
     margins, view = grow(view, Margins(left=12), 16)
     assert margins == Margins(left=16)
     assert view == View(15, 0, 96, 50)
+    assert grow(View(11, 0, 84, 50), Margins(left=20), 16) == (
+        Margins(left=16), View(7, 0, 104, 50))
+    assert grow(View(0, 11, 70, 50), Margins(top=20), 16) == (Margins(top=16), View(0, 7, 70, 70))
     assert grow(WHOLE, Margins(top=16), 16) == (Margins(top=16), View(0, 0, 70, 66))
 
 
@@ -114,6 +118,22 @@ def test_enlarged_grids():
     assert mask[3:].all()
     assert mask[:, :2].all()
     grid.check(SPACE)
+
+
+@pytest.mark.parametrize(("margins", "rows", "columns"), [
+    (Margins(right=1), 4, 4), (Margins(right=16), 4, 4), (Margins(bottom=1), 3, 5),
+    (Margins(bottom=16), 3, 5), (Margins(left=16), 4, 5), (Margins(top=16), 4, 5)])
+def test_padding_is_new_where_the_picture_goes_on(margins, rows, columns):
+    grid, mask = enlarge(GRID, margins)
+    top, left = margins.top // 16, margins.left // 16
+    assert (grid.codes[~mask].reshape(rows, columns) == GRID.codes[:rows, :columns]).all()
+    assert not mask[top : top + rows, left : left + columns].any()
+
+
+@pytest.mark.parametrize("side", ["left", "top"])
+def test_tokens_do_not_move_by_part_of_a_token(side):
+    with pytest.raises(InvalidInput, match=f"margins.{side}: 5 pixels are not whole tokens"):
+        enlarge(GRID, Margins(**{side: 5}))
 
 
 def test_enlarging_a_picture_of_less_than_a_token():
@@ -159,3 +179,15 @@ def test_only_the_edited_part_is_decoded_and_it_is_as_if_all_were():
         assert 0 < tokenizer.tokens <= (2 * HALO + 3) ** 2  # 30 pixels touch three tokens
         assert (pixels[region] == whole[region]).all()
         assert (pixels[~region] == photo[~region]).all()
+
+
+def test_what_a_picture_came_from_may_go():
+    models = SimpleNamespace(images=SeeThrough(), refiner=lambda shown, decoded, hole: shown)
+    region = np.zeros((50, 70), bool)
+    region[:9, :9] = True
+    base = Canvas(GRID, models, np.zeros((50, 70, 3), np.uint8))
+    seen, edited = weakref.ref(base), Canvas(GRID, models, Edit(base, 0, 0, region, soft=True))
+    del base
+    assert seen() is not None
+    assert edited.pixels.shape == (50, 70, 3)
+    assert seen() is None

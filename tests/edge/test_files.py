@@ -14,8 +14,10 @@ import pytest
 from PIL import Image
 
 import unimic.edge
+from unimic.codec import umc
 from unimic.codec.coder import Coder
 from unimic.codec.errors import CorruptData, InvalidInput, LimitExceeded, UnimicError, UnknownModel
+from unimic.codec.packets import for_file, pack_image, pack_text
 from unimic.edge import AsyncClient, Models, decode, encode_image, encode_text
 from unimic.edge.cli import main
 
@@ -150,3 +152,29 @@ def test_what_is_no_file(models: Models, tmp_path: Path) -> None:
 def test_every_public_name_is_there() -> None:
     assert all(getattr(unimic.edge, name) for name in unimic.edge.__all__)
     assert set(unimic.edge.__all__) == set(unimic.edge._HOMES)
+
+
+def test_the_last_picture_and_text_are_shown(models: Models, photo: Image.Image) -> None:
+    """A file may hold what a picture was before, too."""
+    coder, file = models.coder, io.BytesIO()
+    grids = [models.images.encode(image) for image in (photo, photo.rotate(180))]
+    packets = [pack_text(coder, models.text.encode(text)).packet for text in ("one", "two")]
+    packets += [pack_image(coder, grid).packet for grid in grids]
+    umc.write(file, [for_file(packet, coder) for packet in packets])
+    shown = decode(file.getvalue(), models)
+    assert shown.text == "two"
+    assert np.array_equal(np.asarray(shown.image), np.asarray(models.images.decode(grids[1])))
+
+
+@pytest.mark.parametrize("prompt", [None, "waves of colour"])
+def test_a_file_keeps_any_budget(models: Models, photo: Image.Image, prompt: str | None) -> None:
+    """Also where the length of the picture's packet begins to take two bytes."""
+    with pytest.raises(LimitExceeded) as caught:
+        encode_image(photo, models, prompt=prompt, budget=5)
+    least = int(caught.value.remedy.split()[-1])
+    assert len(encode_image(photo, models, prompt=prompt, budget=least).data) == least
+    longest = encode_image(photo, models, prompt=prompt, quality=200)
+    for budget in (*range(least, least + 12), *range(128 + least - 45, 128 + least - 10)):
+        coded = encode_image(photo, models, prompt=prompt, budget=budget)
+        assert len(coded.data) <= budget < len(longest.data)
+        assert bool(decode(coded.data, models).packets[-1].scenario) == (prompt is not None)

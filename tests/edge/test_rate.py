@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from PIL import Image
 
 from unimic.codec.errors import LimitExceeded
 from unimic.codec.limits import Limits
-from unimic.codec.packets import PackedImage, pack_image, unpack_image
+from unimic.codec.packets import PackedImage, pack_image, pack_image_within, unpack_image
 from unimic.codec.progress import Progress
 from unimic.codec.tokens import PITCHES, Mask, TokenGrid
 from unimic.edge.cli import main
@@ -125,3 +126,17 @@ def test_the_budget_of_a_file(photo: Image.Image, tmp_path: Path,
         assert budget // 2 < (tmp_path / "photo.umc").stat().st_size <= budget
         assert main(["decode", *names[1:], "-f"]) == 0
         assert Image.open(tmp_path / "back.png").size == photo.size
+
+
+def test_codes_give_way_to_cheaper_ones_below_the_full_rate_alone(
+        models: Models, photo: Image.Image) -> None:
+    grid = models.images.encode(photo)
+    assert grid.distances is not None
+    assert np.array_equal(pack_image(models.coder, grid).grid.codes, grid.codes)
+    priced, plain = (pack_image(models.coder, each, skip=1)
+                     for each in (grid, replace(grid, distances=None)))
+    assert priced.sizes.ideal_bits < plain.sizes.ideal_bits
+    fine = models.images.encode(photo, 8)
+    once = pack_image(models.coder, fine, skip=1)
+    budget = once.sizes.wire_bytes
+    assert pack_image_within(models.coder, fine, budget).packet == once.packet

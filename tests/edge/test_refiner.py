@@ -51,6 +51,24 @@ def test_it_looks_as_far_around_as_it_learned_to(refiner: Refiner) -> None:
     assert (refiner(near, decoded, made)[made] != refiner(far, decoded, made)[made]).any()
 
 
+def test_the_network_is_told_what_tokens_lost(tiny_store: Any) -> None:
+    told: dict[str, np.ndarray] = {}
+
+    class Network:
+        def run(self, _: None, inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
+            told.update(inputs)
+            return [inputs["shown"]]
+
+    refiner = Refiner(tiny_store)
+    refiner._network = Network  # type: ignore[assignment]
+    shown, decoded, made = noise(1), noise(2), hole(64, 96, 80, 112)
+    assert (refiner(shown, decoded, made) == shown).all()
+    cut = slice(64 - CONTEXT, 80 + CONTEXT), slice(96 - CONTEXT, 112 + CONTEXT)
+    lost = (shown[cut].astype(float) - decoded[cut]) / 255
+    np.testing.assert_allclose(told["lost"][0], lost.transpose(2, 0, 1), atol=1e-6)
+    np.testing.assert_array_equal(told["hole"][0, 0], made[cut])
+
+
 def test_tiles_are_invisible(refiner: Refiner, monkeypatch: pytest.MonkeyPatch) -> None:
     shown, decoded, made = noise(1), noise(2), hole(16, 16, 141, 200)
     whole = refiner(shown, decoded, made).astype(int)

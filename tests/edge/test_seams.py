@@ -44,6 +44,13 @@ def test_far_pixels_say_nothing():
     assert (adjusted(new, old, made)[made] == new[made]).all()
 
 
+def test_shifted_pixels_stay_in_their_range():
+    made = hole()
+    for new, old in ((noise(1, 240, 256), 255), (noise(1, 0, 16), 0)):
+        shifted = adjusted(new, np.full_like(new, old), made).astype(int)
+        assert ((shifted >= new) if old else (shifted <= new)).all()
+
+
 def test_the_shift_fades_to_the_mean_of_what_differs():
     made = hole()
     new = np.full((64, 64, 3), 128, np.uint8)

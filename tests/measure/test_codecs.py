@@ -223,10 +223,15 @@ def test_more_bytes_are_not_always_nearer() -> None:
     found = choose.smallest([flat(levels)], picture, enough)
     assert found is not None
     assert found.setting == 1
+    #         every fit is a step to the next: 10 is too far from 35, where bisection ends
+    fits = {10: 99, 22: 101, 35: 100}
+    found = choose.smallest([flat({fits.get(i, i): i + 1 for i in range(40)})], picture, enough)
+    assert found is not None
+    assert found.setting == 10
     #         bisection ends at 10 bytes; 99 has fewer than the settings before it
-    bytes_of = {10: 10, 50: 60, 40: 61, 99: 20, 98: 70, 97: 80}
+    bytes_of = {10: 10, 50: 60, 40: 61, 98: 70, 99: 20, 97: 80}
     within, smallest = choose.within([flat(bytes_of)], picture, [30, 5])
-    assert within.setting == 3
+    assert within.setting == 4
     assert smallest.setting == 0
 
 

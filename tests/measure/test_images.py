@@ -464,6 +464,34 @@ def test_fronts_and_rates() -> None:
     assert chosen["bpp"] == 0.052  # the best of a tenth more
 
 
+def test_the_middle_of_a_picture() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (300, 400, 3)).astype(np.uint8)
+    assert np.array_equal(np.asarray(run.middle(Image.fromarray(pixels))), pixels[22:278, 72:328])
+    assert run.middle(Image.fromarray(pixels[:9, :7])).size == (7, 9)
+
+
+def test_of_equal_rates_the_better_one() -> None:
+    for rows in curve("a", (0.1, 20), (0.1, 22)), curve("a", (0.1, 22), (0.1, 20)):
+        assert [row["psnr"] for row in curves.front(rows, "psnr", True)] == [22]
+        assert [row["psnr"] for row in curves.front(rows, "psnr", False)] == [20]
+
+
+def test_no_rate_below_ours_where_there_is_one_above() -> None:
+    (chosen,) = curves.at_rate(curve("a", (0.095, 21), (0.2, 28)), 0.1, "psnr", True)
+    assert chosen["bpp"] == 0.2
+
+
+def test_means_are_of_all_pictures() -> None:
+    def row(image: str, codec: str, psnr: float | None) -> run.Row:
+        return {"image": image, "codec": codec, "setting": 1, "bpp": 0.5, "psnr": psnr}
+
+    rows = [row("x", "a", 20), row("y", "a", None), row("x", "b", 20), row("x", "c", 20),
+            row("y", "c", 30), {**row("y", "b", None), "error": "it failed"}]
+    means = curves.averages(rows, {}, [METRICS["psnr"]])
+    assert [(mean["codec"], mean["images"], mean["psnr"]) for mean in means] == [
+        ("a", 2, None), ("c", 2, 25)]
+
+
 def test_ours_against_the_best_of_the_others() -> None:
     ours, first = curve("unimic", (0.1, 3.0)), curve("a", (0.1, 4.0))
     second = curve("b", (0.1, 5.0))
@@ -482,6 +510,8 @@ def test_bd_rate() -> None:
     assert curves.bd_rate(anchor, twice[:3], "psnr", True) is None
     apart = curve("c", (0.1, 5), (0.2, 6), (0.4, 7), (0.8, 8))
     assert curves.bd_rate(anchor, apart, "psnr", True) is None
+    touching = curve("c", (0.1, 16), (0.2, 19), (0.4, 22), (0.8, 25.5))
+    assert curves.bd_rate(anchor, touching, "psnr", True) is None
     nothing = curve("b", (0.0, 9))
     assert curves.bd_rate(anchor, [*nothing, *twice], "psnr", True) == curves.bd_rate(
         anchor, twice, "psnr", True)
