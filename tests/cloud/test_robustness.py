@@ -604,43 +604,43 @@ async def test_many_sessions_share_batches_and_get_what_they_would_get_alone(ser
         assert sum(backend.batches) == 120
 
 
+async def ended(backend: EchoBackend, first: list[str], then: list[str]) -> list[str]:
+    """Requests, of an asker and a number of rows each, such as "one 3", as they end.
+
+    Those of ``then`` come while the first is at work.
+    """
+    batcher = Batcher(backend)
+    names = {request.split()[0] for request in first + then}
+    askers = {name: type(name, (), {})() for name in names}
+    order = []
+
+    async def ask(request: str) -> None:
+        name, rows = request.split()
+        await batcher.run(askers[name], GenerateRequest(request, int(rows), 1,
+                                                        Sampling(0, 2, 0.0, 0.0)))
+        order.append(request)
+
+    calls = [asyncio.create_task(ask(request)) for request in first]
+    await until(lambda: backend.steps)
+    calls += [asyncio.create_task(ask(request)) for request in then]
+    await asyncio.gather(*calls)
+    batcher.close()
+    return order
+
+
 async def test_nobody_waits_for_all_that_another_has_asked_for():
     backend = EchoBackend(0.02)
-    batcher = Batcher(backend)
-    ended = []
-
-    async def ask(asker: object, name: str, rows: int) -> None:
-        await batcher.run(asker, GenerateRequest(name, rows, 1, Sampling(0, 2, 0.0, 0.0)))
-        ended.append(name)
-
-    one, other, third = (type(name, (), {})() for name in ("one", "other", "third"))
-    calls = [asyncio.create_task(ask(one, f"one {rows}", rows)) for rows in range(1, 6)]
-    await until(lambda: backend.steps)
-    calls += [asyncio.create_task(ask(other, f"other {rows}", rows)) for rows in (11, 12)]
-    calls.append(asyncio.create_task(ask(third, "third", 5)))  # goes along, and sooner for both
-    await asyncio.gather(*calls)
-    assert ended == ["one 1", "one 2", "one 5", "third", "other 11", "one 3", "other 12", "one 4"]
+    assert await ended(
+        backend, ["one 1", "one 2", "one 3", "one 4", "one 5"],
+        ["other 11", "other 12", "third 5"],  # the last goes along, and sooner for both
+    ) == ["one 1", "one 2", "one 5", "third 5", "other 11", "one 3", "other 12", "one 4"]
     assert backend.batches == [1, 1, 2, 1, 1, 1, 1]
-    batcher.close()
 
 
 async def test_who_goes_along_delays_nobody():
-    backend = EchoBackend(0.1)
-    batcher = Batcher(backend)
-    ended = []
-
-    async def ask(asker: object, name: str, rows: int) -> None:
-        await batcher.run(asker, GenerateRequest(name, rows, 1, Sampling(0, 2, 0.0, 0.0)))
-        ended.append(name)
-
-    one, other = (type(name, (), {})() for name in ("one", "other"))
-    calls = [asyncio.create_task(ask(one, f"one {rows}", rows)) for rows in range(1, 5)]
-    await until(lambda: backend.steps)
-    calls += [asyncio.create_task(ask(other, f"other {rows}", rows)) for rows in (11, 12)]
-    calls.append(asyncio.create_task(ask(one, "one 11", 11)))
-    await asyncio.gather(*calls)
-    assert ended == ["one 1", "one 2", "other 11", "one 11", "one 3", "other 12", "one 4"]
-    batcher.close()
+    assert await ended(
+        EchoBackend(0.1), ["one 1", "one 2", "one 3", "one 4"], ["other 11", "other 12", "one 11"],
+    ) == ["one 1", "one 2", "other 11", "one 11", "one 3", "other 12", "one 4"]
 
 
 async def test_only_like_requests_are_taken_together():

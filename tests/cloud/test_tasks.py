@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
-from functools import partial
 
 import numpy as np
 import pytest
 from fake_backend import UNPROMPTED, EchoBackend, FakeCoder, draw, fake_models, reply
 from PIL import Image
 
-from unimic.codec.errors import InvalidInput
+from unimic.codec.errors import CorruptData, InvalidInput, LimitExceeded
+from unimic.codec.limits import Limits
 from unimic.codec.packets import pack_image, pack_mask
 from unimic.edge import AsyncClient, Client
 from unimic.edge.seams import adjusted
@@ -211,18 +211,14 @@ async def test_stats(connect):
 async def test_stats_are_of_all_that_was_sent(connect):
     async with connect() as cloud:
         whole = await cloud.share(photo(), hole=(16, 0, 48, 20))
-        image, hole = (pack(*part).sizes for pack, part in (
-            (partial(pack_image, FakeCoder(), hole=HOLE), (whole.grid,)),
-            (pack_mask, (HOLE, 70, 50))))
+        image = pack_image(FakeCoder(), whole.grid, hole=HOLE).sizes
+        hole = pack_mask(HOLE, 70, 50).sizes
         assert whole.stats.up.payload_bytes == image.payload_bytes + hole.payload_bytes
         assert whole.stats.up.ideal_bits == image.ideal_bits + hole.ideal_bits
 
 
 async def test_a_message_too_long_for_the_server_is_not_sent(serve):
     """gRPC would end the session, and its pictures with it."""
-    from unimic.codec.errors import LimitExceeded
-    from unimic.codec.limits import Limits
-
     codes = np.random.default_rng(0).integers(0, 256, (40, 50)).astype(np.uint8)
     async with serve(limits=Limits(max_message_bytes=1000)) as address, AsyncClient(
             address, models=fake_models()) as cloud:
@@ -243,8 +239,6 @@ async def test_progress_is_sent_only_to_those_who_want_it(connect):
 
 
 async def test_a_forgotten_picture_is_released(serve):
-    from unimic.codec.limits import Limits
-
     async with serve(limits=Limits(max_objects=4)) as address, AsyncClient(
             address, models=fake_models()) as cloud:
         for _ in range(10):
@@ -253,9 +247,6 @@ async def test_a_forgotten_picture_is_released(serve):
 
 
 async def test_a_picture_that_cannot_be_decoded_is_released(serve):
-    from unimic.codec.errors import CorruptData
-    from unimic.codec.limits import Limits
-
     class Broken(FakeCoder):
         def decode_image(self, *_, **__):
             raise CorruptData("payload", "is broken", "send it again")

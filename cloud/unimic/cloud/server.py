@@ -81,14 +81,16 @@ class _Health(health.aio.HealthServicer):  # type: ignore[misc]  # has no types
 
     async def Watch(self, request: health_pb2.HealthCheckRequest, context: Any) -> None:
         """As the standard has it, until the server ends."""
-        tasks = [asyncio.create_task(super().Watch(request, context)),
-                 asyncio.create_task(self.ended.wait())]
+        watching = asyncio.create_task(super().Watch(request, context))
+        ended = asyncio.create_task(self.ended.wait())
         try:
-            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait((watching, ended), return_when=asyncio.FIRST_COMPLETED)
+            if watching.done():
+                watching.result()
         finally:
-            for task in tasks:
+            for task in (watching, ended):
                 task.cancel()
-            await asyncio.wait(tasks)
+            await asyncio.wait((watching, ended))
 
 
 class Server:

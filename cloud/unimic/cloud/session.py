@@ -237,12 +237,12 @@ class Session:
     # ── requests ──────────────────────────────────────────────────────────────────────────────
 
     async def _start(self, request: pb.Share | pb.Task) -> None:
-        asks = isinstance(request, pb.Task) and request.kind in QUESTIONS
-        limit = self._engine.limits.max_objects
-        images = sum(task not in self._questions for task in self._objects.values())
         if self._engine.draining.is_set():
             await self._fail(request.id, Leaving("server", "is shutting down", "connect again"))
             return
+        asks = isinstance(request, pb.Task) and request.kind in QUESTIONS
+        limit = self._engine.limits.max_objects
+        images = sum(task not in self._questions for task in self._objects.values())
         if not request.id or request.id in self._objects:
             await self._fail(request.id, InvalidInput(
                 "id", f"{request.id} is 0 or in use", "number requests from 1, each once"))
