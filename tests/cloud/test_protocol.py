@@ -10,11 +10,13 @@ import grpc
 import numpy as np
 import pytest
 from fake_backend import SPACE, EchoBackend, FakeCoder, FakeText, draw, fake_models, reply
+from PIL import Image
 
 from unimic.codec.limits import Limits
 from unimic.codec.packets import pack_image, pack_mask, pack_text, unpack_text
 from unimic.codec.tokens import TokenGrid
 from unimic.edge import AsyncClient
+from unimic.measure.proxy import CountingProxy
 from unimic.v1 import service_pb2 as pb
 from unimic.v1.packet_pb2 import CODING_RAW
 from unimic.v1.service_pb2_grpc import MultimodalStub
@@ -364,6 +366,28 @@ async def test_messages_are_limited(dial):
         await peer.send(share=pb.Share(id=1, packet=packet))
         assert (await peer.status())[0] == grpc.StatusCode.RESOURCE_EXHAUSTED
         await well.is_well(1)
+
+
+async def test_messages_are_not_compressed(dial):
+    """A few bytes could else become a message over the limit."""
+    async with dial() as channel:
+        with pytest.raises(grpc.aio.AioRpcError, match="gzip") as caught:
+            await MultimodalStub(channel).GetCapabilities(
+                pb.GetCapabilitiesRequest(), compression=grpc.Compression.Gzip)
+        assert caught.value.code() == grpc.StatusCode.UNIMPLEMENTED
+
+
+async def test_a_turn_takes_little_more_than_its_messages(serve):
+    """Frames of HTTP/2 and gRPC are 14 bytes, an announcement of room in the stream 13."""
+    async with serve() as address:
+        with CountingProxy(address) as proxy:
+            async with AsyncClient(proxy.address, models=fake_models()) as cloud:
+                shared = await cloud.share(Image.new("RGB", (70, 50)))
+                for _ in range(3):
+                    before = proxy.up, proxy.down
+                    stats = (await cloud.ask(shared, "what?")).stats
+                    assert proxy.up - before[0] <= stats.up.wire_bytes + 27
+                    assert proxy.down - before[1] <= stats.down.wire_bytes + 27
 
 
 async def test_a_flood_of_requests_is_worked_off(dial):

@@ -41,6 +41,13 @@ def channel_options(max_message_bytes: int) -> list[tuple[str, int]]:
         ("grpc.max_receive_message_length", max_message_bytes),
         # A turn is a few hundred bytes: probing the bandwidth would cost some 35 each way.
         ("grpc.http2.bdp_probe", 0),
+        # A connection begins with room for 64 KiB each way. As long as that is more than this, gRPC
+        # does not announce with every message that there is room again, which takes 13 bytes.
+        # Only messages of more than this need another round trip.
+        ("grpc.http2.lookahead_bytes", 1 << 15),
+        # What is coded cannot be compressed; and else a few bytes could become a message over the
+        # limit, and 15 go each way to say how one may.
+        ("grpc.compression_enabled_algorithms_bitset", 1),
         # Else a new client would wait out what gRPC holds against the address since an old one.
         ("grpc.use_local_subchannel_pool", 1),
         ("grpc.keepalive_time_ms", 1000 * KEEPALIVE_SECONDS),
