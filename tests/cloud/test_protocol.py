@@ -13,12 +13,12 @@ from fake_backend import SPACE, EchoBackend, FakeCoder, FakeText, draw, fake_mod
 from PIL import Image
 
 from unimic.codec.limits import Limits
-from unimic.codec.packets import pack_image, pack_mask, pack_text, unpack_text
+from unimic.codec.packets import from_session, pack_image, pack_mask, pack_text, unpack_text
 from unimic.codec.tokens import TokenGrid
 from unimic.edge import AsyncClient
 from unimic.measure.proxy import CountingProxy
 from unimic.v1 import service_pb2 as pb
-from unimic.v1.packet_pb2 import CODING_RAW
+from unimic.v1.packet_pb2 import CODING_RAW, KIND_TEXT
 from unimic.v1.service_pb2_grpc import MultimodalStub
 
 CODER = FakeCoder()
@@ -60,7 +60,8 @@ class Peer:
         await self.send(share=share(number))
         assert (await self.read()).result.id == number
         await self.send(task=ask(number + 1, number))
-        answer = unpack_text(CODER, (await self.read()).result.packet, limits=Limits())
+        packet = from_session((await self.read()).result.packet, KIND_TEXT)
+        answer = unpack_text(CODER, packet, limits=Limits())
         assert FakeText().decode(answer) == reply("what?", GRID.codes)
 
 
@@ -192,7 +193,7 @@ BAD = {
     "empty message": (pb.ClientMessage(), 0, "message"),
     "no id": (pb.ClientMessage(share=share(0)), 0, "id"),
     "id in use": (pb.ClientMessage(share=share(1)), 1, "id"),
-    "no packet": (pb.ClientMessage(share=pb.Share(id=9)), 9, "share.packet.kind"),
+    "no packet": (pb.ClientMessage(share=pb.Share(id=9)), 9, "share.packet.width"),
     "a text": (pb.ClientMessage(share=pb.Share(
         id=9, packet=pack_text(CODER, FakeText().encode("a")).packet)), 9, "share.packet.kind"),
     "a masked image": (pb.ClientMessage(share=pb.Share(id=9, packet=pack_image(

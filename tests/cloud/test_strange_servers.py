@@ -78,12 +78,10 @@ async def test_a_picture_of_another_size(size):
         assert (await cloud.generate("", 64, 64)).image.size == (64, 64)
 
 
-@pytest.mark.parametrize("told", [{"confidence": float("nan")}, {"confidence": -5e30},
-                                  {"confidence": 1.5}, {"seconds": float("nan")},
-                                  {"seconds": float("inf")}, {"seconds": -1}])
-async def test_figures_that_are_none(told):
+@pytest.mark.parametrize("told", [float("nan"), -5e30, 1.5])
+async def test_a_confidence_that_is_none(told):
     answer = pack_text(CODER, FakeText().encode("a dog")).packet
-    async with client(pb.Result(), pb.Result(packet=answer, **told),
+    async with client(pb.Result(), pb.Result(packet=answer, confidence=told),
                       pb.Result(packet=answer, confidence=1)) as cloud:
         photo = await cloud.share(PHOTO)
         with pytest.raises(CorruptData, match="a confidence of"):

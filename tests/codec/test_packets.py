@@ -26,6 +26,8 @@ from unimic.codec.masks import MOST_DIAGONALS
 from unimic.codec.packets import (
     Packed,
     for_file,
+    for_session,
+    from_session,
     pack_image,
     pack_mask,
     pack_text,
@@ -181,6 +183,31 @@ def test_masks_come_back(coder: Coder, case: Case) -> None:
         assert np.array_equal(back, mask)
         assert packed.sizes.payload_bytes <= -(-mask.size // 8)
         assert header_bytes(packed.packet) <= 16
+
+
+@pytest.mark.parametrize("pitch", [PITCH, 9])
+def test_what_a_session_leaves_out_is_put_back(coder: Coder, pitch: int) -> None:
+    size = 70, 50, pitch
+    shape = grid_shape(*size)
+    mask = np.zeros(shape, np.bool_)
+    for packet, kind in (
+            (pack_image(coder, TokenGrid(np.zeros(shape, np.int32), *size)).packet, pb.KIND_IMAGE),
+            (pack_mask(mask, *size).packet, pb.KIND_MASK)):
+        sent = for_session(packet)
+        assert sent.ByteSize() == packet.ByteSize() - (6 if pitch == PITCH else 8)
+        assert from_session(sent, kind, size) == packet
+        sent = for_session(packet, sized=True)
+        assert sent.ByteSize() == packet.ByteSize() - 2
+        assert from_session(sent, kind) == packet
+    text = pack_text(coder, np.zeros(3, np.int32)).packet
+    assert from_session(for_session(text), pb.KIND_TEXT) == text
+
+
+def test_what_a_packet_says_itself_stays(coder: Coder) -> None:
+    packet = pack_mask(np.zeros((4, 5), np.bool_), 70, 50).packet
+    assert from_session(packet, pb.KIND_IMAGE, (70, 51, 9)) == packet
+    assert from_session(pb.Packet(pitch=9), pb.KIND_MASK, (70, 50, 16)) == pb.Packet(
+        kind=pb.KIND_MASK, pitch=9)
 
 
 @pytest.mark.parametrize("shape", [(1, MOST_DIAGONALS), (MOST_DIAGONALS, 1)])

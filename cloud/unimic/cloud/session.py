@@ -29,6 +29,8 @@ from unimic.codec.coder import Coder
 from unimic.codec.errors import InvalidInput, LimitExceeded, UnimicError, UnknownModel
 from unimic.codec.limits import Limits
 from unimic.codec.packets import (
+    for_session,
+    from_session,
     named,
     pack_image,
     pack_text,
@@ -287,14 +289,15 @@ class Session:
                 "server", "an internal error", "ask its operator to look at its log"))
             return None
         result.id = request.id
-        result.seconds = time.perf_counter() - began
+        seconds = time.perf_counter() - began
+        result.milliseconds = round(1000 * seconds)
         message, most = pb.ServerMessage(result=result), self._engine.limits.max_message_bytes
         if message.ByteSize() > most:  # gRPC would end the session
             await self._fail(request.id, LimitExceeded(
                 "result", f"{message.ByteSize()} bytes are over {most}", "ask for a smaller image"))
             return None
         log.info("%s: request %d done, %s, %.3f s", self._name, request.id,
-                 _kind(request), result.seconds)
+                 _kind(request), seconds)
         await self._outbox.put(message)
         return made
 
@@ -305,11 +308,11 @@ class Session:
         return grid, pb.Result()
 
     def _unpack_shared(self, share: pb.Share, coder: Coder) -> TokenGrid:
-        hole = None
+        hole, packet = None, from_session(share.packet, packet_pb2.KIND_IMAGE)
         if share.HasField("hole"):
-            hole = self._unpack_mask("share.hole", share.hole, packet_size(share.packet), coder)
+            hole = self._unpack_mask("share.hole", share.hole, packet_size(packet), coder)
         with _inside("share.packet"):
-            return unpack_image(coder, share.packet, limits=self._engine.limits, hole=hole)
+            return unpack_image(coder, packet, limits=self._engine.limits, hole=hole)
 
     async def _perform(self, task: pb.Task, source: asyncio.Task[TokenGrid | None] | None
                        ) -> tuple[TokenGrid | None, pb.Result]:
@@ -341,6 +344,8 @@ class Session:
             return None, pb.Result(packet=packet, confidence=answer.confidence)
 
         if task.kind == pb.TASK_KIND_INPAINT:
+            if not task.HasField("mask"):
+                raise InvalidInput("task.mask", "is missing", "say what to make anew")
             mask = await self._code(
                 partial(self._unpack_mask, "task.mask", task.mask, base.size))
             if not mask.any():
@@ -357,7 +362,8 @@ class Session:
 
     def _unpack_prompt(self, packet: packet_pb2.Packet, coder: Coder) -> tuple[Codes, str]:
         with _inside("task.text"):
-            ids = unpack_text(coder, packet, limits=self._engine.limits)
+            ids = unpack_text(coder, from_session(packet, packet_pb2.KIND_TEXT),
+                              limits=self._engine.limits)
         try:
             return ids, self._engine.text.decode(ids)
         except InvalidInput as error:
@@ -365,7 +371,7 @@ class Session:
 
     def _pack_answer(self, answer: str, coder: Coder) -> packet_pb2.Packet:
         ids = self._engine.text.encode(answer)
-        return pack_text(coder, ids, raw=self._raw(coder.text_model)).packet
+        return for_session(pack_text(coder, ids, raw=self._raw(coder.text_model)).packet)
 
     async def _image(self, name: int, source: asyncio.Task[TokenGrid | None] | None) -> TokenGrid:
         if source is not None:
@@ -377,6 +383,7 @@ class Session:
 
     def _unpack_mask(self, field: str, packet: packet_pb2.Packet,
                      size: tuple[int, int, int], coder: Coder) -> Mask:
+        packet = from_session(packet, packet_pb2.KIND_MASK, size)
         if packet_size(packet) != size:
             named, of_image = ("{}×{} pixels at {} a token".format(*each)
                                for each in (packet_size(packet), size))
@@ -403,7 +410,7 @@ class Session:
         packed = await self._code(lambda coder: pack_image(
             coder, grid, mask=mask, prompt=prompt if prompt.size else None,
             raw=self._raw(coder.image_model)))
-        return grid, pb.Result(packet=packed.packet)
+        return grid, pb.Result(packet=for_session(packed.packet))
 
     def _raw(self, model: bytes | None) -> bool:
         return model not in self._models

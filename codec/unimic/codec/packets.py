@@ -2,7 +2,8 @@
 
 What a packet depends on is the caller's to know (in a session) or is told by ``references`` (in a
 file, see `umc`). Inside a session a header takes at most 16 bytes, and two or three more where a
-token does not stand for 16 pixels, and where some are not sent (``skip``).
+token does not stand for 16 pixels, and where some are not sent (``skip``); a few less where the
+receiver knows kind and size (`for_session`).
 
 The CRC of a packet is that of its size (width, height and, unless it is 16, pitch; or the count of
 text tokens) and of its decoded tokens, all as integers, so that no part of a header can be damaged
@@ -48,9 +49,10 @@ PRICE = 0.008
 
 So little that hardly any fidelity is lost; docs/experiments.md has the curve."""
 
+_SIZE = ("width", "height", "pitch")
 _ABSENT = {
     pb.KIND_IMAGE: ("count",),
-    pb.KIND_TEXT: ("width", "height", "pitch", "scenario", "skip"),
+    pb.KIND_TEXT: (*_SIZE, "scenario", "skip"),
     pb.KIND_MASK: ("count", "scenario", "skip"),
 }
 """Fields that packets of each kind do not have."""
@@ -343,6 +345,37 @@ def for_file(packet: pb.Packet, coder: Coder, references: Sequence[int] = ()) ->
     if packet.coding == pb.CODING_ENTROPY:
         copy.model = models.get(packet.kind) or b""
     copy.references.extend(references)
+    return copy
+
+
+def for_session(packet: pb.Packet, *, sized: bool = False) -> pb.Packet:
+    """A copy of ``packet`` without what its message and `from_session` say.
+
+    Args:
+        packet: of one of the functions above.
+        sized: keep the size, which the receiver does not know.
+    """
+    copy = pb.Packet()
+    copy.CopyFrom(packet)
+    for field in ("kind",) if sized else ("kind", *_SIZE):
+        copy.ClearField(field)
+    return copy
+
+
+def from_session(packet: pb.Packet, kind: pb.Kind, size: tuple[int, int, int] | None = None
+                 ) -> pb.Packet:
+    """A copy of ``packet`` with what `for_session` left out; whatever it says itself stays.
+
+    Args:
+        packet: from the sender.
+        kind: that its message takes there.
+        size: width, height and pitch, where they are known.
+    """
+    copy = pb.Packet()
+    copy.CopyFrom(packet)
+    copy.kind = packet.kind or kind
+    if size and not any(getattr(packet, field) for field in _SIZE):
+        _set_size(copy, *size)
     return copy
 
 

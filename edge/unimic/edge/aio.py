@@ -22,6 +22,8 @@ from unimic.codec.packets import (
     Packed,
     PackedImage,
     Sizes,
+    for_session,
+    from_session,
     pack_image,
     pack_mask,
     pack_text,
@@ -268,9 +270,9 @@ class AsyncClient:
         photo, packed, packed_hole = await run_watched(
             self._encode_photo, image, hole, quality, budget, on_progress)
         encode_seconds = perf_counter() - began
-        share = pb.Share(packet=packed.packet)
+        share = pb.Share(packet=for_session(packed.packet, sized=True))
         if packed_hole:
-            share.hole.CopyFrom(packed_hole.packet)
+            share.hole.CopyFrom(for_session(packed_hole.packet))
         reply = await connection.request(pb.ClientMessage(share=share))
         sent: list[Packed] = [packed, packed_hole] if packed_hole else [packed]
         stats = _stats(reply, sent, encode_seconds, 0.0, None)
@@ -322,13 +324,14 @@ class AsyncClient:
         sent = await self._send(connection, task, photo, prompt, packed_mask, on_progress)
         began = perf_counter()
         try:
-            wanted = (task.width, task.height, coder.space.patch)
-            if base is None and packet_size(sent.reply.result.packet) != wanted:
+            wanted = None if base else (task.width, task.height, coder.space.patch)
+            packet = from_session(sent.reply.result.packet, packet_pb2.KIND_IMAGE, wanted)
+            if wanted and packet_size(packet) != wanted:
                 raise CorruptData("result.packet.width", "the picture is of another size than "
                                   "asked for", "tell the operator of the service")
             grid = await run_watched(lambda watch: unpack_image(
-                coder.watched(watch), sent.reply.result.packet, limits=self._limits, base=base,
-                mask=mask, prompt=sent.prompt))
+                coder.watched(watch), packet, limits=self._limits, base=base, mask=mask,
+                prompt=sent.prompt))
         except BaseException:  # the server holds what is lost here
             connection.release(sent.reply.result.id)
             raise
@@ -344,14 +347,14 @@ class AsyncClient:
         if photo is not None:
             task.object = self._own(photo).id
         if mask:
-            task.mask.CopyFrom(mask.packet)
+            task.mask.CopyFrom(for_session(mask.packet))
             packed.append(mask)
         prompt, field = None, "question" if task.kind == pb.TASK_KIND_ANSWER else "prompt"
         check_text(field, text)
         check_progress(on_progress)
         if text:  # an empty prompt is no prompt: neither side takes it as context
             prompt, packed_text = await run_watched(self._encode_text, text, field)
-            task.text.CopyFrom(packed_text.packet)
+            task.text.CopyFrom(for_session(packed_text.packet))
             packed.append(packed_text)
         task.progress = on_progress is not None
         encode_seconds = perf_counter() - began
@@ -400,7 +403,8 @@ class AsyncClient:
         return ids, pack_text(coder, ids, raw=self._raw(coder.text_model))
 
     def _decode_text(self, watch: Progress, packet: packet_pb2.Packet) -> tuple[Codes, str]:
-        ids = unpack_text(self._models.coder.watched(watch), packet, limits=self._limits)
+        ids = unpack_text(self._models.coder.watched(watch),
+                          from_session(packet, packet_pb2.KIND_TEXT), limits=self._limits)
         return ids, self._models.text.decode(ids)
 
     def _raw(self, model: bytes | None) -> bool:
@@ -448,7 +452,7 @@ def _stats(reply: Reply, packed: list[Packed], encode_seconds: float, decode_sec
     up = Sizes(sum(part.sizes.ideal_bits for part in packed),
                sum(part.sizes.payload_bytes for part in packed), reply.up_bytes)
     return Stats(up, down, reply.progress_bytes, encode_seconds, reply.seconds,
-                 reply.result.seconds, decode_seconds)
+                 reply.result.milliseconds / 1000, decode_seconds)
 
 
 def _sampling(seed: int | None, steps: int | None, temperature: float | None,

@@ -188,16 +188,16 @@ class Progress(_message.Message):
     def __init__(self, id: _Optional[int] = ..., step: _Optional[int] = ..., steps: _Optional[int] = ...) -> None: ...
 
 class Result(_message.Message):
-    __slots__ = ("id", "packet", "confidence", "seconds")
+    __slots__ = ("id", "packet", "confidence", "milliseconds")
     ID_FIELD_NUMBER: _ClassVar[int]
     PACKET_FIELD_NUMBER: _ClassVar[int]
     CONFIDENCE_FIELD_NUMBER: _ClassVar[int]
-    SECONDS_FIELD_NUMBER: _ClassVar[int]
+    MILLISECONDS_FIELD_NUMBER: _ClassVar[int]
     id: int
     packet: _packet_pb2.Packet
     confidence: float
-    seconds: float
-    def __init__(self, id: _Optional[int] = ..., packet: _Optional[_Union[_packet_pb2.Packet, _Mapping]] = ..., confidence: _Optional[float] = ..., seconds: _Optional[float] = ...) -> None: ...
+    milliseconds: int
+    def __init__(self, id: _Optional[int] = ..., packet: _Optional[_Union[_packet_pb2.Packet, _Mapping]] = ..., confidence: _Optional[float] = ..., milliseconds: _Optional[int] = ...) -> None: ...
 
 class Failure(_message.Message):
     __slots__ = ("id", "code", "field", "message")
