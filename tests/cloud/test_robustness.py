@@ -9,8 +9,10 @@ import io
 import math
 import os
 import re
+import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -878,6 +880,33 @@ def test_mutual_tls(server_process, certificates):
         for tls in (Tls(ca=ca), unknown):
             with soon(), pytest.raises(ServiceError, match="UNAVAILABLE"):
                 Client(address, models=fake_models(), tls=tls)
+
+
+def test_renewed_certificates_need_no_new_start(server_process, certificates, tmp_path):
+    shutil.copytree(certificates, tmp_path, dirs_exist_ok=True)
+
+    def renew(*names: str) -> None:
+        for name in names:
+            shutil.copy(certificates / f"client.{name}", tmp_path / f"server.{name}")
+
+    def is_served(certificate: str) -> bool:
+        host, port = address.rsplit(":", 1)
+        served = ssl.get_server_certificate((host, int(port)))
+        return served.split() == (certificates / certificate).read_text().split()
+
+    with server_process("--tls", str(tmp_path)) as (address, _):
+        tls = Tls(ca=certificates / "ca.pem")
+        with Client(address, models=fake_models(), tls=tls) as old:
+            assert is_served("server.pem")
+            renew("pem")  # its key is not there yet
+            assert is_served("server.pem")
+            renew("key")
+            assert is_served("client.pem")
+            with Client(address, models=fake_models(), tls=tls) as new:
+                new.generate("a", 32, 32)
+            (tmp_path / "server.key").unlink()
+            assert is_served("client.pem")
+            old.generate("a", 32, 32)
 
 
 @pytest.mark.parametrize("tls", [Tls(ca="nowhere.pem"), Tls(cert="client.pem")])

@@ -34,7 +34,11 @@ SERVICE = service_pb2.DESCRIPTOR.services_by_name["Multimodal"].full_name
 
 @dataclass(frozen=True)
 class ServerTls:
-    """PEM files. With ``client_ca``, only clients with a certificate signed by it may come in."""
+    """PEM files. With ``client_ca``, only clients with a certificate signed by it may come in.
+
+    When a file has changed, all are read again before the next handshake, so that renewed
+    certificates need no new start.
+    """
 
     cert: Path
     key: Path
@@ -47,10 +51,38 @@ class ServerTls:
             InvalidInput: one cannot be read, is no PEM file of its kind, or key and certificate do
                 not belong together.
         """
+        seen = self._versions()
+
+        def renewed() -> grpc.ServerCertificateConfiguration | None:
+            nonlocal seen
+            now = self._versions()
+            if now == seen:
+                return None
+            seen = now
+            try:
+                return self._read()
+            except InvalidInput as error:  # perhaps one file is written and the other not yet
+                log.warning("%s; those before stay in use", error)
+                return None
+
+        return grpc.dynamic_ssl_server_credentials(
+            self._read(), renewed, require_client_authentication=self.client_ca is not None)
+
+    def _read(self) -> grpc.ServerCertificateConfiguration:
         cert, key = read_pair("--tls-cert", self.cert, "--tls-key", self.key)
         ca = read_authority("--tls-client-ca", self.client_ca) if self.client_ca else None
-        return grpc.ssl_server_credentials(
-            [(key, cert)], root_certificates=ca, require_client_auth=ca is not None)
+        return grpc.ssl_server_certificate_configuration([(key, cert)], root_certificates=ca)
+
+    def _versions(self) -> list[tuple[int, int] | None]:
+        """What tells whether a file is the one that it was; None of one that is not there."""
+        versions: list[tuple[int, int] | None] = []
+        for path in filter(None, (self.cert, self.key, self.client_ca)):
+            try:
+                found = path.stat()
+                versions.append((found.st_ino, found.st_mtime_ns))
+            except OSError:
+                versions.append(None)
+        return versions
 
 
 @dataclass(frozen=True)
