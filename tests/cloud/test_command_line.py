@@ -8,10 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fake_backend import fake_models
+from fake_backend import FakeCoder, fake_models, reply
 from PIL import Image
 
+from unimic.codec import umc
 from unimic.codec.errors import InvalidInput
+from unimic.codec.packets import for_file, pack_image
+from unimic.codec.tokens import TokenGrid
 from unimic.edge import Models
 from unimic.edge.cli import build_parser, main
 from unimic.edge.demo import demo
@@ -45,6 +48,15 @@ def test_tasks(server: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert "confidence: 0.50\nshare: up" in told.err
     assert facts["share"]["up_payload_bytes"] > 0
 
+    grid = TokenGrid(np.arange(12, dtype=np.int32).reshape(3, 4), 64, 48)
+    packet = for_file(pack_image(FakeCoder(), grid).packet, FakeCoder())
+    with open("p.umc", "wb") as file:
+        umc.write(file, [packet])
+    assert main(["ask", "p.umc"]) == 0
+    assert capsys.readouterr().out.strip() == reply("", grid.codes)
+    assert main(["outpaint", "p.umc", "p-wide.png", "--right", "16"]) == 0
+    assert Image.open("p-wide.png").size == (80, 48)
+
     photo = np.asarray(Image.open("p.png"))
     assert main(["inpaint", "p.png", "box.png", "--box", "16,16,32,32", "--seed", "2"]) == 0
     edited = np.asarray(Image.open("box.png"))
@@ -74,6 +86,7 @@ def test_tasks(server: str, capsys: pytest.CaptureFixture[str]) -> None:
     ("arguments", "words"),
     [(["ask", "missing.png"], "missing.png: cannot be read"),
      (["ask", "text.png"], "text.png: is not a picture"),
+     (["ask", "cut.umc"], "cut.umc: "),
      (["inpaint", "p.png", "x.png", "--mask", "text.png"], "text.png: is not a picture"),
      (["demo", "--photo", "p.png", "--out", "text.png"], "text.png: no folder can be made there"),
      (["demo", "--photo", "p.png", "--out", "text.png/x"], "text.png/x: no folder can be made"),
@@ -84,6 +97,7 @@ def test_tasks(server: str, capsys: pytest.CaptureFixture[str]) -> None:
 def test_errors(server: str, arguments: list[str], words: str,
                 capsys: pytest.CaptureFixture[str]) -> None:
     Path("text.png").write_text("words")
+    Path("cut.umc").write_bytes(umc.MAGIC)
     if arguments[0] == "demo":
         arguments = [*arguments, "--server", server]
     assert main(arguments) == 1

@@ -25,7 +25,15 @@ from pathlib import Path
 import grpc
 import numpy as np
 import pytest
-from fake_backend import EchoBackend, FakeCoder, FakeImages, draw, fake_models, fake_server
+from fake_backend import (
+    EchoBackend,
+    FakeCoder,
+    FakeImages,
+    draw,
+    fake_models,
+    fake_server,
+    reply,
+)
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from PIL import Image
 
@@ -226,8 +234,27 @@ async def test_a_client_may_connect_again(server_process):
         await cloud.connect()
         with pytest.raises(InvalidInput, match="another session"):
             await cloud.caption(picture)
-        assert (await cloud.caption(await cloud.share(picture.image))).text
+        assert (await cloud.caption(await cloud.share(picture))).text
         await cloud.close()
+
+
+def test_pictures_outlive_their_session(server_process):
+    photo = Image.fromarray(np.random.default_rng(0).integers(0, 256, (50, 70, 3), np.uint8))
+    with server_process() as (address, process), Client(address, models=fake_models()) as cloud:
+        edited = cloud.inpaint(cloud.share(photo, quality=200), (0, 0, 20, 20), "a", seed=3)
+        wide = cloud.outpaint(edited, left=3)  # of part of a token
+        process.kill()
+        with pytest.raises(ServiceError):
+            cloud.caption(wide)
+    with server_process() as (address, _), Client(address, models=fake_models()) as cloud:
+        shared = cloud.share(wide)
+        assert (shared.grid.codes == wide.grid.codes).all()
+        assert shared.grid.size == wide.grid.size
+        assert (np.asarray(shared.image) == np.asarray(wide.image)).all()
+        assert (np.asarray(shared.image)[20:, 3:] == np.asarray(photo)[20:]).all()
+        assert cloud.caption(shared).text == reply("", wide.grid.codes)
+        wider = cloud.outpaint(shared, right=5)
+        assert (np.asarray(wider.image)[:, :73] == np.asarray(wide.image)).all()
 
 
 async def test_a_timeout_stops_the_computation_and_the_session_goes_on(serve):

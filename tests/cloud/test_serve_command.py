@@ -6,15 +6,16 @@ import argparse
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import pytest
-from fake_backend import EchoBackend, FakeCoder, FakeText, fake_models
+from fake_backend import EchoBackend, FakeCoder, FakeText, fake_models, reply
 
 from unimic.cloud import cli
 from unimic.cloud.backends.base import backend_names, load_backend
 from unimic.codec.errors import InvalidInput, LimitExceeded, UnknownModel
 from unimic.codec.limits import Limits
 from unimic.codec.store import ModelStore
-from unimic.codec.tokens import TokenSpace
+from unimic.codec.tokens import TokenGrid, TokenSpace
 from unimic.edge import AsyncClient
 
 
@@ -142,3 +143,31 @@ async def test_pictures_belong_to_their_session(serve):
             await one.ask(photo, " ")
     with pytest.raises(InvalidInput, match="not connected"):
         await AsyncClient("localhost:1", models=fake_models()).caption(photo)
+
+
+async def test_tokens_are_shared_as_they_are(serve):
+    async with serve() as address, AsyncClient(address, models=fake_models()) as cloud:
+        codes = np.arange(6).reshape(2, 3)
+        shared = await cloud.share(TokenGrid(codes, 30, 17, 11))
+        codes += 1  # the caller's own
+        assert shared.grid.codes.tolist() == [[0, 1, 2], [3, 4, 5]]
+        assert (shared.image.size, shared.grid.pitch) == ((30, 17), 11)
+        assert (await cloud.caption(shared)).text == reply("", shared.grid.codes)
+        for source in shared, shared.grid:
+            for name, value in ("quality", 140), ("budget", 500), ("hole", (0, 0, 9, 9)):
+                with pytest.raises(InvalidInput, match=f"^{name}: is for pixels, and tokens are"):
+                    await cloud.share(source, **{name: value})
+        for grid, said in ((TokenGrid(codes + 250, 30, 17, 11), "codes: values from 251"),
+                           (TokenGrid(codes, 30, 17), "codes: shape"),
+                           (TokenGrid(codes / 2, 30, 17, 11), "codes: dtype float64")):
+            with pytest.raises(InvalidInput, match=said):
+                await cloud.share(grid)
+        other = FakeCoder()
+        other.space = TokenSpace("other", b"other---")
+        shared.canvas.models = fake_models(other)
+        with pytest.raises(InvalidInput, match=r"^image: its tokens are those of other"):
+            await cloud.share(shared)
+    async with serve(limits=Limits(max_tokens=5)) as address, \
+            AsyncClient(address, models=fake_models()) as cloud:
+        with pytest.raises(LimitExceeded, match="at most 5 are taken"):
+            await cloud.share(TokenGrid(codes, 48, 32))

@@ -18,6 +18,7 @@ from unimic.codec import umc
 from unimic.codec.coder import Coder
 from unimic.codec.errors import CorruptData, InvalidInput, LimitExceeded, UnimicError, UnknownModel
 from unimic.codec.packets import for_file, pack_image, pack_text
+from unimic.codec.tokens import TokenGrid
 from unimic.edge import AsyncClient, Models, decode, encode_image, encode_text
 from unimic.edge.cli import main
 
@@ -61,6 +62,21 @@ def test_pictures(models: Models, photo: Image.Image, tmp_path: Path) -> None:
         assert (again.image.size, again.text) == (photo.size, "waves of colour")
     assert len(encode_image(photo, models, raw=True).data) > len(plain.data)
     assert len(encode_image(photo, models, budget=90).data) <= 90
+
+
+@pytest.mark.parametrize("quality", [100, 140])
+def test_tokens_are_written_as_they_are(models: Models, photo: Image.Image, quality: int) -> None:
+    coded = encode_image(photo, models, quality=quality)
+    grid = decode(coded.data, models).grid
+    assert encode_image(grid, models).data == coded.data
+    told = decode(encode_image(grid, models, prompt="waves").data, models)
+    assert np.array_equal(told.grid.codes, grid.codes)
+    assert (told.grid.size, told.text) == (grid.size, "waves")
+    for name, value in ("quality", 25), ("budget", 500):
+        with pytest.raises(InvalidInput, match=f"^{name}: is for pixels, and tokens are sent"):
+            encode_image(grid, models, **{name: value})  # type: ignore[arg-type]
+    with pytest.raises(LimitExceeded, match="at most 262,144 are taken"):
+        encode_image(TokenGrid(np.zeros((512, 513), np.int32), 513 * 16, 512 * 16), models)
 
 
 def test_texts(models: Models) -> None:

@@ -13,7 +13,6 @@ from types import TracebackType
 from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
-from PIL import Image
 
 from unimic.codec.canvas import Margins, enlarge
 from unimic.codec.errors import CorruptData, InvalidInput, UnimicError
@@ -34,7 +33,9 @@ from unimic.codec.packets import (
 from unimic.codec.progress import Progress, run_watched
 from unimic.codec.tokens import Codes, Mask, TokenGrid, check_size, check_tokens
 from unimic.edge.arguments import (
+    USUAL_QUALITY,
     check_address,
+    check_for_tokens,
     check_kind,
     check_progress,
     check_text,
@@ -45,7 +46,6 @@ from unimic.edge.connection import CONNECT_SECONDS, Connection, Interrupted, Rep
 from unimic.edge.images import ImageSource, load_image
 from unimic.edge.models import Models, check_models
 from unimic.edge.rate import pack_photo_within
-from unimic.edge.refiner import Pixels
 from unimic.edge.regions import MaskSource, View, find_region, grow
 from unimic.edge.results import Answer, Canvas, Edit, Picture, Stats
 from unimic.v1 import packet_pb2
@@ -53,6 +53,7 @@ from unimic.v1 import service_pb2 as pb
 
 P = ParamSpec("P")
 T = TypeVar("T")
+Shareable = ImageSource | Picture | TokenGrid
 
 
 class DeadlineExceeded(UnimicError, TimeoutError):
@@ -138,13 +139,16 @@ class AsyncClient:
 
     # ── calls ─────────────────────────────────────────────────────────────────────────────────
 
-    async def share(self, image: ImageSource, *, hole: MaskSource | None = None,
-                    quality: int = 100, budget: int | None = None,
+    async def share(self, image: Shareable, *, hole: MaskSource | None = None,
+                    quality: int = USUAL_QUALITY, budget: int | None = None,
                     timeout: float | None = None, on_progress: Progress | None = None) -> Picture:
-        """Send a photo up, once, as tokens.
+        """Send a photo up, once, as tokens; or tokens that there are already, as they are.
 
         Args:
-            image: a path, the bytes of a file, an open binary file, or a Pillow image.
+            image: a path, the bytes of a file, an open binary file, or a Pillow image. Or a
+                `Picture`, also of a session that has ended, or a `TokenGrid` such as
+                `Decoded.grid`, of this client's token space: their very tokens are sent, without
+                ``hole``, ``quality`` and ``budget``.
             hole: what is not sent, named as the mask of `inpaint` and widened to whole tokens as
                 there: what will be made anew anyway, or what is nobody's business.
             quality: 25 to 200. At 100 a token stands for 16×16 pixels, at 200 for 8×8, which takes
@@ -158,6 +162,8 @@ class AsyncClient:
         quality = whole("quality", quality)
         if budget is not None:
             budget = whole("budget", budget)
+        if isinstance(image, Picture | TokenGrid):
+            check_for_tokens(quality, budget, hole)
         check_progress(on_progress)
         return await self._within(timeout, self._share, image, hole, quality, budget, on_progress)
 
@@ -263,12 +269,12 @@ class AsyncClient:
 
     # ── how data flows: pixels, tokens, packets, the wire, and back ───────────────────────────
 
-    async def _share(self, image: ImageSource, hole: MaskSource | None, quality: int,
+    async def _share(self, image: Shareable, hole: MaskSource | None, quality: int,
                      budget: int | None, on_progress: Progress | None) -> Picture:
         connection = self._session
         began = perf_counter()
-        photo, packed, packed_hole = await run_watched(
-            self._encode_photo, image, hole, quality, budget, on_progress)
+        packed, packed_hole, canvas, view = await run_watched(
+            self._encode, image, hole, quality, budget, on_progress)
         encode_seconds = perf_counter() - began
         share = pb.Share(packet=for_session(packed.packet, sized=True))
         if packed_hole:
@@ -276,8 +282,7 @@ class AsyncClient:
         reply = await connection.request(pb.ClientMessage(share=share))
         sent: list[Packed] = [packed, packed_hole] if packed_hole else [packed]
         stats = _stats(reply, sent, encode_seconds, 0.0, None)
-        view = View(0, 0, photo.width, photo.height)
-        return self._hold(connection, reply, packed.grid, view, stats, np.asarray(photo))
+        return self._hold(connection, reply, canvas, view, stats)
 
     async def _answer(self, task: pb.Task, photo: Picture, question: str,
                       on_progress: Progress | None) -> Answer:
@@ -338,7 +343,7 @@ class AsyncClient:
         stats = _stats(sent.reply, sent.packed, sent.encode_seconds, perf_counter() - began,
                        partial(pack_image, coder, grid, mask=mask, prompt=sent.prompt,
                                raw=self._raw(coder.image_model)))
-        return self._hold(connection, sent.reply, grid, view, stats, edit)
+        return self._hold(connection, sent.reply, Canvas(grid, self._models, edit), view, stats)
 
     async def _send(self, connection: Connection, task: pb.Task, photo: Picture | None, text: str,
                     mask: Packed | None, on_progress: Progress | None) -> _Sent:
@@ -361,9 +366,10 @@ class AsyncClient:
         reply = await connection.request(pb.ClientMessage(task=task), on_progress)
         return _Sent(reply, prompt, packed, encode_seconds)
 
-    def _encode_photo(self, watch: Progress, image: ImageSource, hole: MaskSource | None,
-                      quality: int, budget: int | None, on_progress: Progress | None
-                      ) -> tuple[Image.Image, PackedImage, Packed | None]:
+    def _encode(self, watch: Progress, image: Shareable, hole: MaskSource | None, quality: int,
+                budget: int | None, on_progress: Progress | None
+                ) -> tuple[PackedImage, Packed | None, Canvas, View]:
+        """What is sent of a picture, and of its hole; and the picture here."""
         def show(done: int, total: int) -> None:
             watch(done, total)
             if on_progress:
@@ -372,13 +378,18 @@ class AsyncClient:
                 except BaseException as error:
                     raise Interrupted(error) from error
 
-        photo = load_image(image)
         models = self._models.watched(show)
         coder, images = models.coder, models.images
         raw, limits = self._raw(coder.image_model), self._session.opened.limits
+        if isinstance(image, Picture | TokenGrid):
+            canvas, view = self._tokens_of(image)
+            grid = canvas.grid
+            check_size(grid.width, grid.height, grid.pitch, limits.max_tokens)
+            return pack_image(coder, grid, raw=raw), None, canvas, view
+        photo = load_image(image)
+        view = View(0, 0, photo.width, photo.height)
 
         def area(grid: TokenGrid) -> Mask | None:
-            view = View(0, 0, photo.width, photo.height)
             return None if hole is None else find_region(hole, view, grid, "hole").tokens
 
         if budget is None:
@@ -394,7 +405,17 @@ class AsyncClient:
                 coder, images, photo, budget, most_tokens=limits.max_tokens,
                 most_task_tokens=limits.max_task_tokens, hole=area)
         unsent = area(packed.grid)
-        return photo, packed, None if unsent is None else pack_mask(unsent, *packed.grid.size)
+        packed_hole = None if unsent is None else pack_mask(unsent, *packed.grid.size)
+        return packed, packed_hole, Canvas(packed.grid, self._models, np.asarray(photo)), view
+
+    def _tokens_of(self, image: Picture | TokenGrid) -> tuple[Canvas, View]:
+        if isinstance(image, TokenGrid):
+            image.check(self._models.coder.space)
+            grid = TokenGrid(image.codes.astype(np.int32), *image.size)
+            return Canvas(grid, self._models, None), View(0, 0, image.width, image.height)
+        if image.canvas.models.coder.space.id != self._models.coder.space.id:
+            raise InvalidInput("image", "its tokens are those of other models", "share its image")
+        return image.canvas, image.view
 
     def _encode_text(self, watch: Progress, text: str, field: str) -> tuple[Codes, Packed]:
         most = min(self._limits.max_text_tokens, self._session.opened.limits.max_text_tokens)
@@ -421,13 +442,13 @@ class AsyncClient:
         if not isinstance(photo, Picture):
             raise InvalidInput("photo", f"is a {type(photo).__name__}", "share it first")
         if photo.session is not self._session:
-            raise InvalidInput("photo", "belongs to another session", "share it in this one")
+            raise InvalidInput("photo", "belongs to another session",
+                               "share it in this one, which sends its tokens as they are")
         return photo
 
-    def _hold(self, connection: Connection, reply: Reply, grid: TokenGrid, view: View, stats: Stats,
-              origin: Pixels | Edit | None) -> Picture:
+    def _hold(self, connection: Connection, reply: Reply, canvas: Canvas, view: View, stats: Stats,
+              ) -> Picture:
         """A picture whose end, here, is its end in the server too."""
-        canvas = Canvas(grid, self._models, origin)
         picture = Picture(connection, reply.result.id, canvas, view, stats)
         weakref.finalize(picture, connection.release_soon, picture.id).atexit = False
         return picture

@@ -10,6 +10,8 @@ from typing import Any
 
 from unimic.codec.errors import InvalidInput
 
+USUAL_QUALITY = 100  # at which nothing is resampled
+
 
 def whole(field: str, value: Any, least: float = -math.inf, most: float = math.inf) -> int:
     """An integer of any kind; `InvalidInput` for all else, even 1.0, and out of range."""
@@ -46,6 +48,15 @@ def check_progress(value: Any) -> None:
     if value is not None and not callable(value):
         raise InvalidInput("on_progress", f"a {type(value).__name__} cannot be called",
                            "use a function of (done, all)")
+
+
+def check_for_tokens(quality: int, budget: int | None, hole: object = None) -> None:
+    """Raise `InvalidInput` for what is given beside tokens and means something for pixels only."""
+    for field, is_given in (("quality", quality != USUAL_QUALITY), ("budget", budget is not None),
+                            ("hole", hole is not None)):
+        if is_given:
+            raise InvalidInput(field, "is for pixels, and tokens are sent as they are",
+                               "leave it out, or pass the picture's image")
 
 
 def check_address(value: Any) -> None:

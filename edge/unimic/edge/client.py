@@ -13,9 +13,9 @@ from typing import Any, TypeVar
 from unimic.codec.errors import InvalidInput
 from unimic.codec.limits import Limits
 from unimic.codec.progress import Progress
-from unimic.edge.aio import AsyncClient
+from unimic.edge.aio import AsyncClient, Shareable
+from unimic.edge.arguments import USUAL_QUALITY
 from unimic.edge.connection import CONNECT_SECONDS, Tls, check_process
-from unimic.edge.images import ImageSource
 from unimic.edge.models import Models
 from unimic.edge.regions import MaskSource
 from unimic.edge.results import Answer, Picture
@@ -90,8 +90,8 @@ class Client:
         """End the session; calls that still run, in other threads, fail."""
         self._run(self._client.close())
 
-    def share(self, image: ImageSource, *, hole: MaskSource | None = None, quality: int = 100,
-              budget: int | None = None, timeout: float | None = None,
+    def share(self, image: Shareable, *, hole: MaskSource | None = None,
+              quality: int = USUAL_QUALITY, budget: int | None = None, timeout: float | None = None,
               on_progress: Progress | None = None) -> Picture:
         """See `AsyncClient.share`."""
         return self._run(self._client.share(image, hole=hole, quality=quality, budget=budget,

@@ -19,10 +19,10 @@ from tqdm import tqdm
 
 from unimic.codec.errors import InvalidInput, UnimicError
 from unimic.codec.progress import Progress
+from unimic.edge.arguments import USUAL_QUALITY
 from unimic.edge.images import FORMATS, read_bytes
 
 PIPE = "-"
-USUAL_QUALITY = 100  # at which nothing is resampled
 MOST_PIXELS_A_SIDE = {"JPEG": 65500, "WEBP": 16383, "AVIF": 32768, "GIF": 65535}
 """Where an encoder, or for AVIF the decoder, has a limit."""
 

@@ -25,7 +25,7 @@ from unimic.codec.errors import InvalidInput, LimitExceeded
 from unimic.codec.frequencies import SKIP_ALL
 from unimic.codec.packets import Packed, for_file, pack_image, pack_text
 from unimic.codec.tokens import PITCHES, Codes, TokenGrid, check_size
-from unimic.edge.arguments import whole
+from unimic.edge.arguments import USUAL_QUALITY, check_for_tokens, whole
 from unimic.edge.images import FILE_LIMITS, FileSource, ImageSource, load_image, read_bytes
 from unimic.edge.models import Models, check_models
 from unimic.edge.rate import pack_photo_within
@@ -69,10 +69,19 @@ class Decoded:
         Raises:
             InvalidInput: there is none.
         """
+        return self.models.images.decode(self.grid)
+
+    @property
+    def grid(self) -> TokenGrid:
+        """The tokens of the last picture, to be shared with a service or written again.
+
+        Raises:
+            InvalidInput: there is none.
+        """
         grid = self.last({pb.KIND_IMAGE})
         if grid is None:
             raise InvalidInput("file", "holds no picture", "see its contents")
-        return self.models.images.decode(cast(TokenGrid, grid))
+        return cast(TokenGrid, grid)
 
     @cached_property
     def text(self) -> str:
@@ -93,12 +102,14 @@ class Decoded:
                      if packet.kind in kinds), None)
 
 
-def encode_image(image: ImageSource, models: Models, *, prompt: str | None = None,
-                 quality: int = 100, budget: int | None = None, raw: bool = False) -> Encoded:
+def encode_image(image: ImageSource | TokenGrid, models: Models, *, prompt: str | None = None,
+                 quality: int = USUAL_QUALITY, budget: int | None = None, raw: bool = False
+                 ) -> Encoded:
     """Code a picture.
 
     Args:
-        image: a path, the bytes of a file, an open binary file, or a Pillow image.
+        image: a path, the bytes of a file, an open binary file, or a Pillow image; or tokens of
+            these models, `Picture.grid` or `Decoded.grid`, without ``quality`` and ``budget``.
         models: see `Models.load`.
         prompt: a description, coded first and used to code the picture.
         quality: 25 to 200. At 100 a token stands for 16×16 pixels, at 200 for 8×8.
@@ -120,13 +131,16 @@ def encode_image(image: ImageSource, models: Models, *, prompt: str | None = Non
     if prompt is not None:
         ids = models.text_ids(prompt, "prompt", FILE_LIMITS.max_text_tokens)
         parts.append(_text_part(ids, models, raw))
-    photo = load_image(image)
-    if budget is None:
+    if isinstance(image, TokenGrid):
+        check_for_tokens(quality, budget)
+        check_size(image.width, image.height, image.pitch, FILE_LIMITS.max_tokens)
+        packed: Packed = pack_image(models.coder, image, prompt=ids, raw=raw)
+    elif budget is None:
+        photo = load_image(image)
         check_size(photo.width, photo.height, pitch, FILE_LIMITS.max_tokens)
-        packed: Packed = pack_image(models.coder, models.images.encode(photo, pitch), prompt=ids,
-                                    raw=raw)
+        packed = pack_image(models.coder, models.images.encode(photo, pitch), prompt=ids, raw=raw)
     else:
-        packed = _pack_within(photo, ids, parts, budget, models)
+        packed = _pack_within(load_image(image), ids, parts, budget, models)
     return _file([*parts, _image_part(packed, models)])
 
 

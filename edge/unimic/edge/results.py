@@ -113,7 +113,7 @@ class Canvas:
 
     def __init__(self, grid: TokenGrid, models: Models, origin: Pixels | Edit | None) -> None:
         self.grid = grid
-        self._models = models
+        self.models = models
         self._pixels = origin if isinstance(origin, np.ndarray) else None
         self._edit = origin if isinstance(origin, Edit) else None
         self._lock = threading.Lock()
@@ -131,7 +131,7 @@ class Canvas:
     def _paint(self) -> Pixels:
         with self._lock:
             if self._pixels is None:
-                self._pixels = (np.asarray(self._models.images.decode(self.grid))
+                self._pixels = (np.asarray(self.models.images.decode(self.grid))
                                 if self._edit is None else self._compose(self._edit))
                 self._edit = None  # what it came from may go
             return self._pixels
@@ -143,7 +143,7 @@ class Canvas:
         made = widen(edit.region, self.grid.codes.shape, self.grid.pitch)
         window, new = self._decode_around(made)
         before, region = pixels[window], edit.region[window]
-        new = joined(new, before, spread(made, self.grid.pitch)[window], self._models.refiner)
+        new = joined(new, before, spread(made, self.grid.pitch)[window], self.models.refiner)
         if edit.soft:
             weights = seam_weights(region)[..., None]
             new = np.rint(before * (1 - weights) + new * weights).astype(np.uint8)
@@ -165,7 +165,7 @@ class Canvas:
                          min(codes.shape[0] * pitch, self.grid.height - top * pitch), pitch)
         window = (slice(top * pitch, top * pitch + part.height),
                   slice(left * pitch, left * pitch + part.width))
-        return window, np.asarray(self._models.images.decode(part))
+        return window, np.asarray(self.models.images.decode(part))
 
 
 class Picture:

@@ -17,9 +17,9 @@ from unimic.codec.errors import InvalidInput, UnimicError
 from unimic.codec.packets import packet_size
 from unimic.codec.store import ModelStore
 from unimic.codec.tokens import TokenGrid, grid_shape
+from unimic.edge.arguments import USUAL_QUALITY
 from unimic.edge.console import (
     PIPE,
-    USUAL_QUALITY,
     check_output,
     check_picture_size,
     common_options,

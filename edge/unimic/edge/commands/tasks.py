@@ -9,11 +9,13 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from unimic.codec.errors import InvalidInput
+from unimic.codec.umc import MAGIC
 from unimic.edge.arguments import number
 from unimic.edge.console import (
     check_output,
     check_picture_size,
     common_options,
+    of_file,
     output_format,
     picture_bytes,
     plain,
@@ -28,9 +30,12 @@ from unimic.edge.images import load_image, load_mask
 if TYPE_CHECKING:
     from PIL import Image
 
+    from unimic.codec.tokens import TokenGrid
     from unimic.edge.client import Client
+    from unimic.edge.models import Models
     from unimic.edge.results import Picture, Stats
 
+INPUT = "picture, or .umc file, whose tokens are sent as they are; - is standard input"
 EXAMPLES = {
     "ask": """\
 examples:
@@ -65,7 +70,7 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
             epilog=EXAMPLES[name], formatter_class=argparse.RawDescriptionHelpFormatter)
 
     parser = command("ask", "answer a question about a picture", common, service)
-    parser.add_argument("input", metavar="IN", help="picture; - is standard input")
+    parser.add_argument("input", metavar="IN", help=INPUT)
     parser.add_argument("question", metavar="QUESTION", nargs="?", default="",
                         help="without one, the answer is a caption")
     quality_option(parser)
@@ -100,7 +105,7 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
 
 
 def _add_in_out(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("input", metavar="IN", help="picture; - is standard input")
+    parser.add_argument("input", metavar="IN", help=INPUT)
     parser.add_argument("output", metavar="OUT", help="picture; - is standard output (PNG)")
 
 
@@ -147,7 +152,7 @@ def _size(text: str) -> tuple[int, ...]:
     return _numbers(text.lower(), "x", 2)
 
 
-def connect(args: argparse.Namespace) -> Client:
+def connect(args: argparse.Namespace, models: Models | None = None) -> Client:
     """The client that the service options describe; use it in a ``with``."""
     from unimic.edge.client import Client
     from unimic.edge.connection import CONNECT_SECONDS, Tls
@@ -157,13 +162,14 @@ def connect(args: argparse.Namespace) -> Client:
     patience = CONNECT_SECONDS
     if args.timeout is not None:
         patience = min(patience, number("--timeout", args.timeout, 0, math.inf))
-    return Client(args.server, tls=tls, timeout=args.timeout, connect_timeout=patience)
+    return Client(args.server, tls=tls, models=models, timeout=args.timeout,
+                  connect_timeout=patience)
 
 
 def ask(args: argparse.Namespace) -> None:
     """Answer a question, or caption."""
-    image = _load(args)
-    with connect(args) as cloud, progress("ask") as show:
+    image, models = _load(args)
+    with connect(args, models) as cloud, progress("ask") as show:
         photo = cloud.share(image, quality=args.quality, on_progress=show)
         answer = (cloud.ask(photo, args.question, on_progress=show) if args.question else
                   cloud.caption(photo, on_progress=show))
@@ -175,10 +181,10 @@ def ask(args: argparse.Namespace) -> None:
 def inpaint(args: argparse.Namespace) -> None:
     """Make a region anew."""
     kind = _check_output(args)
-    image = _load(args)
-    check_picture_size(args.output, kind, *image.size)
+    image, models = _load(args)
+    check_picture_size(args.output, kind, image.width, image.height)
     region = args.box or load_mask(args.mask)
-    with connect(args) as cloud, progress("inpaint") as show:
+    with connect(args, models) as cloud, progress("inpaint") as show:
         photo = cloud.share(image, quality=args.quality, on_progress=show)
         result = cloud.inpaint(photo, region, args.prompt, on_progress=show, **_sampling(args))
         _write(args, kind, result, {"share": photo.stats, "task": result.stats})
@@ -187,11 +193,11 @@ def inpaint(args: argparse.Namespace) -> None:
 def outpaint(args: argparse.Namespace) -> None:
     """Extend a picture."""
     kind = _check_output(args)
-    image = _load(args)
+    image, models = _load(args)
     margins = {side: getattr(args, side) for side in ("left", "top", "right", "bottom")}
     check_picture_size(args.output, kind, args.left + image.width + args.right,
                        args.top + image.height + args.bottom)
-    with connect(args) as cloud, progress("outpaint") as show:
+    with connect(args, models) as cloud, progress("outpaint") as show:
         photo = cloud.share(image, quality=args.quality, on_progress=show)
         result = cloud.outpaint(photo, **margins, prompt=args.prompt, on_progress=show,
                                 **_sampling(args))
@@ -207,8 +213,16 @@ def generate(args: argparse.Namespace) -> None:
         _write(args, kind, result, {"task": result.stats})
 
 
-def _load(args: argparse.Namespace) -> Image.Image:
-    return load_image(read_input(args.input), name=args.input)
+def _load(args: argparse.Namespace) -> tuple[Image.Image | TokenGrid, Models]:
+    """The picture, or the tokens of a ``.umc`` file; and the models that know them."""
+    from unimic.edge.files import decode
+    from unimic.edge.models import Models
+
+    data, models = read_input(args.input), Models.load()
+    if not data.startswith(MAGIC):
+        return load_image(data, name=args.input), models
+    with of_file(args.input):
+        return decode(data, models).grid, models
 
 
 def _check_output(args: argparse.Namespace) -> str:
