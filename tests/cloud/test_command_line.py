@@ -8,14 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fake_backend import FakeCoder, fake_models, reply
+from fake_backend import FakeCoder, draw, fake_models, reply
 from PIL import Image
 
 from unimic.codec import umc
 from unimic.codec.errors import InvalidInput
 from unimic.codec.packets import for_file, pack_image
 from unimic.codec.tokens import TokenGrid
-from unimic.edge import Models
+from unimic.edge import Models, decode
 from unimic.edge.cli import build_parser, main
 from unimic.edge.demo import demo
 
@@ -56,6 +56,11 @@ def test_tasks(server: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out.strip() == reply("", grid.codes)
     assert main(["outpaint", "p.umc", "p-wide.png", "--right", "16"]) == 0
     assert Image.open("p-wide.png").size == (80, 48)
+    assert main(["inpaint", "p.umc", "made.umc", "--box", "16,16,32,32", "--seed", "2"]) == 0
+    made = decode("made.umc", fake_models()).grid
+    assert np.argwhere(made.codes != grid.codes).tolist() == [[1, 1]]
+    assert main(["generate", "a dog", "dog.umc", "--size", "80x33", "--seed", "2"]) == 0
+    assert (decode("dog.umc", fake_models()).grid.codes == draw("a dog", 2, (3, 5))).all()
 
     photo = np.asarray(Image.open("p.png"))
     assert main(["inpaint", "p.png", "box.png", "--box", "16,16,32,32", "--seed", "2"]) == 0

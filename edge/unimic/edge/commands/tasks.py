@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from unimic.edge.results import Picture, Stats
 
 INPUT = "picture, or .umc file, whose tokens are sent as they are; - is standard input"
+OUTPUT = "picture, or .umc file for its tokens; - is standard output (PNG)"
+TOKENS = "UMC"  # beside the formats of pictures
 EXAMPLES = {
     "ask": """\
 examples:
@@ -98,7 +100,7 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
 
     parser = command("generate", "make a picture from a description", writing, service, sampling)
     parser.add_argument("prompt", metavar="PROMPT", help="what the picture shall show")
-    parser.add_argument("output", metavar="OUT", help="picture; - is standard output (PNG)")
+    parser.add_argument("output", metavar="OUT", help=OUTPUT)
     parser.add_argument("--size", type=_size, default=(256, 256), metavar="WIDTHxHEIGHT",
                         help="in pixels (default: 256x256)")
     parser.set_defaults(run=generate)
@@ -106,7 +108,7 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
 
 def _add_in_out(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("input", metavar="IN", help=INPUT)
-    parser.add_argument("output", metavar="OUT", help="picture; - is standard output (PNG)")
+    parser.add_argument("output", metavar="OUT", help=OUTPUT)
 
 
 def _service_options() -> argparse.ArgumentParser:
@@ -152,7 +154,7 @@ def _size(text: str) -> tuple[int, ...]:
     return _numbers(text.lower(), "x", 2)
 
 
-def connect(args: argparse.Namespace, models: Models | None = None) -> Client:
+def connect(args: argparse.Namespace, models: Models) -> Client:
     """The client that the service options describe; use it in a ``with``."""
     from unimic.edge.client import Client
     from unimic.edge.connection import CONNECT_SECONDS, Tls
@@ -187,7 +189,7 @@ def inpaint(args: argparse.Namespace) -> None:
     with connect(args, models) as cloud, progress("inpaint") as show:
         photo = cloud.share(image, quality=args.quality, on_progress=show)
         result = cloud.inpaint(photo, region, args.prompt, on_progress=show, **_sampling(args))
-        _write(args, kind, result, {"share": photo.stats, "task": result.stats})
+        _write(args, kind, result, models, {"share": photo.stats, "task": result.stats})
 
 
 def outpaint(args: argparse.Namespace) -> None:
@@ -201,16 +203,19 @@ def outpaint(args: argparse.Namespace) -> None:
         photo = cloud.share(image, quality=args.quality, on_progress=show)
         result = cloud.outpaint(photo, **margins, prompt=args.prompt, on_progress=show,
                                 **_sampling(args))
-        _write(args, kind, result, {"share": photo.stats, "task": result.stats})
+        _write(args, kind, result, models, {"share": photo.stats, "task": result.stats})
 
 
 def generate(args: argparse.Namespace) -> None:
     """Make a picture."""
+    from unimic.edge.models import Models
+
     kind = _check_output(args)
     check_picture_size(args.output, kind, *args.size)
-    with connect(args) as cloud, progress("generate") as show:
+    models = Models.load()
+    with connect(args, models) as cloud, progress("generate") as show:
         result = cloud.generate(args.prompt, *args.size, on_progress=show, **_sampling(args))
-        _write(args, kind, result, {"task": result.stats})
+        _write(args, kind, result, models, {"task": result.stats})
 
 
 def _load(args: argparse.Namespace) -> tuple[Image.Image | TokenGrid, Models]:
@@ -228,10 +233,12 @@ def _load(args: argparse.Namespace) -> tuple[Image.Image | TokenGrid, Models]:
 def _check_output(args: argparse.Namespace) -> str:
     """The format to write."""
     check_output(args.output, args.force)
+    if args.output.lower().endswith(".umc"):
+        return TOKENS
     kind = output_format(args.output)
     if kind is None:
         raise InvalidInput(args.output, "its extension is not that of a picture",
-                           "use .png, .jpg, .webp or another")
+                           "use .png, .jpg, .webp or another, or .umc")
     return kind
 
 
@@ -239,8 +246,13 @@ def _sampling(args: argparse.Namespace) -> dict[str, Any]:
     return {name: getattr(args, name) for name in ("seed", "steps", "temperature", "guidance")}
 
 
-def _write(args: argparse.Namespace, kind: str, result: Picture, stats: dict[str, Stats]) -> None:
-    write_output(args.output, picture_bytes(result.image, kind, args.output), args.force)
+def _write(args: argparse.Namespace, kind: str, result: Picture, models: Models,
+           stats: dict[str, Stats]) -> None:
+    from unimic.edge.files import encode_image
+
+    data = (encode_image(result.grid, models).data if kind == TOKENS else
+            picture_bytes(result.image, kind, args.output))
+    write_output(args.output, data, args.force)
     facts = {"output": args.output, "width": result.width, "height": result.height}
     _report(args, facts, stats)
 
