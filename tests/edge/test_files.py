@@ -72,6 +72,8 @@ def test_tokens_are_written_as_they_are(models: Models, photo: Image.Image, qual
     told = decode(encode_image(grid, models, prompt="waves").data, models)
     assert np.array_equal(told.grid.codes, grid.codes)
     assert (told.grid.size, told.text) == (grid.size, "waves")
+    with pytest.raises(InvalidInput, match=r"is a \.umc file; decode it; its tokens"):
+        encode_image(coded.data, models)
     for name, value in ("quality", 25), ("budget", 500):
         with pytest.raises(InvalidInput, match=f"^{name}: is for pixels, and tokens are sent"):
             encode_image(grid, models, **{name: value})  # type: ignore[arg-type]

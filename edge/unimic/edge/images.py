@@ -12,6 +12,7 @@ from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from unimic.codec.errors import InvalidInput, LimitExceeded, UnimicError
 from unimic.codec.limits import Limits
+from unimic.codec.umc import MAGIC
 
 MAX_PIXELS = 1 << 26
 MAX_FILE_BYTES = 1 << 28
@@ -126,6 +127,9 @@ def _open(name: str, data: bytes) -> Image.Image:
     try:
         return Image.open(io.BytesIO(data), formats=FORMATS)
     except UnidentifiedImageError as error:
+        if data.startswith(MAGIC):
+            raise InvalidInput(name, "is a .umc file", "decode it; its tokens can be shared and "
+                               "written as they are") from error
         raise InvalidInput(name, "is not a picture", _USABLE) from error
     except Image.DecompressionBombError as error:
         raise LimitExceeded(name, "the picture is far too large", "scale it down") from error
