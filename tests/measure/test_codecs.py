@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import threading
 from types import SimpleNamespace
 
 import numpy as np
@@ -255,3 +256,26 @@ def test_a_signal_to_end_is_no_failure(photo: Image.Image) -> None:
 
     with pytest.raises(SystemExit):
         choose.smallest([flat({10: 10}), flat({20: 20})], photo, enough)
+
+
+def test_side_by_side() -> None:
+    assert list(choose.side_by_side(lambda item: item + 1, range(9))) == list(range(1, 10))
+    assert not list(choose.side_by_side(abs, []))
+
+
+@pytest.mark.parametrize("error", [KeyError, SystemExit, KeyboardInterrupt])
+def test_what_fails_waits_for_nothing_else(error: type[BaseException]) -> None:
+    under_way, enough, done = threading.Event(), threading.Event(), threading.Event()
+
+    def work(item: str) -> None:
+        if item == "fails":
+            assert under_way.wait(10)
+            raise error
+        under_way.set()
+        enough.wait(10)
+        done.set()
+
+    with pytest.raises(error):
+        list(choose.side_by_side(work, ["fails", "takes long"]))
+    assert not done.is_set()
+    enough.set()

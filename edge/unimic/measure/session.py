@@ -14,11 +14,12 @@ anew in every turn.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from html import escape
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from PIL import Image
@@ -30,7 +31,7 @@ from unimic.edge.client import Client
 from unimic.edge.models import Models
 from unimic.edge.regions import Box
 from unimic.edge.results import Answer, Picture
-from unimic.measure.choose import Choice, smallest
+from unimic.measure.choose import Choice, side_by_side, smallest
 from unimic.measure.codecs import Variant, reason
 from unimic.measure.html import (
     Column,
@@ -47,6 +48,8 @@ from unimic.measure.metrics import METRICS, SMALLEST, Judge, Metric, losses
 from unimic.measure.proxy import CountingProxy
 
 Row = dict[str, Any]
+Of = TypeVar("Of", Sequence[Variant], Choice)
+Made = TypeVar("Made")
 CHECKPOINTS = (1, 5, 20, 50)
 TURNS = 10
 MARGIN = 32
@@ -141,25 +144,35 @@ def match(families: Sequence[Sequence[Variant]], photo: Image.Image, decoded: Im
     def enough(picture: Image.Image) -> bool:
         return value(picture) >= ours if metric.higher else value(picture) <= ours
 
-    for done, variants in enumerate(families, start=1):
-        name = variants[0].codec.name
-        with _attempt(name, left_out):
-            choice = smallest(variants, photo, enough)
-            if choice:
-                choices.append(choice)
-            else:
-                left_out[name] = f"none of its settings reaches our {metric.shown(ours)}"
+    def find(variants: Sequence[Variant]) -> Choice | None:
+        choice = smallest(variants, photo, enough)
+        if not choice:
+            left_out[_name(variants)] = f"none of its settings reaches our {metric.shown(ours)}"
+        return choice
+
+    for done, choice in enumerate(_attempts(find, families, left_out), start=1):
+        if choice:
+            choices.append(choice)
         progress(done, len(families))
     return ours, choices
 
 
-@contextmanager
-def _attempt(codec: str, left_out: dict[str, str]) -> Iterator[None]:
-    """Go on where a codec raises; ``left_out`` gets the reason."""
-    try:
-        yield
-    except Exception as error:  # no exit: in this process that is a signal to end
-        left_out[codec] = reason(error)
+def _name(of: Sequence[Variant] | Choice) -> str:
+    """Of the codec."""
+    return (of.variant if isinstance(of, Choice) else of[0]).codec.name
+
+
+def _attempts(work: Callable[[Of], Made | None], of: Iterable[Of], left_out: dict[str, str]
+              ) -> Iterator[Made | None]:
+    """What is made of each, on all cores; None where a codec raises, and ``left_out`` gets why."""
+    def attempt(each: Of) -> Made | None:
+        try:
+            return work(each)
+        except Exception as error:  # no exit: in this process that is a signal to end
+            left_out[_name(each)] = reason(error)
+            return None
+
+    return side_by_side(attempt, of)
 
 
 def picture_bytes(turns: Sequence[Turn], choice: Choice) -> Row:
@@ -229,14 +242,9 @@ def drift(address: str, models: Models, photo: Image.Image, quality: int,
         for turn in range(1, edits + 1):
             box = _box(photo.size, kept[2], turn)
             picture = cloud.inpaint(picture, box, "", seed=seed + turn)
-            new = picture.image.crop(box)
-            held, pixels = pixels, {}
-            for choice, before in held.items():
-                edited = before.copy()
-                edited.paste(new, box[:2])
-                with _attempt(choice.variant.codec.name, left_out):
-                    data = choice.variant.encode(edited, choice.setting).data
-                    pixels[choice] = choice.variant.decode(data, photo.size)
+            edit = partial(_edited, pixels, picture.image.crop(box), box)
+            found = _attempts(edit, pixels, left_out)
+            pixels = {choice: after for choice, after in zip(pixels, found, strict=True) if after}
             if turn in (*CHECKPOINTS, edits):
                 codes = picture.grid.codes[:, :half]
                 shown = models.images.decode(TokenGrid(codes, kept[2], kept[3], pitch))
@@ -246,6 +254,15 @@ def drift(address: str, models: Models, photo: Image.Image, quality: int,
                          for choice, coded in pixels.items()]
             progress(turn, edits)
     return rows
+
+
+def _edited(pictures: Mapping[Choice, Image.Image], new: Image.Image, box: Box, choice: Choice
+            ) -> Image.Image:
+    """One of the pictures with something new in a box, coded anew."""
+    edited = pictures[choice].copy()
+    edited.paste(new, box[:2])
+    data = choice.variant.encode(edited, choice.setting).data
+    return choice.variant.decode(data, edited.size)
 
 
 def _drift_metrics(metric: Metric) -> list[Metric]:
@@ -291,10 +308,8 @@ def measure(address: str, models: Models, photo: Image.Image, quality: int,
         decoded = models.images.decode(
             models.images.encode(photo, models.coder.space.pitch(quality)))
         value, choices = match(families, photo, decoded, metric, left_out, show)
-    others: dict[Choice, Row] = {}
-    for choice in choices:
-        with _attempt(choice.variant.codec.name, left_out):
-            others[choice] = picture_bytes(turns, choice)
+        found = _attempts(partial(picture_bytes, turns), choices, left_out)
+        others = {choice: row for choice, row in zip(choices, found, strict=True) if row}
     with progress("drift") as show:
         drifted = drift(address, models, photo, quality, [*others], metric, edits, seed, left_out,
                         show)
@@ -305,7 +320,7 @@ def measure(address: str, models: Models, photo: Image.Image, quality: int,
         "value": value,
         "others": [*others.values()],
         "drift": drifted,
-        "left_out": left_out,
+        "left_out": dict(sorted(left_out.items())),
     }
 
 

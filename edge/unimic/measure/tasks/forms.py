@@ -9,14 +9,13 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Container, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from PIL import Image
 
 from unimic.edge.client import Client
 from unimic.edge.results import Picture
-from unimic.measure.choose import within
+from unimic.measure.choose import side_by_side, within
 from unimic.measure.codecs import Variant, reason
 from unimic.measure.html import Column
 from unimic.measure.tasks.findings import OURS, Row
@@ -77,13 +76,12 @@ class Forms:
         for share, budget in zip(SHARES, budgets, strict=True):
             shared = whole if share == 1 else self._cloud.share(image, budget=budget)
             yield Form(OURS, share, shared.stats.up.wire_bytes, shared)
-        with ThreadPoolExecutor() as pool:  # codecs are programs and libraries outside of Python
-            found = pool.map(lambda variants: self._squeeze(variants, image, budgets),
+        found = side_by_side(lambda variants: self._squeeze(variants, image, budgets),
                              self._families)
-            for variants, squeezed in zip(self._families, found, strict=True):
-                for share, budget, (size, decoded) in zip(SHARES, budgets, squeezed, strict=False):
-                    yield Form(variants[0].codec.name, share, size, self._cloud.share(decoded),
-                               size > budget)
+        for variants, squeezed in zip(self._families, found, strict=True):
+            for share, budget, (size, decoded) in zip(SHARES, budgets, squeezed, strict=False):
+                yield Form(variants[0].codec.name, share, size, self._cloud.share(decoded),
+                           size > budget)
 
     def _squeeze(self, variants: Sequence[Variant], image: Image.Image, budgets: Sequence[int]
                  ) -> list[tuple[int, Image.Image]]:
