@@ -87,15 +87,19 @@ def _bytes(choice: Choice) -> int:
 def _working(variants: Sequence[Variant], image: Image.Image,
              search: Callable[[_Coded], Found]) -> list[Found]:
     """What a search finds in each variant, but of those that fail; if all do, the last error."""
-    found: list[Found] = []
-    failure: Exception | None = None
-    for variant in variants:
+    def outcome(variant: Variant) -> tuple[list[Found], list[Exception]]:
         try:
-            found.append(search(_Coded(variant, image)))
+            return [search(_Coded(variant, image))], []
         except Exception as error:  # no exit: that may be a signal to end
-            failure = error
-    if failure and not found:
-        raise failure
+            return [], [error]
+
+    found: list[Found] = []
+    failures: list[Exception] = []
+    for made, raised in side_by_side(outcome, variants):
+        found += made
+        failures += raised
+    if failures and not found:
+        raise failures[-1]
     return found
 
 
