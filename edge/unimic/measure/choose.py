@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from multiprocessing.pool import ThreadPool
@@ -61,7 +61,7 @@ class _Coded:
         return self.made[position]
 
 
-def side_by_side(work: Callable[[Item], Found], items: Iterable[Item]) -> Iterator[Found]:
+def side_by_side(work: Callable[[Item], Found], items: Collection[Item]) -> Iterator[Found]:
     """What ``work`` makes of each item, in their order, on all cores.
 
     In threads, as codecs are programs and libraries outside of Python. Whoever is interrupted does
@@ -73,7 +73,7 @@ def side_by_side(work: Callable[[Item], Found], items: Iterable[Item]) -> Iterat
         except BaseException as error:  # an exit would end the thread, and be waited for in vain
             return None, error
 
-    with ThreadPool(os.cpu_count()) as pool:
+    with ThreadPool(max(1, min(len(items), os.cpu_count() or 1))) as pool:
         for found, error in pool.imap(outcome, items):
             if error:
                 raise error

@@ -14,7 +14,7 @@ anew in every turn.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
@@ -162,7 +162,7 @@ def _name(of: Sequence[Variant] | Choice) -> str:
     return (of.variant if isinstance(of, Choice) else of[0]).codec.name
 
 
-def _attempts(work: Callable[[Of], Made | None], of: Iterable[Of], left_out: dict[str, str]
+def _attempts(work: Callable[[Of], Made | None], of: Collection[Of], left_out: dict[str, str]
               ) -> Iterator[Made | None]:
     """What is made of each, on all cores; None where a codec raises, and ``left_out`` gets why."""
     def attempt(each: Of) -> Made | None:
