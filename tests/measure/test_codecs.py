@@ -264,7 +264,9 @@ def test_side_by_side() -> None:
 
 
 @pytest.mark.parametrize("error", [KeyError, SystemExit, KeyboardInterrupt])
-def test_what_fails_waits_for_nothing_else(error: type[BaseException]) -> None:
+def test_what_fails_waits_for_nothing_else(error: type[BaseException],
+                                           monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
     under_way, enough, done = threading.Event(), threading.Event(), threading.Event()
 
     def work(item: str) -> None:
