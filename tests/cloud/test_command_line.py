@@ -8,14 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fake_backend import FakeCoder, draw, fake_models, reply
+from fake_backend import draw, fake_models, reply
 from PIL import Image
 
 from unimic.codec import umc
 from unimic.codec.errors import InvalidInput
-from unimic.codec.packets import for_file, pack_image
 from unimic.codec.tokens import TokenGrid
-from unimic.edge import Models, decode
+from unimic.edge import Models, decode, encode_image
 from unimic.edge.cli import build_parser, main
 from unimic.edge.demo import demo
 
@@ -49,9 +48,7 @@ def test_tasks(server: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert facts["share"]["up_payload_bytes"] > 0
 
     grid = TokenGrid(np.arange(12, dtype=np.int32).reshape(3, 4), 64, 48)
-    packet = for_file(pack_image(FakeCoder(), grid).packet, FakeCoder())
-    with open("p.umc", "wb") as file:
-        umc.write(file, [packet])
+    Path("p.umc").write_bytes(encode_image(grid, fake_models()).data)
     assert main(["ask", "p.umc"]) == 0
     assert capsys.readouterr().out.strip() == reply("", grid.codes)
     assert main(["outpaint", "p.umc", "p-wide.png", "--right", "16"]) == 0

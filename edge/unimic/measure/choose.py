@@ -87,20 +87,17 @@ def _bytes(choice: Choice) -> int:
 def _working(variants: Sequence[Variant], image: Image.Image,
              search: Callable[[_Coded], Found]) -> list[Found]:
     """What a search finds in each variant, but of those that fail; if all do, the last error."""
-    def outcome(variant: Variant) -> tuple[list[Found], list[Exception]]:
+    def outcome(variant: Variant) -> Found | Exception:
         try:
-            return [search(_Coded(variant, image))], []
+            return search(_Coded(variant, image))
         except Exception as error:  # no exit: that may be a signal to end
-            return [], [error]
+            return error
 
-    found: list[Found] = []
-    failures: list[Exception] = []
-    for made, raised in side_by_side(outcome, variants):
-        found += made
-        failures += raised
-    if failures and not found:
-        raise failures[-1]
-    return found
+    outcomes = list(side_by_side(outcome, variants))
+    errors = [each for each in outcomes if isinstance(each, Exception)]
+    if errors and len(errors) == len(outcomes):
+        raise errors[-1]
+    return [each for each in outcomes if not isinstance(each, Exception)]
 
 
 def smallest(variants: Sequence[Variant], image: Image.Image,

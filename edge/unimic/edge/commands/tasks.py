@@ -223,9 +223,10 @@ def _load(args: argparse.Namespace) -> tuple[Image.Image | TokenGrid, Models]:
     from unimic.edge.files import decode
     from unimic.edge.models import Models
 
-    data, models = read_input(args.input), Models.load()
+    data = read_input(args.input)
     if not data.startswith(MAGIC):
-        return load_image(data, name=args.input), models
+        return load_image(data, name=args.input), Models.load()
+    models = Models.load()
     with of_file(args.input):
         return decode(data, models).grid, models
 
