@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import socket
 import socketserver
@@ -19,7 +20,7 @@ from PIL import Image
 from unimic.codec.errors import InvalidInput
 from unimic.codec.tokens import TokenGrid, TokenSpace
 from unimic.edge import console
-from unimic.measure import choose, cli, codecs, entropy, session
+from unimic.measure import choose, cli, codecs, entropy, session, session_report, sessions
 from unimic.measure.codecs import Codec, Encoded, Setting, Variant
 from unimic.measure.metrics import METRICS
 from unimic.measure.proxy import CountingProxy
@@ -129,8 +130,9 @@ def test_drift(photo: Image.Image, monkeypatch: pytest.MonkeyPatch) -> None:
     left_out: dict[str, str] = {}
     rows = session.drift("nowhere", models, photo, 100, [choice], PSNR, 6, 1, left_out, nobody)
     assert not left_out
-    assert [(row["codec"], row["turns"]) for row in rows] == [
-        (name, turns) for turns in (1, 5, 6) for name in ("unimic", choice.name)]
+    assert [(row["codec"], row.get("setting"), row["turns"]) for row in rows] == [
+        (*name, turns) for turns in (1, 5, 6)
+        for name in (("unimic", None), ("jpeg/2", choice.setting))]
     ours, theirs = rows[::2], rows[1::2]
     assert all(row["changed_tokens"] == 0 for row in ours)
     assert len({row["psnr"] for row in ours}) == 1
@@ -178,12 +180,14 @@ def test_codecs_that_fail_or_are_too_coarse_are_left_out(
     facts = session.measure("nowhere", models, photo, 100, families, PSNR, 2, 1, console.progress)
     ours = facts["value"]
     assert [other["codec"] for other in facts["others"]] == ["twice", "always"]
-    assert [row["codec"] for row in facts["drift"]] == ["unimic", "always 0"] * 2
+    assert [(row["codec"], row.get("setting")) for row in facts["drift"]] == [
+        ("unimic", None), ("always", 0)] * 2
     assert facts["left_out"] == {
         **dict.fromkeys(("never", "once", "twice"), "RuntimeError: no licence"),
         "too coarse": f"none of its settings reaches our PSNR, dB: {ours:.2f}"}
-    assert "left out: never: RuntimeError: no licence" in session.text(facts)
-    assert "too coarse" in session.html(facts, "unimic", "machine", {})
+    results = of_sessions("psnr", facts)
+    assert "left out: never: RuntimeError: no licence" in session_report.text(results)
+    assert "too coarse" in session_report.html(results)
 
 
 def test_what_is_wrong_shows_before_the_session(
@@ -222,11 +226,12 @@ def test_a_dictionary_helps_zstd() -> None:
         dict(entropy.compressors(known[:2]))
 
 
-def measure(*arguments: object) -> None:
+def measure(*arguments: object) -> int | None:
     parser = argparse.ArgumentParser()
     cli.add(parser.add_subparsers())
     args = parser.parse_args(["measure", *map(str, arguments)])
-    args.run(args)
+    code: int | None = args.run(args)
+    return code
 
 
 def test_entropy_of_little(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -262,19 +267,134 @@ def test_nothing_to_measure(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("metric", ["lpips-vgg", "lpips-alex", "psnr"])
 def test_session_report(metric: str) -> None:
-    row = {"turn": "share", "up_bytes": 300, "down_bytes": 20}
-    facts = {"turns": [row], "bytes": 320, "metric": metric, "value": 0.4,
-             "left_out": {}, "others": [{"codec": "jpeg", "setting": 5, "sends_changes": [1600],
-                                         "keeps_pictures": [3200], "keeps_nothing": [6400]}],
-             "drift": [{"codec": "unimic", "turns": 1, "psnr": 20.0, metric: 0.4,
-                        "changed_tokens": 0}]}
-    lines = "\n".join(session.text(facts))
-    report = session.html(facts, "unimic", "machine", {"unimic": "0"})
+    facts = of_sessions(metric, held("photo.png", 320, [other("jpeg", 5, 1600, 3200, 6400)],
+                                     [drifted(metric, 0.4)]))
+    lines = "\n".join(session_report.text(facts))
+    report = session_report.html(facts)
     for times in "5.0", "10.0", "20.0":
-        assert f"{times}×" in lines
+        assert f"  {times}" in lines
         assert f">{times}<" in report
+    assert "jpeg 5" in lines
     assert ("no evidence" in lines) == ("no evidence" in report) == (metric == "lpips-alex")
-    assert set(session.plots(facts)) == {"drift-psnr", f"drift-{metric}"}
+    assert set(session_report.plots(facts)) == {"drift-psnr", f"drift-{metric}"}
+
+
+def of_sessions(metric: str, *found: dict[str, Any], failed: tuple[Any, ...] = ()
+                ) -> dict[str, Any]:
+    """Results."""
+    return {"command": "unimic", "machine": "machine", "versions": {"unimic": "0"},
+            "settings": {"equal": metric}, "failed": failed,
+            "sessions": [{"image": "photo.png", **session} for session in found]}
+
+
+def held(image: str, ours: int, others: list[dict[str, Any]], drift: list[dict[str, Any]]
+         ) -> dict[str, Any]:
+    """A session of one turn."""
+    return {"image": image, "turns": [{"turn": "share", "up_bytes": ours - 20, "down_bytes": 20}],
+            "bytes": ours, "value": 0.4, "others": others, "drift": drift, "left_out": {}}
+
+
+def other(codec: str, setting: Setting, changes: int, once: int, every: int) -> dict[str, Any]:
+    return {"codec": codec, "setting": setting, "sends_changes": [changes],
+            "keeps_pictures": [once], "keeps_nothing": [every]}
+
+
+def drifted(metric: str, value: float, **codec: object) -> dict[str, Any]:
+    codec = codec or {"codec": "unimic", "changed_tokens": 3}
+    return {**codec, "turns": 1, "psnr": 20.0, metric: value}
+
+
+def test_sessions_of_several_photos() -> None:
+    """Each codec in all at its own settings; what was left out somewhere has no sum."""
+    jpeg = {"codec": "jpeg", "setting": 5}, {"codec": "jpeg/2", "setting": 9}
+    first = held("a/x.png", 100, [other("jpeg", 5, 200, 1000, 2000),
+                                  other("vvc/2", 40, 300, 800, 1000)],
+                 [drifted("dists", 0.1), drifted("dists", 0.5, **jpeg[0]),
+                  drifted("dists", 0.9, codec="webp/2", setting=1)])
+    second = held("b/x.png", 300, [other("jpeg/2", 9, 600, 1000, 2000),
+                                   other("vvc", 41, 100, 1200, 3000),
+                                   other("webp", 1, 50, 60, 70)],
+                  [drifted("dists", 0.2), drifted("dists", 0.7, **jpeg[1])])
+    assert sessions.totals([first, second]) == [
+        {"codec": "unimic", **dict.fromkeys(session.WAYS, 400)},
+        *({"codec": codec, **dict(zip(session.WAYS, sums, strict=True)),
+           **{f"times_{way}": total / 400 for way, total in zip(session.WAYS, sums, strict=True)}}
+          for codec, sums in (("jpeg", (800, 2000, 4000)), ("vvc", (400, 2000, 4000)),
+                              (sessions.BEST, (250, 860, 1070))))]
+    failed = {"image": "c/y.png", "error": "y.png: is not a picture; use one"}
+    facts = of_sessions("dists", first, second | {"left_out": {"avif": "no licence"}},
+                        failed=(failed,))
+    lines = [" ".join(line.split()) for line in session_report.text(facts)]
+    assert "a/x.png 0.4000 100 jpeg 5 2.0 vvc/2 40 8.0 vvc/2 40 10.0" in lines
+    assert "b/x.png 0.4000 300 webp 1 0.2 webp 1 0.2 webp 1 0.2" in lines
+    assert "unimic 1 0.1500 20.00 6" in lines
+    assert "jpeg 1 0.6000 20.00 –" in lines
+    assert not [line for line in lines if line.startswith("webp 1 ")]  # of one photo alone
+    assert "left out: b/x.png, avif: no licence" in session_report.text(facts)
+    assert "left out: c/y.png: y.png: is not a picture; use one" in session_report.text(facts)
+    report = session_report.html(facts)
+    assert "The same session with 2 photos" in report
+    assert report.count("<details>") == 2
+    assert sessions.totals([first | {"others": []}, second])[1:] == []
+
+
+def test_sessions_go_on_after_a_broken_photo_and_an_interruption(
+        tmp_path: Path, photo: Image.Image, monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str]) -> None:
+    measured: list[tuple[int, int]] = []
+
+    def of_photo(address: str, models: object, picture: Image.Image, *_: object
+                 ) -> dict[str, Any]:
+        if picture.size in measured:
+            raise KeyboardInterrupt
+        measured.append(picture.size)
+        return held("", 100 * len(measured), [other("jpeg", 5, 200, 1000, 2000)],
+                    [drifted("psnr", 20.0)])
+
+    monkeypatch.setattr(sessions, "measure", of_photo)
+    monkeypatch.setattr("unimic.edge.demo.service", lambda server: contextlib.nullcontext("here"))
+    folder, out = tmp_path / "photos", tmp_path / "r.json"
+    folder.mkdir()
+    (folder / "a.png").write_bytes(b"no picture")
+    for name, size in (("b", (64, 64)), ("c", (70, 64)), ("d", (70, 64))):
+        photo.resize(size).save(folder / f"{name}.png")
+    (folder / "d.png").write_bytes((folder / "d.png").read_bytes() + b"\0")  # another file
+    options = ("session", folder, "--codecs", "jpeg", "--equal", "psnr", "--json", out)
+    with pytest.raises(KeyboardInterrupt):
+        measure(*options)
+    kept = json.loads(out.read_text())
+    assert [Path(each["image"]).name for each in kept["sessions"]] == ["b.png", "c.png"]
+    assert [Path(each["image"]).name for each in kept["failed"]] == ["a.png"]
+    with pytest.raises(InvalidInput, match=r"r\.json: exists"):
+        measure(*options)
+    with pytest.raises(InvalidInput, match=r"was made with quality 100, here it is 140; use -f"):
+        measure(*options, "--quality", 140, "--resume")
+    measured.clear()
+    assert measure(*options, "--resume") == 1  # a.png
+    assert measured == [(70, 64)]
+    whole = json.loads(out.read_text())
+    assert whole["sessions"][:2] == kept["sessions"]
+    assert whole["totals"] == sessions.totals(whole["sessions"])
+    assert "left out: a.png: " in capsys.readouterr().out
+    (folder / "a.png").unlink()
+    assert measure(*options, "--resume") == 0
+    assert measured == [(70, 64)]
+
+
+def test_sessions_without_anything_to_go_on_with(tmp_path: Path, photo: Image.Image) -> None:
+    picture, out = tmp_path / "photo.png", tmp_path / "r.json"
+    photo.save(picture)
+    for more in (), ("--json", "-"):
+        with pytest.raises(InvalidInput, match="--resume: there is no file to go on with"):
+            measure("session", picture, "--resume", *more)
+    out.write_text('{"sessions": []}')
+    with pytest.raises(InvalidInput, match=r"r\.json: has no results of sessions"):
+        measure("session", picture, "--codecs", "jpeg", "--equal", "psnr", "--json", out,
+                "--resume")
+    (tmp_path / "no.png").write_bytes(b"")
+    with pytest.raises(InvalidInput, match=r"no\.png: is not a picture"):
+        sessions.measure_all("here", None, [tmp_path / "no.png"], [],  # type: ignore[arg-type]
+                             {}, [], console.progress, lambda *_: pytest.fail("nothing is done"))
 
 
 def test_metrics_that_others_cannot_be_equal_by(tmp_path: Path) -> None:

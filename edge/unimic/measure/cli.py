@@ -10,7 +10,7 @@ import itertools
 import json
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +26,6 @@ from unimic.edge.console import (
     write_output,
 )
 from unimic.edge.console import report as tell
-from unimic.edge.images import load_image
 from unimic.measure import machine, outputs
 
 if TYPE_CHECKING:
@@ -44,6 +43,8 @@ SESSION_EXAMPLES = """\
 examples:
   unimic measure session kitchen.jpg --report session.html --json session.json
   unimic measure session kitchen.jpg --codecs jpeg,vvc --server localhost:50051
+  unimic measure session photos/ --edits 5 --report sessions.html --json sessions.json
+  unimic measure session photos/ --edits 5 --report sessions.html --json sessions.json --resume
 """
 TASKS_EXAMPLES = """\
 examples:
@@ -140,8 +141,10 @@ def _add_session(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -
         description="Hold a session of ten turns with a service and count the bytes of the "
         "connection, beside what its pictures would take with other codecs that come no farther "
         "from the original; then edit one half of the photo again and again, and see what becomes "
-        "of the other half.")
-    session.add_argument("image", metavar="IMAGE", help="a photo")
+        "of the other half. With several photos: each of them, one after the other, and what they "
+        "take in all.")
+    session.add_argument("images", type=Path, nargs="+", metavar="IMAGE",
+                         help="photos, or folders of photos")
     quality_option(session)
     session.add_argument("--codecs", type=_names, default=["jpeg", "webp", "avif", "av1", "vvc"],
                          metavar="NAMES", help="separated by commas; each also behind scaling "
@@ -154,6 +157,9 @@ def _add_session(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -
     session.add_argument("--edits", type=int, default=50, metavar="N",
                          help="turns of the drift (default: %(default)s)")
     session.add_argument("--seed", type=int, default=1, help="default: %(default)s")
+    session.add_argument("--resume", action="store_true",
+                         help="go on with the sessions that --json has, which is written after "
+                         "each photo")
     session.set_defaults(run=measure_session)
 
 
@@ -312,17 +318,19 @@ def measure_images(args: argparse.Namespace) -> int:
     return 1 if facts["errors"] else 0
 
 
-def measure_session(args: argparse.Namespace) -> None:
-    """Measure a session and drift."""
+def measure_session(args: argparse.Namespace) -> int:
+    """Measure sessions and drift, and say by the exit code whether all went well."""
     from unimic.edge.demo import service
     from unimic.edge.models import Models
-    from unimic.measure import metrics, session
+    from unimic.measure import metrics, ours, session_report, sessions
 
     if args.edits < 1:
         raise InvalidInput("--edits", f"is {args.edits}", "use 1 or more")
     if args.plots:
         make_folder(args.plots)
-    outputs.check({"--json": args.json, "--report": args.report}, args.force)
+    if args.resume and (args.json is None or str(args.json) == PIPE):
+        raise InvalidInput("--resume", "there is no file to go on with", "name it by --json")
+    outputs.check({"--json": args.json, "--report": args.report}, args.force or args.resume)
     families, versions = _families(args.codecs)
     single = [metric.name for metric in metrics.METRICS.values() if not metric.of_sets]
     if args.equal not in single:
@@ -332,17 +340,26 @@ def measure_session(args: argparse.Namespace) -> None:
     if missing:
         raise InvalidInput(args.equal, "is what codecs are matched by, and it is not installed",
                            *missing.values())
-    metric = metrics.METRICS[args.equal]
-    photo = load_image(args.image)
+    files = _files(args.images)
+    versions = machine.versions(versions, metrics.versions([metrics.METRICS[args.equal]]),
+                                ours.versions(ModelStore.default()))
+    settings = {"quality": args.quality, "equal": args.equal, "edits": args.edits,
+                "seed": args.seed, "codecs": [variants[0].codec.name for variants in families]}
+    known = sessions.earlier(args.json, settings, versions) if args.resume else []
+    facts: dict[str, Any] = {"command": machine.command(), "machine": machine.describe(),
+                             "versions": versions, "settings": settings}
+
+    def keep(found: Sequence[dict[str, Any]], failed: Sequence[dict[str, Any]]) -> None:
+        facts.update(sessions=found, failed=failed, totals=sessions.totals(found))
+        if args.json and str(args.json) != PIPE:
+            _write_json(args.json, facts)
+
     models = Models.load()
     with outputs.for_results(), service(args.server) as address:
-        facts = session.measure(address, models, photo, args.quality, families, metric,
-                                args.edits, args.seed, progress)
-    versions = machine.versions(versions, metrics.versions([metric]))
-    command, described = machine.command(), machine.describe()
-    facts |= {"command": command, "machine": described, "versions": versions}
-    _write(args, facts, session.text(facts), session.html(facts, command, described, versions),
-           session.plots(facts) if args.plots else {})
+        sessions.measure_all(address, models, files, families, settings, known, progress, keep)
+    _write(args, facts, session_report.text(facts), session_report.html(facts),
+           session_report.plots(facts) if args.plots else {})
+    return 1 if facts["failed"] else 0
 
 
 def measure_tasks(args: argparse.Namespace) -> None:
@@ -413,13 +430,17 @@ def _write(args: argparse.Namespace, facts: dict[str, Any], lines: list[str], re
     report.
     """
     if args.json:
-        write_output(str(args.json), outputs.as_json(facts, indent=1).encode(), force=True)
+        _write_json(args.json, facts)
     if args.report:
         write_output(str(args.report), report.encode(errors="replace"), force=True)
     for name, drawing in plots.items():
         write_output(str(args.plots / f"{name}.svg"), drawing.encode(), force=True)
     if PIPE not in (str(args.json), str(args.report)):
         print("\n".join(lines))
+
+
+def _write_json(path: Path, facts: dict[str, Any]) -> None:
+    write_output(str(path), outputs.as_json(facts, indent=1).encode(), force=True)
 
 
 def _tell(args: argparse.Namespace, facts: dict[str, Any]) -> None:

@@ -4,9 +4,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
+from pathlib import Path
 
 # Okabe and Ito's colours, which people with any colour vision can tell apart, for both grounds.
 _COLOURS = (("#0b62c4", "#5aa9ff"), ("#c4540a", "#ff9a4d"), ("#00806a", "#2fd0ae"),
@@ -109,6 +110,17 @@ def section(title: str, *content: str) -> str:
 def paragraph(text: str) -> str:
     """Plain text."""
     return f"<p class=faint>{escape(text)}</p>"
+
+
+def titles(images: Iterable[str]) -> dict[str, str]:
+    """What pictures are called: their files, with as many folders as tell them apart."""
+    parts = {image: Path(image).parts for image in images}
+    deepest = max(map(len, parts.values()), default=1)
+    for depth in range(1, deepest + 1):
+        titles = {image: "/".join(names[-depth:]) for image, names in parts.items()}
+        if len({*titles.values()}) == len(titles):
+            break
+    return titles
 
 
 def shown(value: object, digits: int | None = None) -> str:

@@ -32,8 +32,13 @@ def codec() -> Codec:
     def decode(data: bytes, size: tuple[int, int]) -> Image.Image:
         return files.decode(data, models).image
 
-    versions = {entry.name: entry.id.hex() for entry in store.entries.values()}
-    return Codec("unimic", space.qualities, (50, 70, 100, 140, 200), encode, decode, versions)
+    return Codec("unimic", space.qualities, (50, 70, 100, 140, 200), encode, decode,
+                 versions(store))
+
+
+def versions(store: ModelStore) -> dict[str, str]:
+    """Of the models, by name."""
+    return {entry.name: entry.id.hex() for entry in store.entries.values()}
 
 
 def _encode(coder: Coder, grid: TokenGrid) -> Encoded:

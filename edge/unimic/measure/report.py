@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -33,6 +33,7 @@ from unimic.measure.html import (
     section,
     shown,
     table,
+    titles,
 )
 from unimic.measure.metrics import METRICS, SMALLEST, Metric, losses
 from unimic.measure.run import ORIGINAL, Row, family, middle, webp_base64
@@ -109,7 +110,7 @@ def summary(rows: Sequence[Row], metrics: Sequence[Metric], context: Context) ->
 def html(rows: Sequence[Row], facts: Row, metrics: Sequence[Metric], context: Context) -> str:
     """The report of rows and what `summary` says of them."""
     means: list[Row] = facts["averages"]
-    series, titles = _names(means), _titles(row["image"] for row in rows)
+    series, named = _names(means), titles(row["image"] for row in rows)
     good = [row for row in rows if "error" not in row and row["codec"] != ORIGINAL]
     single = [metric for metric in metrics if not metric.of_sets]
     count = len({row["image"] for row in good})
@@ -127,8 +128,8 @@ def html(rows: Sequence[Row], facts: Row, metrics: Sequence[Metric], context: Co
                 legend(series), "<div class=plots>",
                 *(drawing.figure() for drawing in _curves(means, metrics).values()), "</div>"),
         _bd_rates(facts, metrics, context.anchor),
-        _crops(good, means, single, titles),
-        _bits(good, titles),
+        _crops(good, means, single, named),
+        _bits(good, named),
         section("All settings", paragraph("Means over the pictures; a click on a title sorts."),
                 table([Column("codec", "codec"), Column("setting", "setting"), *_SIZES,
                        *_metric_columns(metrics), *_TIMES], means, OURS)),
@@ -136,26 +137,15 @@ def html(rows: Sequence[Row], facts: Row, metrics: Sequence[Metric], context: Co
                 table([Column("codec", "codec"), Column("setting", "setting"),
                        Column("image", "picture", left=True), *_SIZES, *_metric_columns(single),
                        *_TIMES],
-                      [row | {"image": titles[row["image"]]} for row in good], OURS),
+                      [row | {"image": named[row["image"]]} for row in good], OURS),
                 "</details>"),
-        _troubles(facts, metrics, titles),
+        _troubles(facts, metrics, named),
         section("Made with", table(
             [Column("name", "what"), Column("version", "version", left=True)],
             [{"name": name, "version": version} for name, version in context.versions.items()]),
             *(paragraph(f"{metric.title}: {metric.source}.") for metric in metrics)),
     ]
     return page("UniMIC: rate and fidelity", [part for part in sections if part], series)
-
-
-def _titles(images: Iterable[str]) -> dict[str, str]:
-    """What pictures are called: their files, with as many folders as tell them apart."""
-    parts = {image: Path(image).parts for image in images}
-    deepest = max(map(len, parts.values()), default=1)
-    for depth in range(1, deepest + 1):
-        titles = {image: "/".join(names[-depth:]) for image, names in parts.items()}
-        if len({*titles.values()}) == len(titles):
-            break
-    return titles
 
 
 def text(facts: Row, metrics: Sequence[Metric]) -> list[str]:

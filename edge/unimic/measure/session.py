@@ -18,7 +18,6 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
-from html import escape
 from typing import Any, TypeVar
 
 import numpy as np
@@ -33,18 +32,7 @@ from unimic.edge.regions import Box
 from unimic.edge.results import Answer, Picture
 from unimic.measure.choose import Choice, side_by_side, smallest
 from unimic.measure.codecs import Variant, reason
-from unimic.measure.html import (
-    Column,
-    Drawing,
-    Point,
-    draw,
-    legend,
-    page,
-    paragraph,
-    section,
-    table,
-)
-from unimic.measure.metrics import METRICS, SMALLEST, Judge, Metric, losses
+from unimic.measure.metrics import METRICS, SMALLEST, Judge, Metric
 from unimic.measure.proxy import CountingProxy
 
 Row = dict[str, Any]
@@ -225,14 +213,14 @@ def drift(address: str, models: Models, photo: Image.Image, quality: int,
     ``left_out`` gets codecs that fail on the way, and why.
 
     Returns:
-        Rows with ``codec``, ``turns``, ``psnr``, ``metric`` by its name, and of ours
-        ``changed_tokens`` (in the left half, since the first turn; anything but 0 is an error of
-        ours).
+        Rows with ``codec``, ``setting`` (but of ours), ``turns``, ``psnr``, ``metric`` by its name,
+        and of ours ``changed_tokens`` (in the left half, since the first turn; anything but 0 is an
+        error of ours).
     """
     pitch = models.coder.space.pitch(quality)
     kept = left_half(photo, pitch, metric)
     half = kept[2] // pitch  # columns of tokens
-    judge = Judge(photo.crop(kept), [each.name for each in _drift_metrics(metric)])
+    judge = Judge(photo.crop(kept), [each.name for each in drift_metrics(metric)])
     pixels = dict.fromkeys(choices, photo)
     rows: list[Row] = []
 
@@ -250,8 +238,8 @@ def drift(address: str, models: Models, photo: Image.Image, quality: int,
                 shown = models.images.decode(TokenGrid(codes, kept[2], kept[3], pitch))
                 rows.append({"codec": "unimic", "turns": turn, **judge(shown),
                              "changed_tokens": int(np.count_nonzero(codes != first))})
-                rows += [{"codec": choice.name, "turns": turn, **judge(coded.crop(kept))}
-                         for choice, coded in pixels.items()]
+                rows += [{"codec": choice.variant.name, "setting": choice.setting, "turns": turn,
+                          **judge(coded.crop(kept))} for choice, coded in pixels.items()]
             progress(turn, edits)
     return rows
 
@@ -265,7 +253,7 @@ def _edited(pictures: Mapping[Choice, Image.Image], new: Image.Image, box: Box, 
     return choice.variant.decode(data, edited.size)
 
 
-def _drift_metrics(metric: Metric) -> list[Metric]:
+def drift_metrics(metric: Metric) -> list[Metric]:
     """``metric`` and PSNR."""
     return [METRICS[name] for name in dict.fromkeys((metric.name, "psnr"))]
 
@@ -278,7 +266,7 @@ def _box(size: tuple[int, int], left: int, turn: int) -> Box:
     return left + room // 4, top, max(left + room // 4 + 1, width - room // 4), top + tall
 
 
-# ── the whole measurement ─────────────────────────────────────────────────────────────────────
+# ── all of a photo ────────────────────────────────────────────────────────────────────────────
 
 
 def measure(address: str, models: Models, photo: Image.Image, quality: int,
@@ -290,9 +278,9 @@ def measure(address: str, models: Models, photo: Image.Image, quality: int,
     are made equal to it.
 
     Returns:
-        ``turns`` (ours), ``bytes`` (of both ways together), ``metric`` (its name), ``value`` (our
-        photo's by it), ``others`` (see `picture_bytes`), ``drift`` (see `drift`), and ``left_out``:
-        codecs, and why.
+        ``turns`` (ours), ``bytes`` (of both ways together), ``value`` (our photo's by the metric),
+        ``others`` (see `picture_bytes`), ``drift`` (see `drift`), and ``left_out``: codecs, and
+        why.
 
     Raises:
         InvalidInput: the photo is too small to be judged.
@@ -316,110 +304,8 @@ def measure(address: str, models: Models, photo: Image.Image, quality: int,
     return {
         "turns": [turn.row for turn in turns],
         "bytes": sum(turn.row["up_bytes"] + turn.row["down_bytes"] for turn in turns),
-        "metric": metric.name,
         "value": value,
         "others": [*others.values()],
         "drift": drifted,
         "left_out": dict(sorted(left_out.items())),
     }
-
-
-def text(facts: Row) -> list[str]:
-    """The figures as lines for a terminal."""
-    others = facts["others"]
-    names = [f"{other['codec']} {other['setting']}" for other in others]
-    metric = METRICS[facts["metric"]]
-    lines = [f"Our photo's {metric.shown(facts['value'])}; the others' are not worse. "
-             "Bytes: ours all on the wire, the others' the pictures alone.",
-             *filter(None, [losses([metric])]),
-             f"{'turn':<10}{'up':>8}{'down':>8}" + "".join(f"{name:>16}" for name in names)]
-    for i, row in enumerate(facts["turns"]):
-        cells = "".join(f"{other['keeps_pictures'][i]:>16,}" for other in others)
-        lines.append(f"{row['turn']:<10}{row['up_bytes']:>8,}{row['down_bytes']:>8,}{cells}")
-    for way, title in WAYS.items():
-        cells = "".join(f"{sum(other[way]):>16,}" for other in others)
-        times = "".join(f"{sum(other[way]) / facts['bytes']:>15.1f}×" for other in others)
-        lines += [f"{title:<18}{facts['bytes']:>8,}{cells}", f"{'':<26}{times}"]
-    lines.append("the left half, which nobody edits, against the original:")
-    for row in facts["drift"]:
-        changed = (f"; {row['changed_tokens']} tokens changed" if "changed_tokens" in row else "")
-        values = "; ".join(each.shown(row[each.name]) for each in _drift_metrics(metric))
-        lines.append(f"  {row['turns']:>3} turns  {row['codec']:<14} {values}{changed}")
-    return [*lines, *(f"left out: {codec}: {why}" for codec, why in facts["left_out"].items())]
-
-
-def html(facts: Row, command: str, machine: str, versions: Mapping[str, str]) -> str:
-    """The figures as a report."""
-    metric = METRICS[facts["metric"]]
-    others = facts["others"]
-    names = [f"{other['codec']} {other['setting']}" for other in others]
-    rows = [{**row, **{name: other["keeps_pictures"][i]
-                       for name, other in zip(names, others, strict=True)}}
-            for i, row in enumerate(facts["turns"])]
-    totals = [{"codec": "unimic", **dict.fromkeys(WAYS, facts["bytes"])}] + [
-        {"codec": name, **{way: sum(other[way]) for way in WAYS},
-         **{f"times_{way}": sum(other[way]) / facts["bytes"] for way in WAYS}}
-        for name, other in zip(names, others, strict=True)]
-    codecs = _drifting(facts)
-    return page("UniMIC: a session", [
-        f"<p class=faint><code>{escape(command)}</code><br>{escape(machine)}</p>",
-        section("The session in bytes", paragraph(
-            "Ours: all that the TCP connection carried. The others: the pictures alone, at the "
-            f"setting whose {metric.marked} of the photo is not worse than ours, "
-            f"{facts['value']:.{metric.digits}f}; nothing is counted for their questions, masks "
-            "and headers. Changes alone: the service keeps pictures, and of each only what is new "
-            "in it crosses, as of ours. Each picture once: it keeps pictures, and each crosses "
-            "whole. In every turn: it keeps nothing, and the picture of every turn goes again. "
-            f"{losses([metric])}"),
-            table([Column("codec", "codec"), *(column for way, title in WAYS.items() for column in (
-                Column(way, f"{title}, bytes", 0), Column(f"times_{way}", "× ours", 1)))],
-                totals, "unimic")),
-        section("Turn by turn", paragraph(
-            "Bytes. Ideal and payload are of tokens, text and mask; wire is the message as "
-            "protobuf writes it; TCP is all that the connection carried, the first turn with the "
-            "opening of the session. The other codecs with each picture once."),
-            table([Column("turn", "turn"), Column("up_ideal_bits", "up: ideal, bits", 0),
-                   Column("up_payload_bytes", "payload", 0), Column("up_wire_bytes", "wire", 0),
-                   Column("up_bytes", "TCP", 0), Column("down_ideal_bits", "down: ideal, bits", 0),
-                   Column("down_payload_bytes", "payload", 0), Column("down_wire_bytes", "wire", 0),
-                   Column("down_bytes", "TCP", 0), *(Column(name, name, 0) for name in names)],
-                  rows)),
-        section("Drift", paragraph(
-            "The photo is edited again and again in its right half. Shown is the left half, which "
-            "nobody edits, against the original: ours as the service holds it, in tokens; the "
-            "others' coded anew in every turn."),
-            legend(codecs), "<div class=plots>",
-            *(drawing.figure() for drawing in _curves(facts).values()), "</div>",
-            table([Column("codec", "codec"), Column("turns", "turns"),
-                   *(Column(each.name, each.marked, each.digits)
-                     for each in _drift_metrics(metric)),
-                   Column("changed_tokens", "tokens changed")], facts["drift"], "unimic"),
-            table([Column("codec", "left out"), Column("why", "why", left=True)],
-                  [{"codec": codec, "why": why} for codec, why in facts["left_out"].items()])
-            if facts["left_out"] else ""),
-        section("Made with", table(
-            [Column("name", "what"), Column("version", "version", left=True)],
-            [{"name": name, "version": version} for name, version in versions.items()])),
-    ], codecs)
-
-
-def plots(facts: Row) -> dict[str, str]:
-    """The drift as SVG files, by metric."""
-    return {f"drift-{metric}": drawing.file(_drifting(facts))
-            for metric, drawing in _curves(facts).items()}
-
-
-def _drifting(facts: Row) -> list[str]:
-    """Names of the codecs."""
-    return list(dict.fromkeys(row["codec"] for row in facts["drift"]))
-
-
-def _curves(facts: Row) -> dict[str, Drawing]:
-    curves = {metric: {
-        name: [Point(row["turns"], row[metric.name],
-                     f"{name}, {row['turns']} turns: {row[metric.name]:.4f}")
-               for row in facts["drift"] if row["codec"] == name]
-        for name in _drifting(facts)} for metric in _drift_metrics(METRICS[facts["metric"]])}
-    return {metric.name: drawing for metric, lines in curves.items()
-            if (drawing := draw(f"{metric.marked} ({metric.better} is better)", "turns", lines,
-                                bold="unimic"))}

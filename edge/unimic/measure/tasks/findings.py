@@ -15,9 +15,9 @@ from unimic.measure.html import (
     paragraph,
     plot,
     section,
-    shown,
     table,
 )
+from unimic.measure.terminal import aligned
 
 Row = dict[str, Any]
 OURS = "unimic"
@@ -60,14 +60,7 @@ def text(findings: Sequence[Findings]) -> list[str]:
     """Tables for a terminal."""
     lines: list[str] = []
     for found in findings:
-        cells = [[column.title for column in found.columns], *(
-            [shown(row.get(column.field), column.digits) for column in found.columns]
-            for row in found.rows)]
-        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-        lines += ["", found.title]
-        lines += ["  " + "  ".join([line[0].ljust(widths[0]), *(
-            cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True))]).rstrip()
-            for line in cells]
+        lines += ["", found.title, *aligned(found.columns, found.rows)]
         lines += [f"  left out: {row['name']}: {row['error']}" for row in found.left_out]
     return lines[1:]
 
