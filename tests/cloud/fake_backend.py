@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image
 
 from unimic.cloud.backends.base import Answer, Backend, Cancelled, Sampling
+from unimic.cloud.metrics import Metrics
 from unimic.cloud.server import Server, ServerOptions, ServerTls
 from unimic.codec.errors import CorruptData, InvalidInput
 from unimic.codec.limits import Limits
@@ -210,9 +211,10 @@ def reply(question: str, codes) -> str:
 
 
 def fake_server(backend: EchoBackend | None = None, coder: FakeCoder | None = None,
-                limits: Limits | None = None, **options) -> Server:
+                limits: Limits | None = None, metrics: Metrics | None = None,
+                **options) -> Server:
     return Server(backend or EchoBackend(), coder or FakeCoder(), FakeText(), limits or Limits(),
-                  ServerOptions(**{"port": 0, **options}))
+                  ServerOptions(**{"port": 0, **options}), metrics)
 
 
 def main() -> None:

@@ -39,6 +39,7 @@ from PIL import Image
 
 from unimic.cloud.backends.base import GenerateRequest, Sampling
 from unimic.cloud.batching import Batcher
+from unimic.cloud.metrics import Metrics
 from unimic.codec.errors import InvalidInput, UnimicError
 from unimic.codec.limits import Limits
 from unimic.codec.progress import ignore
@@ -433,7 +434,7 @@ async def test_who_asks_and_cancels_takes_no_more_threads_than_are_allowed(serve
 async def busy(sampling: Sampling):
     """A backend, its batcher, and the call that it is at work for."""
     backend = EchoBackend(0.02)
-    batcher = Batcher(backend)
+    batcher = Batcher(backend, 1, Metrics())
     running = asyncio.create_task(batcher.run(batcher, GenerateRequest("a", 1, 1, sampling)))
     await until(lambda: backend.steps)
     return backend, batcher, running
@@ -638,7 +639,7 @@ async def ended(backend: EchoBackend, first: list[str], then: list[str]) -> list
 
     Those of ``then`` come while the first is at work.
     """
-    batcher = Batcher(backend)
+    batcher = Batcher(backend, 1, Metrics())
     names = {request.split()[0] for request in first + then}
     askers = {name: type(name, (), {})() for name in names}
     order = []

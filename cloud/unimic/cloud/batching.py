@@ -23,6 +23,7 @@ from unimic.cloud.backends.base import (
     GenerateRequest,
     Request,
 )
+from unimic.cloud.metrics import Metrics
 from unimic.codec.errors import InvalidInput, UnimicError
 from unimic.codec.progress import Progress
 from unimic.codec.tokens import Codes, check_codes
@@ -62,7 +63,7 @@ class Batcher:
     for one batch of each of the others at most, not for all that they have asked for.
     """
 
-    def __init__(self, backend: Backend, workers: int = 1) -> None:
+    def __init__(self, backend: Backend, workers: int, metrics: Metrics) -> None:
         self._methods: dict[type, Callable[..., Sequence[Any]]] = {
             GenerateRequest: backend.generate,
             FillRequest: backend.fill,
@@ -71,7 +72,7 @@ class Batcher:
         self._backend = backend
         self._threads = ThreadPoolExecutor(workers, thread_name_prefix="backend")
         self._waiting: list[_Batch] = []
-        self._workers = workers
+        self._workers, self._metrics = workers, metrics
         self._running: set[asyncio.Task[None]] = set()
         self._begun = 0.0  # the tag of the batch that was begun last
         self._last: WeakKeyDictionary[object, float] = WeakKeyDictionary()  # tag, by asker
@@ -136,6 +137,7 @@ class Batcher:
 
     async def _compute(self, jobs: list[_Job]) -> None:
         loop = asyncio.get_running_loop()
+        self._metrics.batch_requests.labels(_kind(jobs[0].request)).observe(len(jobs))
 
         def watch(step: int, steps: int) -> None:
             step, steps = operator.index(step), operator.index(steps)
@@ -195,6 +197,11 @@ class Batcher:
         except InvalidInput as error:  # not the client's input
             raise ValueError(str(error)) from error
         return codes.astype(np.int32)
+
+
+def _kind(request: Request) -> str:
+    """What is asked for, in a word."""
+    return type(request).__name__.removesuffix("Request").lower()
 
 
 def _answer(result: Any) -> Answer:

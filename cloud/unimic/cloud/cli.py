@@ -10,6 +10,7 @@ from pathlib import Path
 
 from unimic.cloud.backends.base import backend_names, load_backend
 from unimic.cloud.coding import Together
+from unimic.cloud.metrics import Metrics
 from unimic.cloud.networks import check_device, load_device_coder
 from unimic.cloud.server import Server, ServerOptions, ServerTls
 from unimic.codec.errors import InvalidInput
@@ -46,6 +47,9 @@ def add_serve(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -
     parser.add_argument("--limit", action="append", default=[], metavar="NAME=N",
                         help="what a client may ask for; may be repeated. Names and defaults: "
                         + ", ".join(f"{name}={value}" for name, value in vars(Limits()).items()))
+    parser.add_argument("--metrics-port", type=int, metavar="PORT",
+                        help="answer Prometheus there, at /metrics of the same host, in plain HTTP "
+                        "(default: nowhere)")
     tls = parser.add_argument_group("TLS", "PEM files; without them the service speaks plain text")
     tls.add_argument("--tls-cert", type=Path, metavar="FILE", help="the server's certificate chain")
     tls.add_argument("--tls-key", type=Path, metavar="FILE", help="its private key")
@@ -71,11 +75,15 @@ def serve(options: argparse.Namespace) -> int:
 
     _allow_many_connections()
 
+    metrics = Metrics()
+
     async def run() -> None:
-        server = Server(backend, coder, text, limits, chosen)
+        server = Server(backend, coder, text, limits, chosen, metrics)
         await server.run_until_signal(lambda address: print(f"listening on {address}", flush=True))
 
-    asyncio.run(run())
+    with (contextlib.nullcontext() if options.metrics_port is None
+          else metrics.served(options.host, options.metrics_port)):
+        asyncio.run(run())
     return 0
 
 
@@ -100,11 +108,11 @@ def _limits(changes: list[str]) -> Limits:
 
 
 def _server_options(options: argparse.Namespace) -> ServerOptions:
-    for name, least, most in (("port", 0, 65535), ("workers", 1, 1024), ("sessions", 1, 1 << 20),
-                              ("grace", 0, 86400)):
-        if not least <= getattr(options, name) <= most:
-            raise InvalidInput(f"--{name}", f"{getattr(options, name)} is out of range",
-                               f"use {least} to {most}")
+    for name, least, most in (("port", 0, 65535), ("metrics-port", 0, 65535), ("workers", 1, 1024),
+                              ("sessions", 1, 1 << 20), ("grace", 0, 86400)):
+        value = getattr(options, name.replace("-", "_"))
+        if value is not None and not least <= value <= most:
+            raise InvalidInput(f"--{name}", f"{value} is out of range", f"use {least} to {most}")
     cert, key, client_ca = options.tls_cert, options.tls_key, options.tls_client_ca
     if bool(cert) != bool(key) or (client_ca and not cert):
         raise InvalidInput("--tls-cert", "TLS needs a certificate and its key",

@@ -16,6 +16,7 @@ from grpc_reflection.v1alpha import reflection
 
 from unimic.cloud.backends.base import Backend
 from unimic.cloud.batching import Batcher
+from unimic.cloud.metrics import Metrics
 from unimic.cloud.service import Service
 from unimic.cloud.session import Engine
 from unimic.codec.coder import Coder
@@ -129,9 +130,11 @@ class Server:
     """A server on the running event loop: ``start``, then ``stop`` or ``run_until_signal``."""
 
     def __init__(self, backend: Backend, coder: Coder, text: TextTokenizer,
-                 limits: Limits, options: ServerOptions) -> None:
+                 limits: Limits, options: ServerOptions, metrics: Metrics | None = None) -> None:
         self._options = options
-        self._engine = Engine(backend, coder, text, limits, Batcher(backend, options.workers))
+        metrics = metrics or Metrics()
+        self._engine = Engine(backend, coder, text, limits,
+                              Batcher(backend, options.workers, metrics), metrics)
         self._health = _Health()
         # No bound on calls: sessions have one, and whoever asks for the health shall be answered.
         self._server = grpc.aio.server(

@@ -51,6 +51,7 @@ class Service(service_pb2_grpc.MultimodalServicer):
         assert this is not None  # gRPC runs each call in a task
         was_full, self._full = self._full, len(self.sessions) >= self._most_sessions
         if self._full:
+            self._engine.metrics.refused.inc()
             # Who keeps coming shall not fill the log.
             log.log(logging.INFO if was_full else logging.WARNING,
                     "%s: refused, %d sessions are open", name, self._most_sessions)
@@ -58,6 +59,7 @@ class Service(service_pb2_grpc.MultimodalServicer):
                                 f"{self._most_sessions} sessions are open, which is all that this "
                                 "server takes (--sessions); try later")
         self.sessions.add(this)
+        self._engine.metrics.sessions.inc()
         log.info("%s: session begins", name)
         try:
             await Session(self._engine, name).serve(context.read, context.write)
@@ -66,4 +68,5 @@ class Service(service_pb2_grpc.MultimodalServicer):
             await context.abort(reason.status, str(reason))
         finally:
             self.sessions.discard(this)
+            self._engine.metrics.sessions.dec()
             log.info("%s: session ends", name)

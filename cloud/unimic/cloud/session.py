@@ -24,6 +24,7 @@ from unimic.cloud.backends.base import (
     Sampling,
 )
 from unimic.cloud.batching import Batcher
+from unimic.cloud.metrics import Metrics
 from unimic.codec.canvas import Margins, enlarge
 from unimic.codec.coder import Coder
 from unimic.codec.errors import InvalidInput, LimitExceeded, UnimicError, UnknownModel
@@ -75,6 +76,7 @@ class Engine:
     text: TextTokenizer
     limits: Limits
     batcher: Batcher
+    metrics: Metrics
     draining: asyncio.Event = field(default_factory=asyncio.Event)
     threads: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(MOST_THREADS))
 
@@ -176,6 +178,7 @@ class Session:
                 message = pb.ClientMessage()  # as good as an empty one; the next may be whole
             if not isinstance(message, pb.ClientMessage):  # the end
                 return
+            self._engine.metrics.message_bytes.labels("up").inc(message.ByteSize())
             kind = message.WhichOneof("message")
             if kind == "share":
                 await self._start(message.share)
@@ -223,11 +226,13 @@ class Session:
     async def _write(self, write: Write) -> None:
         while (message := await self._outbox.get()) is not None:
             await write(message)
+            self._engine.metrics.message_bytes.labels("down").inc(message.ByteSize())
 
     async def _fail(self, request: int, error: UnimicError) -> None:
         failure = to_failure(request, error)
-        log.info("%s: request %d failed: %s of %s", self._name, request,
-                 pb.Failure.Code.Name(failure.code), failure.field)
+        code = pb.Failure.Code.Name(failure.code)
+        log.info("%s: request %d failed: %s of %s", self._name, request, code, failure.field)
+        self._engine.metrics.failures.labels(code).inc()
         await self._outbox.put(pb.ServerMessage(failure=failure))
 
     def _report(self, request: int, step: int, steps: int) -> None:
@@ -260,12 +265,16 @@ class Session:
         if asks:
             self._questions.add(task)
         self._pending.add(task)
+        self._engine.metrics.pending.inc()
         task.add_done_callback(partial(self._settle, request.id))
 
     def _settle(self, request: int, task: asyncio.Task[TokenGrid | None]) -> None:
         self._room.release()
         self._pending.discard(task)
         self._questions.discard(task)
+        self._engine.metrics.pending.dec()
+        if task.cancelled():
+            self._engine.metrics.failures.labels("CODE_CANCELLED").inc()
         made = not task.cancelled() and task.result() is not None
         if not made and self._objects.get(request) is task:
             del self._objects[request]
@@ -296,8 +305,9 @@ class Session:
             await self._fail(request.id, LimitExceeded(
                 "result", f"{message.ByteSize()} bytes are over {most}", "ask for a smaller image"))
             return None
-        log.info("%s: request %d done, %s, %.3f s", self._name, request.id,
-                 _kind(request), seconds)
+        kind = _kind(request)
+        log.info("%s: request %d done, %s, %.3f s", self._name, request.id, kind, seconds)
+        self._engine.metrics.seconds.labels(kind).observe(seconds)
         await self._outbox.put(message)
         return made
 
