@@ -13,7 +13,8 @@ from PIL import Image
 from unimic.edge import Client
 from unimic.edge.cli import main
 
-os.chdir(tempfile.mkdtemp())
+folder = tempfile.TemporaryDirectory()  # goes when the process does
+os.chdir(folder.name)
 Image.linear_gradient("L").resize((200, 120)).save("photo.png")
 Path("notes.txt").write_text("Two dogs run on a beach. 漢字\n", encoding="utf-8")
 for source, target in (("photo.png", "back.png"), ("notes.txt", "back.txt")):

@@ -32,7 +32,8 @@ class Metrics:
         refused: sessions.
         pending: requests that are being worked on.
         seconds: of requests that were answered, by task.
-        failures: of requests, by code; those that nobody waits for any more are cancelled.
+        failures: of requests, and messages that could not be understood, by code; requests that
+            nobody waits for any more are cancelled.
         message_bytes: by direction, ``up`` or ``down``; without HTTP/2 and gRPC.
         batch_requests: of the batches that the backend got, by its method.
     """

@@ -211,6 +211,7 @@ class Session:
         if not isinstance(first, pb.ClientMessage) or not first.HasField("open"):
             raise Rejected(grpc.StatusCode.FAILED_PRECONDITION,
                            "the first message of a session must be open")
+        self._engine.metrics.message_bytes.labels("up").inc(first.ByteSize())
         coder = self._engine.coder
         if first.open.space != coder.space.id:
             raise Rejected(

@@ -10,7 +10,7 @@ import itertools
 import json
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -137,7 +137,8 @@ def _add_entropy(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -
 def _add_session(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     session = actions.add_parser(
         "session", help="bytes and drift of a session of many turns", epilog=SESSION_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter, parents=[_service_options()],
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        parents=[_service_options(resumable=True)],
         description="Hold a session of ten turns with a service and count the bytes of the "
         "connection, beside what its pictures would take with other codecs that come no farther "
         "from the original; then edit one half of the photo again and again, and see what becomes "
@@ -157,9 +158,6 @@ def _add_session(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -
     session.add_argument("--edits", type=int, default=50, metavar="N",
                          help="turns of the drift (default: %(default)s)")
     session.add_argument("--seed", type=int, default=1, help="default: %(default)s")
-    session.add_argument("--resume", action="store_true",
-                         help="go on with the sessions that --json has, which is written after "
-                         "each photo")
     session.set_defaults(run=measure_session)
 
 
@@ -194,13 +192,19 @@ def _add_tasks(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     tasks.set_defaults(run=measure_tasks)
 
 
-def _service_options() -> argparse.ArgumentParser:
+def _service_options(*, resumable: bool = False) -> argparse.ArgumentParser:
     parent = argparse.ArgumentParser(add_help=False)
     parent.add_argument("--server", metavar="HOST:PORT",
                         help="use a running service (default: start one)")
     parent.add_argument("--report", type=Path, metavar="FILE", help="write a report as HTML")
-    parent.add_argument("--json", type=Path, metavar="FILE", help="write the figures as JSON")
-    parent.add_argument("-f", "--force", action="store_true", help="overwrite the files")
+    parent.add_argument("--json", type=Path, metavar="FILE", help="write the figures as JSON"
+                        + "; as they come they are kept as JSON lines in the file of the same name "
+                        "with .jsonl" * resumable)
+    again = parent.add_mutually_exclusive_group()
+    if resumable:
+        again.add_argument("--resume", action="store_true",
+                           help="go on with the JSON lines that are there")
+    again.add_argument("-f", "--force", action="store_true", help="overwrite the files")
     parent.add_argument("-v", "--verbose", action="count", default=0,
                         help="say more on standard error")
     return parent
@@ -323,14 +327,17 @@ def measure_session(args: argparse.Namespace) -> int:
     from unimic.edge.demo import service
     from unimic.edge.models import Models
     from unimic.measure import metrics, ours, session_report, sessions
+    from unimic.measure.journal import Journal
 
     if args.edits < 1:
         raise InvalidInput("--edits", f"is {args.edits}", "use 1 or more")
     if args.plots:
         make_folder(args.plots)
-    if args.resume and (args.json is None or str(args.json) == PIPE):
+    journal_path = _journal_path(args.json) if args.json and str(args.json) != PIPE else None
+    outputs.check({"--json": args.json, "--report": args.report}, args.force or args.resume,
+                  {"the journal": journal_path} if journal_path else {})
+    if args.resume and not journal_path:
         raise InvalidInput("--resume", "there is no file to go on with", "name it by --json")
-    outputs.check({"--json": args.json, "--report": args.report}, args.force or args.resume)
     families, versions = _families(args.codecs)
     single = [metric.name for metric in metrics.METRICS.values() if not metric.of_sets]
     if args.equal not in single:
@@ -340,26 +347,28 @@ def measure_session(args: argparse.Namespace) -> int:
     if missing:
         raise InvalidInput(args.equal, "is what codecs are matched by, and it is not installed",
                            *missing.values())
+    settings = sessions.Settings(args.quality, metrics.METRICS[args.equal], args.edits, args.seed,
+                                 families)
     files = _files(args.images)
-    versions = machine.versions(versions, metrics.versions([metrics.METRICS[args.equal]]),
-                                ours.versions(ModelStore.default()))
-    settings = {"quality": args.quality, "equal": args.equal, "edits": args.edits,
-                "seed": args.seed, "codecs": [variants[0].codec.name for variants in families]}
-    known = sessions.earlier(args.json, settings, versions) if args.resume else []
-    facts: dict[str, Any] = {"command": machine.command(), "machine": machine.describe(),
-                             "versions": versions, "settings": settings}
-
-    def keep(found: Sequence[dict[str, Any]], failed: Sequence[dict[str, Any]]) -> None:
-        facts.update(sessions=found, failed=failed, totals=sessions.totals(found))
-        if args.json and str(args.json) != PIPE:
-            _write_json(args.json, facts)
-
+    versions = machine.versions(versions, metrics.versions([settings.metric]))
+    our_versions = ours.versions(ModelStore.default())
+    journal = None
+    if journal_path:
+        if args.force:
+            journal_path.unlink(missing_ok=True)
+        made_by = {f"--{name}": str(value) for name, value in settings.as_dict().items()
+                   if name != "quality"}  # which each row has
+        journal = Journal(journal_path, versions | made_by, {sessions.OURS: our_versions},
+                          args.resume)
     models = Models.load()
     with outputs.for_results(), service(args.server) as address:
-        sessions.measure_all(address, models, files, families, settings, known, progress, keep)
+        found, failed = sessions.measure_all(address, models, files, settings, journal, progress)
+    facts = {"command": machine.command(), "machine": machine.describe(),
+             "versions": versions | our_versions, "settings": settings.as_dict(),
+             "sessions": found, "failed": failed, "totals": sessions.totals(found)}
     _write(args, facts, session_report.text(facts), session_report.html(facts),
            session_report.plots(facts) if args.plots else {})
-    return 1 if facts["failed"] else 0
+    return 1 if failed else 0
 
 
 def measure_tasks(args: argparse.Namespace) -> None:
@@ -430,17 +439,13 @@ def _write(args: argparse.Namespace, facts: dict[str, Any], lines: list[str], re
     report.
     """
     if args.json:
-        _write_json(args.json, facts)
+        write_output(str(args.json), outputs.as_json(facts, indent=1).encode(), force=True)
     if args.report:
         write_output(str(args.report), report.encode(errors="replace"), force=True)
     for name, drawing in plots.items():
         write_output(str(args.plots / f"{name}.svg"), drawing.encode(), force=True)
     if PIPE not in (str(args.json), str(args.report)):
         print("\n".join(lines))
-
-
-def _write_json(path: Path, facts: dict[str, Any]) -> None:
-    write_output(str(path), outputs.as_json(facts, indent=1).encode(), force=True)
 
 
 def _tell(args: argparse.Namespace, facts: dict[str, Any]) -> None:

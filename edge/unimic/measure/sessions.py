@@ -1,101 +1,87 @@
-"""The same session with each of several photos, and what they take in all.
-
-Results are handed out after each photo, so that whoever is interrupted can go on with them.
-"""
+"""The same session with each of several photos, and what they take in all."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from unimic.codec.errors import InvalidInput, UnimicError
+from unimic.codec.errors import UnimicError
 from unimic.codec.progress import Progress
 from unimic.edge.images import load_image
 from unimic.edge.models import Models
 from unimic.measure.codecs import Variant
-from unimic.measure.metrics import METRICS
+from unimic.measure.journal import Journal
+from unimic.measure.metrics import Metric
 from unimic.measure.run import content, family
 from unimic.measure.session import WAYS, Row, measure
 
 OURS, BEST = "unimic", "the best of each photo"
 
 
-def measure_all(address: str, models: Models, photos: Sequence[Path],
-                families: Sequence[Sequence[Variant]], settings: Mapping[str, Any],
-                known: Sequence[Row], progress: Callable[[str], AbstractContextManager[Progress]],
-                done: Callable[[Sequence[Row], Sequence[Row]], None]) -> None:
-    """Hold the session with each photo.
+@dataclass(frozen=True)
+class Settings:
+    """Of a session, see `session.measure`."""
 
-    A photo that cannot be measured is told with the others' results; the rest goes on.
+    quality: int
+    metric: Metric
+    edits: int
+    seed: int
+    families: Sequence[Sequence[Variant]]
+
+    def as_dict(self) -> dict[str, str | int]:
+        """By the options that they are given by."""
+        return {"quality": self.quality, "equal": self.metric.name, "edits": self.edits,
+                "seed": self.seed,
+                "codecs": ",".join(variants[0].codec.name for variants in self.families)}
+
+
+def measure_all(address: str, models: Models, photos: Sequence[Path], settings: Settings,
+                journal: Journal | None,
+                progress: Callable[[str], AbstractContextManager[Progress]]
+                ) -> tuple[list[Row], list[Row]]:
+    """Hold the session with each photo, but those that the journal has.
 
     Args:
         address: of a service.
         models: of the client.
         photos: files.
-        families: the variants of each codec.
-        settings: ``quality``, ``equal`` (a metric), ``edits`` and ``seed``, see `session.measure`.
-        known: sessions that need not be held again.
+        settings: of all.
+        journal: gets each session when it has ended.
         progress: makes a progress bar of a title.
-        done: called after each photo with all sessions so far, those of `session.measure` with
-            ``image`` and ``content``, and with the photos that failed, ``image`` and ``error``.
+
+    Returns:
+        The sessions, what `session.measure` finds with ``image``, ``content``, ``codec`` and
+        ``setting`` (ours, the quality); and the photos that cannot be measured, ``image`` and
+        ``error``.
 
     Raises:
-        UnimicError: no photo could be measured.
+        UnimicError: that is all of them; the error is the first one's.
     """
-    by_content = {session["content"]: session for session in known}
-
     def session(path: Path, prefix: str) -> Row:
-        photo, which = load_image(path), content(path)
-        found = by_content.get(which) or measure(
-            address, models, photo, settings["quality"], families, METRICS[settings["equal"]],
-            settings["edits"], settings["seed"], lambda title: progress(prefix + title))
-        return {**found, "image": str(path), "content": which}
+        row: Row = {"image": str(path), "content": content(path), "codec": OURS,
+                    "setting": settings.quality}
+        known = journal.rows.get((row["image"], OURS, settings.quality)) if journal else None
+        if known and known["content"] == row["content"]:
+            return known
+        row |= measure(address, models, load_image(path), settings.quality, settings.families,
+                       settings.metric, settings.edits, settings.seed,
+                       lambda title: progress(prefix + title))
+        if journal:
+            journal.add(row)
+        return row
 
     sessions: list[Row] = []
-    failed: list[Row] = []
-    first_error: UnimicError | None = None
+    errors: dict[Path, UnimicError] = {}
     for number, path in enumerate(photos, start=1):
         try:
             sessions.append(session(path, f"{number}/{len(photos)}: " if len(photos) > 1 else ""))
         except UnimicError as error:
-            first_error = first_error or error
-            failed.append({"image": str(path), "error": str(error)})
-        if sessions:
-            done(sessions, failed)
-    if first_error and not sessions:
-        raise first_error
-
-
-def earlier(path: Path, settings: Mapping[str, Any], versions: Mapping[str, str]) -> list[Row]:
-    """The sessions in a file of results that the same settings and versions made.
-
-    Args:
-        path: of the file; there may be none.
-        settings: by name.
-        versions: by name.
-
-    Raises:
-        InvalidInput: it is no such file, or others made it.
-    """
-    if not path.exists():
-        return []
-    try:
-        facts = json.loads(path.read_bytes())
-        before = {**facts["settings"], **facts["versions"]}
-        sessions = [{**session, "content": str(session["content"])}
-                    for session in facts["sessions"]]
-    except (ValueError, KeyError, TypeError) as error:
-        raise InvalidInput(str(path), f"has no results of sessions ({error!r})",
-                           "use another name, or -f to overwrite it") from error
-    made_by = {**settings, **versions}
-    for name in dict.fromkeys((*made_by, *before)):
-        if before.get(name) != made_by.get(name):
-            raise InvalidInput(str(path), f"was made with {name} {before.get(name)}, here it is "
-                               f"{made_by.get(name)}", "use -f to begin anew")
-    return sessions
+            errors[path] = error
+    if errors and not sessions:
+        raise next(iter(errors.values()))
+    return sessions, [{"image": str(path), "error": str(error)} for path, error in errors.items()]
 
 
 def totals(sessions: Sequence[Row]) -> list[Row]:

@@ -11,8 +11,9 @@ row by row without being told where a row ends. Other grids are never cropped:
   is scaled to fit the square and the rest of it is grey, its tokens are taken. Nothing of this
   view leaves the cloud.
 
-A prompt counts as far as its first 126 text tokens, a question as far as its first 256; the rest is
-ignored. Answers are the likeliest next word, whatever the seed and the temperature.
+A prompt counts as far as its first 126 text tokens, a question as far as 256 hold it with the words
+around it; the rest is ignored. Answers are the likeliest next word, whatever the seed and the
+temperature.
 """
 
 from __future__ import annotations
