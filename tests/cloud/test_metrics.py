@@ -7,15 +7,22 @@ import socket
 import urllib.error
 import urllib.request
 
+import grpc
 import pytest
-from fake_backend import EchoBackend, fake_models
+from fake_backend import SPACE, EchoBackend, FakeCoder, FakeText, draw, fake_models
 from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 
+from unimic.cloud.batching import Batcher
 from unimic.cloud.metrics import Metrics
+from unimic.cloud.session import Engine, Session
 from unimic.codec.errors import InvalidInput, UnimicError
+from unimic.codec.limits import Limits
+from unimic.codec.packets import pack_image
+from unimic.codec.tokens import TokenGrid
 from unimic.edge import AsyncClient
 from unimic.edge.connection import ServiceError
+from unimic.v1 import service_pb2 as pb
 
 
 def scrape(port: int) -> dict[str, float]:
@@ -60,11 +67,62 @@ async def test_sessions_and_requests_are_counted(serve):
     assert after["unimic_request_failures_total CODE_CANCELLED"] == 1
     assert after["unimic_batch_requests_sum answer"] == 3
     assert after["unimic_batch_requests_count answer"] <= 3
-    assert after["unimic_message_bytes_total up"] > 100
-    assert after["unimic_message_bytes_total down"] > 50
     assert after["process_open_fds"] > 0
     with pytest.raises(urllib.error.URLError):
         scrape(port)
+
+
+async def test_message_bytes_are_all_of_a_session():
+    metrics, coder = Metrics(), FakeCoder()
+    engine = Engine(EchoBackend(), coder, FakeText(), Limits(),
+                    Batcher(EchoBackend(), 1, metrics), metrics)
+    grid = TokenGrid(draw("photo", 0, (4, 5)), 70, 50)
+    said = [pb.ClientMessage(open=pb.Open(space=SPACE.id, models=coder.models)),
+            pb.ClientMessage(share=pb.Share(id=1, packet=pack_image(coder, grid).packet)),
+            pb.ClientMessage(task=pb.Task(id=2, kind=pb.TASK_KIND_CAPTION, object=1)),
+            pb.ClientMessage(task=pb.Task(id=2, kind=pb.TASK_KIND_CAPTION, object=1))]
+    coming, heard = iter([*said, grpc.aio.EOF]), []
+
+    async def read():
+        return next(coming)
+
+    async def write(message):
+        heard.append(message)
+
+    await Session(engine, "peer").serve(read, write)
+    assert sorted(message.WhichOneof("message") for message in heard) == [
+        "failure", "opened", "result", "result"]
+    for direction, messages in ("up", said), ("down", heard):
+        assert metrics.registry.get_sample_value(
+            "unimic_message_bytes_total", {"direction": direction}) == sum(
+                message.ByteSize() for message in messages)
+    engine.batcher.close()
+
+
+async def test_who_reads_no_answer_is_counted_once():
+    """Outcomes are counted when they are on their way: those that never are, are cancelled."""
+    metrics, coder = Metrics(), FakeCoder()
+    engine = Engine(EchoBackend(), coder, FakeText(), Limits(max_pending_tasks=1),
+                    Batcher(EchoBackend(), 1, metrics), metrics)
+    coming = iter([pb.ClientMessage(open=pb.Open(space=SPACE.id, models=coder.models)),
+                   *(pb.ClientMessage(task=pb.Task(id=i, kind=pb.TASK_KIND_CAPTION, object=99))
+                     for i in range(1, 6))])
+
+    async def read():
+        return next(coming, None) or await asyncio.Event().wait()
+
+    serving = asyncio.create_task(
+        Session(engine, "peer").serve(read, lambda message: asyncio.Event().wait()))
+    await asyncio.sleep(0.5)
+    serving.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await serving
+    counted = {sample.labels["code"]: sample.value
+               for family in metrics.failures.collect() for sample in family.samples
+               if sample.name.endswith("_total")}
+    # Two fit into the outbox, which holds twice as many as may be pending; one waits for room.
+    assert counted == {"CODE_NOT_FOUND": 2, "CODE_CANCELLED": 1}
+    engine.batcher.close()
 
 
 def test_a_port_that_is_taken():
@@ -74,3 +132,6 @@ def test_a_port_that_is_taken():
         with pytest.raises(InvalidInput, match=r"--metrics-port: cannot listen on 127\.0\.0\.1"), \
                 Metrics().served("127.0.0.1", taken.getsockname()[1]):
             pytest.fail("it listens")
+    with pytest.raises(InvalidInput, match=r"^--host, --metrics-port: cannot listen on a\.\.b"), \
+            Metrics().served("a..b", 9464):
+        pytest.fail("it listens")

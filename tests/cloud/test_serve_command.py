@@ -27,7 +27,8 @@ def parse(*arguments: str) -> argparse.Namespace:
 
 @pytest.mark.parametrize(("arguments", "field"), [
     (("--port", "65536"), "--port"), (("--port", "-1"), "--port"),
-    (("--metrics-port", "65536"), "--metrics-port"),
+    (("--metrics-port", "65536"), "--metrics-port"), (("--metrics-port", "0"), "--metrics-port"),
+    (("--metrics-port", "50051"), "--metrics-port"),
     (("--workers", "0"), "--workers"), (("--sessions", "0"), "--sessions"),
     (("--grace", "-1"), "--grace"),
     (("--grace", "nan"), "--grace"), (("--device", "bogus"), "--device"),

@@ -87,6 +87,23 @@ async def test_work_that_is_waited_for_is_done() -> None:
     assert await run_watched(work, 6, factor=7) == 42
 
 
+def test_work_of_a_daemon_is_no_daemon() -> None:
+    """Python would end amid it."""
+    kinds: list[bool] = []
+
+    def work(watch: Progress) -> None:
+        kinds.append(threading.current_thread().daemon)
+
+    def loop() -> None:
+        asyncio.run(run_watched(work))
+        asyncio.run(run_to_end(work))
+
+    thread = threading.Thread(target=loop, daemon=True)
+    thread.start()
+    thread.join(30)
+    assert kinds == [False, False]
+
+
 def test_work_begins_after_the_main_thread_has_ended() -> None:
     script = (
         "import asyncio, threading\n"

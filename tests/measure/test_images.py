@@ -371,23 +371,37 @@ def test_journal_cut_within_a_character(tmp_path: Path) -> None:
     whole = path.read_bytes()
     path.write_bytes(whole + '{"image": "blä'.encode()[:-1])
     again = Journal(path, {}, {}, resume=True)
-    again.close()
     assert [*again.rows.values()] == [row]
+    again.add(row | {"setting": 4})
+    again.close()
     assert path.read_bytes().startswith(whole + b'{"made_by"')
+
+
+def test_a_run_that_does_not_begin_leaves_the_journal_as_it_was(tmp_path: Path) -> None:
+    path = tmp_path / "j.jsonl"
+    Journal(path, {}, {}, resume=False).close()
+    assert not path.exists()
+    path.write_text("something else")
+    Journal(path, {}, {}, resume=False, force=True).close()
+    assert path.read_text() == "something else"
+    anew = Journal(path, {}, {}, resume=False, force=True)
+    anew.add({"image": "a", "codec": "jpeg", "setting": 3})
+    anew.close()
+    assert len(path.read_text().splitlines()) == 2
 
 
 def test_another_picture_of_the_same_name_is_measured_anew(tmp_path: Path) -> None:
     path, picture = tmp_path / "j.jsonl", tmp_path / "a.png"
     picture.write_bytes(b"one")
     task = run.Task(picture, "jpeg", 3, ("psnr", "dists"), fast=False, keep=False,
-                    content=run.content(picture))
+                    content=run.content(picture.read_bytes()))
     journal = Journal(path, {}, {}, resume=False)
     journal.add(task.row | {"psnr": 20.0, "dists": 0.5})
     journal.close()
     again = Journal(path, {}, {}, resume=True)
     assert again.left(task) is None
     picture.write_bytes(b"two")
-    other = replace(task, content=run.content(picture))
+    other = replace(task, content=run.content(picture.read_bytes()))
     assert again.left(other) == other
     again.add(other.row | {"psnr": 30.0})
     again.close()

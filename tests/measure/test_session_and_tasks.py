@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import re
 import socket
 import socketserver
 import threading
@@ -13,6 +14,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import grpc
 import numpy as np
 import pytest
 from PIL import Image
@@ -20,6 +22,7 @@ from PIL import Image
 from unimic.codec.errors import InvalidInput
 from unimic.codec.tokens import TokenGrid, TokenSpace
 from unimic.edge import console
+from unimic.edge.connection import ServiceError
 from unimic.measure import choose, cli, codecs, entropy, session, session_report, sessions
 from unimic.measure.codecs import Codec, Encoded, Setting, Variant
 from unimic.measure.metrics import METRICS
@@ -361,10 +364,12 @@ def test_sessions_go_on_after_a_broken_photo_and_an_interruption(
     for name, size in (("b", (64, 64)), ("c", (70, 64)), ("d", (70, 64))):
         photo.resize(size).save(folder / f"{name}.png")
     options = ("session", folder, "--codecs", "jpeg", "--equal", "psnr", "--json", out)
+    journal.write_text('{"made_by": {}, "codecs": {}}\n' + json.dumps(  # of another measurement
+        {"image": str(folder / "b.png"), "content": "", "codec": "unimic", "setting": 100}) + "\n")
     with pytest.raises(KeyboardInterrupt):
-        measure(*options)
+        measure(*options, "--resume")
     assert not out.exists()
-    kept = [json.loads(line) for line in journal.read_text().splitlines()][1:]
+    kept = [json.loads(line) for line in journal.read_text().splitlines()][3:]
     assert [(Path(row["image"]).name, row["bytes"]) for row in kept] == [("b.png", 100),
                                                                          ("c.png", 200)]
     with pytest.raises(InvalidInput, match=r"r\.jsonl: exists; use --resume"):
@@ -382,7 +387,9 @@ def test_sessions_go_on_after_a_broken_photo_and_an_interruption(
     assert whole["sessions"][1] == kept[1]
     assert [Path(row["image"]).name for row in whole["failed"]] == ["a.png"]
     assert whole["totals"] == sessions.totals(whole["sessions"])
-    assert "left out: a.png: " in capsys.readouterr().out
+    told = capsys.readouterr()
+    assert "left out: a.png: " in told.out
+    assert re.search(r"^unimic: error: 1 of 3 photos .*a\.png: is not a picture", told.err, re.M)
     assert measure("session", folder / "b.png", *options[2:], "--resume") == 0
     (folder / "a.png").unlink()
     assert measure(*options, "--resume") == 0  # of c.png nothing is lost
@@ -401,7 +408,30 @@ def test_sessions_without_anything_to_go_on_with(tmp_path: Path, photo: Image.Im
         with pytest.raises(InvalidInput, match="--resume: there is no file to go on with"):
             measure("session", picture, "--resume", *more)
     (tmp_path / "no.png").write_bytes(b"")
+    nobody_there = ("--codecs", "jpeg", "--equal", "psnr", "--server", "localhost:1", "--json", out)
     with pytest.raises(InvalidInput, match=r"no\.png: is not a picture"):
-        measure("session", tmp_path / "no.png", "--codecs", "jpeg", "--equal", "psnr",
-                "--server", "localhost:1", "--json", out)
-    assert not out.exists()
+        measure("session", tmp_path / "no.png", *nobody_there)
+    with pytest.raises(InvalidInput, match=r"photos: none of them .* first, .*no\.png: is not"):
+        measure("session", tmp_path / "no.png", picture, *nobody_there)
+    assert [path.name for path in tmp_path.iterdir() if path.suffix != ".png"] == []
+
+
+def test_ours_is_no_other_codec(tmp_path: Path) -> None:
+    for command in "session", "tasks":
+        with pytest.raises(InvalidInput, match="--codecs: unimic is measured in any case"):
+            measure(command, *(["photo.png"] if command == "session" else []),
+                    "--codecs", "jpeg,unimic")
+
+
+def test_metrics_that_others_cannot_be_equal_by(tmp_path: Path) -> None:
+    for metric in "kid", "beauty":
+        with pytest.raises(InvalidInput, match=f"--equal: '{metric}' is no metric of single .*; "
+                           "use psnr, ms-ssim, lpips-vgg, dists, lpips-alex"):
+            measure("session", tmp_path / "photo.png", "--equal", metric)
+
+
+def test_errors_of_the_service_name_it_and_not_the_relay() -> None:
+    with pytest.raises(ServiceError, match=r"^cloud:50051: UNAVAILABLE: gone") as caught, \
+            session._named("cloud:50051"):
+        raise ServiceError("127.0.0.1:4", grpc.StatusCode.UNAVAILABLE, "gone")
+    assert caught.value.status is grpc.StatusCode.UNAVAILABLE

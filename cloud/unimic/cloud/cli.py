@@ -108,11 +108,14 @@ def _limits(changes: list[str]) -> Limits:
 
 
 def _server_options(options: argparse.Namespace) -> ServerOptions:
-    for name, least, most in (("port", 0, 65535), ("metrics-port", 0, 65535), ("workers", 1, 1024),
+    for name, least, most in (("port", 0, 65535), ("metrics-port", 1, 65535), ("workers", 1, 1024),
                               ("sessions", 1, 1 << 20), ("grace", 0, 86400)):
         value = getattr(options, name.replace("-", "_"))
         if value is not None and not least <= value <= most:
             raise InvalidInput(f"--{name}", f"{value} is out of range", f"use {least} to {most}")
+    if options.metrics_port == options.port:
+        raise InvalidInput("--metrics-port", f"{options.port} is the service's own",
+                           "use another one")
     cert, key, client_ca = options.tls_cert, options.tls_key, options.tls_client_ca
     if bool(cert) != bool(key) or (client_ca and not cert):
         raise InvalidInput("--tls-cert", "TLS needs a certificate and its key",

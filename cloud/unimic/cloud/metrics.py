@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -16,8 +15,6 @@ from prometheus_client import (
 )
 
 from unimic.codec.errors import InvalidInput
-
-log = logging.getLogger(__name__)
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 50, 100)
 REQUESTS = (1, 2, 4, 8, 16, 32, 64)
@@ -68,10 +65,10 @@ class Metrics:
         """
         try:
             server, thread = start_http_server(port, host, self.registry)
-        except OSError as error:
-            raise InvalidInput("--metrics-port", f"cannot listen on {host}, port {port} "
-                               f"({error.strerror})", "use a free port") from error
-        log.info("metrics at http://%s:%d/metrics", host, server.server_port)
+        except (OSError, UnicodeError) as error:  # the latter of impossible names
+            raise InvalidInput(
+                "--host, --metrics-port", f"cannot listen on {host}, port {port} ({error})",
+                "use an IP address or name of this machine, and a free port") from error
         try:
             yield
         finally:

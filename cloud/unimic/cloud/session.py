@@ -233,8 +233,8 @@ class Session:
         failure = to_failure(request, error)
         code = pb.Failure.Code.Name(failure.code)
         log.info("%s: request %d failed: %s of %s", self._name, request, code, failure.field)
-        self._engine.metrics.failures.labels(code).inc()
         await self._outbox.put(pb.ServerMessage(failure=failure))
+        self._engine.metrics.failures.labels(code).inc()  # unless it is cancelled at the last
 
     def _report(self, request: int, step: int, steps: int) -> None:
         """Progress is dropped where it would crowd out results."""
@@ -308,8 +308,8 @@ class Session:
             return None
         kind = _kind(request)
         log.info("%s: request %d done, %s, %.3f s", self._name, request.id, kind, seconds)
-        self._engine.metrics.seconds.labels(kind).observe(seconds)
         await self._outbox.put(message)
+        self._engine.metrics.seconds.labels(kind).observe(seconds)
         return made
 
     # ── work, in the order in which its data flows ────────────────────────────────────────────

@@ -106,7 +106,9 @@ def _started(call: Callable[[], T], turn: AbstractContextManager[object]) -> Fut
             outcome.set_result(result)
 
     try:
-        threading.Thread(target=run, name="unimic-work").start()
+        # No daemon, though that of an event loop may be one: an interpreter that ends would stop
+        # it amid foreign code, which ends the process with an abort.
+        threading.Thread(target=run, name="unimic-work", daemon=False).start()
     except RuntimeError as error:
         raise LimitExceeded("threads", "the system starts no more of them",
                             "try again later, or allow the process more") from error

@@ -46,12 +46,13 @@ class ServiceError(UnimicError):
 
     Attributes:
         status: the gRPC status of the session.
+        details: of it.
     """
 
     def __init__(self, address: str, status: grpc.StatusCode, details: str) -> None:
         super().__init__(address, f"{status.name}: {details or 'no details'}",
                          _REMEDIES.get(status, "connect again"))
-        self.status = status
+        self.status, self.details = status, details
 
 
 _REMEDIES = {

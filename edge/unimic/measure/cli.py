@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from unimic.measure.codecs import Variant
     from unimic.measure.entropy import Picture
 
-RESULTS, ANCHOR = Path("results.json"), "vvc"
+RESULTS, OURS, ANCHOR = Path("results.json"), "unimic", "vvc"
 ENTROPY_EXAMPLES = """\
 examples:
   unimic measure entropy --images kodak/ --texts captions.txt
@@ -252,6 +252,7 @@ def _names(text: str) -> list[str]:
 
 def measure_images(args: argparse.Namespace) -> int:
     """Measure, report, and say by the exit code whether all went well."""
+    from unimic.edge.images import read_bytes
     from unimic.measure import codecs, curves, metrics, report
     from unimic.measure.journal import FEATURES, Journal
     from unimic.measure.run import ORIGINAL, Task, content, measure_all, unreadable
@@ -267,7 +268,7 @@ def measure_images(args: argparse.Namespace) -> int:
                    "the journal's features": journal_path.with_suffix(FEATURES)})
     files = _files(args.images)
     broken = {path: row for path in files if (row := unreadable(path))}
-    contents = {path: content(path) for path in files if path not in broken}
+    contents = {path: content(read_bytes(path)) for path in files if path not in broken}
     judges, missing = metrics.find(args.metrics or list(metrics.METRICS))
     with outputs.for_results():
         variants, missing_codecs = codecs.find(args.codecs or codecs.all_names())
@@ -281,9 +282,7 @@ def measure_images(args: argparse.Namespace) -> int:
     if args.anchor and args.anchor not in codec_versions:
         raise InvalidInput("--anchor", f"{args.anchor!r} is not among the codecs that are measured",
                            f"use {', '.join(codec_versions)}")
-    if args.force:
-        journal_path.unlink(missing_ok=True)
-    journal = Journal(journal_path, versions, codec_versions, args.resume)
+    journal = Journal(journal_path, versions, codec_versions, args.resume, args.force)
     names = tuple(judge.name for judge in judges)
     of_sets = tuple(judge.name for judge in judges if judge.of_sets)
     tasks: list[Task] = []
@@ -352,22 +351,23 @@ def measure_session(args: argparse.Namespace) -> int:
     files = _files(args.images)
     versions = machine.versions(versions, metrics.versions([settings.metric]))
     our_versions = ours.versions(ModelStore.default())
-    journal = None
-    if journal_path:
-        if args.force:
-            journal_path.unlink(missing_ok=True)
-        made_by = {f"--{name}": str(value) for name, value in settings.as_dict().items()
-                   if name != "quality"}  # which each row has
-        journal = Journal(journal_path, versions | made_by, {sessions.OURS: our_versions},
-                          args.resume)
+    made_by = {f"--{name}": str(value) for name, value in settings.as_dict().items()
+               if name != "quality"}  # which each row has
+    journal = Journal(journal_path, versions | made_by, {sessions.NAME: our_versions},
+                      args.resume, args.force) if journal_path else None
     models = Models.load()
     with outputs.for_results(), service(args.server) as address:
         found, failed = sessions.measure_all(address, models, files, settings, journal, progress)
+    if journal:
+        journal.close()
     facts = {"command": machine.command(), "machine": machine.describe(),
              "versions": versions | our_versions, "settings": settings.as_dict(),
              "sessions": found, "failed": failed, "totals": sessions.totals(found)}
     _write(args, facts, session_report.text(facts), session_report.html(facts),
            session_report.plots(facts) if args.plots else {})
+    if failed:
+        print(f"unimic: error: {len(failed):,} of {len(files):,} photos cannot be measured, the "
+              f"first: {failed[0]['image']}: {failed[0]['error']}", file=sys.stderr)
     return 1 if failed else 0
 
 
@@ -408,6 +408,8 @@ def _families(names: list[str]) -> tuple[list[list[Variant]], dict[str, str]]:
     """Each codec with its scalings, and versions; codecs that are missing are told and left out."""
     from unimic.measure import codecs
 
+    if OURS in names:
+        raise InvalidInput("--codecs", f"{OURS} is measured in any case", "name the others")
     wanted = [f"{name}/{scale}" if scale > 1 else name for name in names for scale in codecs.SCALES]
     with outputs.for_results():
         variants, missing = codecs.find(wanted)

@@ -35,26 +35,27 @@ class Journal:
         versions: of what all results depend on, by name.
         codecs: versions by codec; what another version of a codec made is left aside.
         resume: go on with a file that is there.
+        force: begin anew where one is there.
 
     Attributes:
         rows: what is known of each measurement, by the key of its task.
 
     Raises:
-        InvalidInput: the file exists, and ``resume`` is not set or other versions made it.
+        InvalidInput: the file exists, and neither is set, or other versions made it.
     """
 
     def __init__(self, path: Path, versions: Mapping[str, str],
-                 codecs: Mapping[str, Mapping[str, str]], resume: bool) -> None:
+                 codecs: Mapping[str, Mapping[str, str]], resume: bool, force: bool = False
+                 ) -> None:
         self.rows: dict[tuple[str, str, Setting], Row] = {}
-        self._features = path.with_suffix(FEATURES)
-        if not path.exists():
-            self._features.unlink(missing_ok=True)
-        elif not resume:
-            raise InvalidInput(str(path), "exists", "use --resume to go on with it, or -f")
-        else:
+        self._path, self._features = path, path.with_suffix(FEATURES)
+        self._made_by = {"made_by": versions, "codecs": codecs}
+        self._anew = force or not path.exists()
+        self._file: TextIO | None = None
+        if not self._anew:
+            if not resume:
+                raise InvalidInput(str(path), "exists", "use --resume to go on with it, or -f")
             self._read(path, versions, codecs)
-        self._file: TextIO = path.open("a", encoding="utf-8")
-        self._write({"made_by": versions, "codecs": codecs})
 
     def _read(self, path: Path, versions: Mapping[str, str],
               codecs: Mapping[str, Mapping[str, str]]) -> None:
@@ -89,18 +90,24 @@ class Journal:
         return replace(task, metrics=metrics, keep=keep) if metrics or keep else None
 
     def add(self, row: Row) -> None:
-        """Keep a row."""
+        """Keep a row; the first one makes the file, or takes the place of what was there."""
+        if self._file is None:
+            if self._anew:
+                self._features.unlink(missing_ok=True)
+            self._file = self._path.open("w" if self._anew else "a", encoding="utf-8")
+            self._write(self._file, self._made_by)
         self._learn(row)
-        self._write({name: self._kept(value) if isinstance(value, np.ndarray) else value
+        self._write(self._file, {name: self._kept(value) if isinstance(value, np.ndarray) else value
                      for name, value in row.items()})
 
-    def _write(self, line: Mapping[str, Any]) -> None:
-        self._file.write(as_json(line) + "\n")
-        self._file.flush()
+    def _write(self, file: TextIO, line: Mapping[str, Any]) -> None:
+        file.write(as_json(line) + "\n")
+        file.flush()
 
     def close(self) -> None:
         """Close the file."""
-        self._file.close()
+        if self._file:
+            self._file.close()
 
     # Features in a line are {"first": row in the file of features, "count": rows, "crc32": …}. By
     # the checksum it is known that what lies there now is what was written, also after the file

@@ -27,7 +27,7 @@ import numpy as np
 from PIL import Image
 
 from unimic.codec.errors import InvalidInput, UnimicError
-from unimic.edge.images import load_image, read_bytes
+from unimic.edge.images import load_image
 from unimic.measure import codecs
 from unimic.measure.codecs import Setting, Variant
 from unimic.measure.metrics import Judge, features
@@ -72,9 +72,9 @@ class Task:
                 "setting": self.setting}
 
 
-def content(path: Path) -> str:
+def content(data: bytes) -> str:
     """What tells the contents of files apart, 16 characters."""
-    return hashlib.sha256(read_bytes(path)).hexdigest()[:16]
+    return hashlib.sha256(data).hexdigest()[:16]
 
 
 def family(row: Row) -> str:

@@ -15,7 +15,7 @@ anew in every turn.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
@@ -27,6 +27,7 @@ from unimic.codec.errors import InvalidInput
 from unimic.codec.progress import Progress
 from unimic.codec.tokens import TokenGrid
 from unimic.edge.client import Client
+from unimic.edge.connection import ServiceError
 from unimic.edge.models import Models
 from unimic.edge.regions import Box
 from unimic.edge.results import Answer, Picture
@@ -41,6 +42,8 @@ Made = TypeVar("Made")
 CHECKPOINTS = (1, 5, 20, 50)
 TURNS = 10
 MARGIN = 32
+LOWEST = 3
+"""Pixels: in lower photos some of the boxes are empty."""
 WAYS = {"sends_changes": "changes alone", "keeps_pictures": "each picture once",
         "keeps_nothing": "in every turn"}
 """What the services of other codecs send, see `picture_bytes`."""
@@ -65,11 +68,21 @@ class Turn:
     changed: Image.Image | None
 
 
+@contextmanager
+def _named(address: str) -> Iterator[None]:
+    """Errors of a service name it, not the relay before it."""
+    try:
+        yield
+    except ServiceError as error:
+        raise ServiceError(address, error.status, error.details) from error
+
+
 def converse(address: str, models: Models, photo: Image.Image, quality: int, seed: int,
              progress: Progress) -> list[Turn]:
     """The ten turns; boxes are in the right half of the photo."""
     turns: list[Turn] = []
-    with CountingProxy(address) as proxy, Client(proxy.address, models=models) as cloud:
+    with (_named(address), CountingProxy(address) as proxy,
+          Client(proxy.address, models=models) as cloud):
         counted = [0, 0]
 
         def take(name: str, call: Callable[[], Picture | Answer], sent: Image.Image | None,
@@ -197,7 +210,7 @@ def left_half(photo: Image.Image, pitch: int, metric: Metric) -> Box:
     Raises:
         InvalidInput: it is too small to be judged.
     """
-    width, least = photo.width // 2 // pitch * pitch, SMALLEST.get(metric.name, 1)
+    width, least = photo.width // 2 // pitch * pitch, SMALLEST.get(metric.name, LOWEST)
     if min(width, photo.height) < least:
         raise InvalidInput(
             "photo", f"{photo.width}×{photo.height} pixels are too narrow or too low to be judged",
@@ -288,7 +301,7 @@ def measure(address: str, models: Models, photo: Image.Image, quality: int,
     """
     left_half(photo, models.coder.space.pitch(quality), metric)
     with Client(address, models=models):
-        pass  # behind the relay an error would name the relay's address
+        pass  # behind the relay an error would tell of the relay
     left_out: dict[str, str] = {}
     with progress("session") as show:
         turns = converse(address, models, photo, quality, seed, show)

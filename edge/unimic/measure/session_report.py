@@ -38,7 +38,7 @@ def text(facts: Row) -> list[str]:
                           Column("down_bytes", "down", 0), *_codec_columns(sessions[0])],
                          _turns(sessions[0]))
     else:
-        lines += aligned(_photo_columns(metric), _photos(sessions))
+        lines += aligned(_photo_columns(metric), _photos(facts))
     lines += ["", *aligned(_TOTALS, _named_totals(sessions)), "",
               "the left half, which nobody edits, against the original"
               + (", means over the photos:" if len(sessions) > 1 else ":"),
@@ -49,7 +49,7 @@ def text(facts: Row) -> list[str]:
 def html(facts: Row) -> str:
     """The figures as a report."""
     sessions, metric = facts["sessions"], _metric(facts)
-    drift, left_out = _drift(sessions, metric), _left_out(facts)
+    drift, left_out, titled = _drift(sessions, metric), _left_out(facts), _titles(facts)
     codecs = _names(drift)
     several = len(sessions) > 1
     return page("UniMIC: a session" if not several else "UniMIC: sessions", [
@@ -66,13 +66,12 @@ def html(facts: Row) -> str:
             table(_TOTALS, _named_totals(sessions), OURS)),
         *([section("Photo by photo", paragraph(
             "The codec that takes the fewest bytes, and how many times ours they are."),
-            table(_photo_columns(metric), _photos(sessions)))] if several else []),
+            table(_photo_columns(metric), _photos(facts)))] if several else []),
         section("Turn by turn", paragraph(
             "Bytes. Ideal and payload are of tokens, text and mask; wire is the message as "
             "protobuf writes it; TCP is all that the connection carried, the first turn with the "
             "opening of the session. The other codecs with each picture once."),
-            *(_turn_table(title, session, several)
-              for title, session in zip(_titles(sessions), sessions, strict=True))),
+            *(_turn_table(titled[session["image"]], session, several) for session in sessions)),
         section("Drift", paragraph(
             "The photo is edited again and again in its right half. Shown is the left half, which "
             "nobody edits, against the original: ours as the service holds it, in tokens; the "
@@ -108,10 +107,9 @@ def _equal(sessions: Sequence[Row], metric: Metric) -> str:
     return f"The others' photos are not worse than ours by {metric.marked}, each by itself."
 
 
-def _titles(sessions: Sequence[Row]) -> list[str]:
-    """Of the photos."""
-    found = titles(session["image"] for session in sessions)
-    return [found[session["image"]] for session in sessions]
+def _titles(facts: Row) -> dict[str, str]:
+    """Of all photos."""
+    return titles(row["image"] for row in (*facts["sessions"], *facts["failed"]))
 
 
 def _label(row: Row) -> str:
@@ -137,11 +135,11 @@ def _photo_columns(metric: Metric) -> list[Column]:
                 Column(f"best_{way}", title, left=True), Column(f"times_{way}", "× ours", 1)))]
 
 
-def _photos(sessions: Sequence[Row]) -> list[Row]:
+def _photos(facts: Row) -> list[Row]:
     """Each photo with the codecs of the fewest bytes."""
-    rows = []
-    for title, session in zip(_titles(sessions), sessions, strict=True):
-        row = {"image": title, "value": session["value"], "bytes": session["bytes"]}
+    rows, titled = [], _titles(facts)
+    for session in facts["sessions"]:
+        row = {**session, "image": titled[session["image"]]}
         for way in WAYS if session["others"] else ():
             least, best = min((taken(other)[way], _label(other)) for other in session["others"])
             row |= {f"best_{way}": best, f"times_{way}": least / session["bytes"]}
@@ -211,10 +209,10 @@ def _curves(drift: Sequence[Row], metric: Metric) -> dict[str, Drawing]:
 
 def _left_out(facts: Row) -> list[Row]:
     """Codecs, with their photo where there are several, and photos."""
-    sessions, failed = facts["sessions"], facts["failed"]
-    named = titles(row["image"] for row in (*sessions, *failed))
+    sessions, titled = facts["sessions"], _titles(facts)
     rows = []
     for session in sessions:
-        where = f"{named[session['image']]}, " if len(sessions) > 1 else ""
+        where = f"{titled[session['image']]}, " if len(sessions) > 1 else ""
         rows += [{"what": where + codec, "why": why} for codec, why in session["left_out"].items()]
-    return [*rows, *({"what": named[row["image"]], "why": row["error"]} for row in failed)]
+    return [*rows, *({"what": titled[row["image"]], "why": row["error"]}
+                     for row in facts["failed"])]

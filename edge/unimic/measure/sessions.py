@@ -7,9 +7,9 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
-from unimic.codec.errors import UnimicError
+from unimic.codec.errors import InvalidInput, UnimicError
 from unimic.codec.progress import Progress
-from unimic.edge.images import load_image
+from unimic.edge.images import load_image, read_bytes
 from unimic.edge.models import Models
 from unimic.measure.codecs import Variant
 from unimic.measure.journal import Journal
@@ -17,6 +17,8 @@ from unimic.measure.metrics import Metric
 from unimic.measure.run import content, family
 from unimic.measure.session import WAYS, Row, measure
 
+NAME = "session"
+"""In a journal, in place of a codec."""
 OURS, BEST = "unimic", "the best of each photo"
 
 
@@ -52,20 +54,22 @@ def measure_all(address: str, models: Models, photos: Sequence[Path], settings: 
         progress: makes a progress bar of a title.
 
     Returns:
-        The sessions, what `session.measure` finds with ``image``, ``content``, ``codec`` and
-        ``setting`` (ours, the quality); and the photos that cannot be measured, ``image`` and
+        The sessions, what `session.measure` finds with ``image``, ``content``, ``codec`` (`NAME`)
+        and ``setting`` (the quality); and the photos that cannot be measured, ``image`` and
         ``error``.
 
     Raises:
-        UnimicError: that is all of them; the error is the first one's.
+        UnimicError: that is all of them.
     """
     def session(path: Path, prefix: str) -> Row:
-        row: Row = {"image": str(path), "content": content(path), "codec": OURS,
+        data = read_bytes(path)
+        row: Row = {"image": str(path), "content": content(data), "codec": NAME,
                     "setting": settings.quality}
-        known = journal.rows.get((row["image"], OURS, settings.quality)) if journal else None
+        known = journal.rows.get((row["image"], NAME, settings.quality)) if journal else None
         if known and known["content"] == row["content"]:
             return known
-        row |= measure(address, models, load_image(path), settings.quality, settings.families,
+        photo = load_image(data, name=str(path))
+        row |= measure(address, models, photo, settings.quality, settings.families,
                        settings.metric, settings.edits, settings.seed,
                        lambda title: progress(prefix + title))
         if journal:
@@ -73,15 +77,17 @@ def measure_all(address: str, models: Models, photos: Sequence[Path], settings: 
         return row
 
     sessions: list[Row] = []
-    errors: dict[Path, UnimicError] = {}
+    errors: list[tuple[Path, UnimicError]] = []
     for number, path in enumerate(photos, start=1):
         try:
             sessions.append(session(path, f"{number}/{len(photos)}: " if len(photos) > 1 else ""))
         except UnimicError as error:
-            errors[path] = error
-    if errors and not sessions:
-        raise next(iter(errors.values()))
-    return sessions, [{"image": str(path), "error": str(error)} for path, error in errors.items()]
+            errors.append((path, error))
+    if not sessions:
+        (path, first), *more = errors
+        raise InvalidInput("photos", "none of them can be measured", f"the first, {path}: {first}"
+                           ) if more else first
+    return sessions, [{"image": str(path), "error": str(why)} for path, why in errors]
 
 
 def totals(sessions: Sequence[Row]) -> list[Row]:
