@@ -286,7 +286,7 @@ def of_sessions(metric: str, *found: dict[str, Any], failed: tuple[Any, ...] = (
                 ) -> dict[str, Any]:
     """Results."""
     return {"command": "unimic", "machine": "machine", "versions": {"unimic": "0"},
-            "settings": {"equal": metric}, "failed": failed,
+            "settings": {"equal": metric}, "failed": failed, "totals": sessions.totals(found),
             "sessions": [{"image": "photo.png", **session} for session in found]}
 
 

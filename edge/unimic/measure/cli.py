@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from unimic.measure.codecs import Variant
     from unimic.measure.entropy import Picture
 
-RESULTS, OURS, ANCHOR = Path("results.json"), "unimic", "vvc"
+RESULTS, ANCHOR = Path("results.json"), "vvc"
 ENTROPY_EXAMPLES = """\
 examples:
   unimic measure entropy --images kodak/ --texts captions.txt
@@ -408,8 +408,8 @@ def _families(names: list[str]) -> tuple[list[list[Variant]], dict[str, str]]:
     """Each codec with its scalings, and versions; codecs that are missing are told and left out."""
     from unimic.measure import codecs
 
-    if OURS in names:
-        raise InvalidInput("--codecs", f"{OURS} is measured in any case", "name the others")
+    if codecs.OURS in names:
+        raise InvalidInput("--codecs", f"{codecs.OURS} is measured in any case", "name the others")
     wanted = [f"{name}/{scale}" if scale > 1 else name for name in names for scale in codecs.SCALES]
     with outputs.for_results():
         variants, missing = codecs.find(wanted)

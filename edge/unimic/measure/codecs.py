@@ -22,6 +22,7 @@ from PIL import Image
 
 from unimic.codec.errors import InvalidInput, UnimicError
 
+OURS = "unimic"
 SCALES = (1, 2, 4)
 GROUP = "unimic.codecs"
 Setting = int | str
@@ -112,7 +113,7 @@ class Variant:
 
 
 BUILT_IN = {name: EntryPoint(name, f"unimic.measure.{function}", GROUP) for name, function in {
-    "unimic": "ours:codec", "jpeg": "classical:jpeg", "webp": "classical:webp",
+    OURS: "ours:codec", "jpeg": "classical:jpeg", "webp": "classical:webp",
     "avif": "classical:avif", "jp2": "classical:jp2", "jxl": "classical:jxl",
     "av1": "classical:av1", "hevc": "classical:hevc", "vvc": "classical:vvc"}.items()}
 
@@ -170,4 +171,4 @@ def _near(codec: Codec, wanted: str) -> Setting:
 def all_names() -> list[str]:
     """Every codec, and each classical one also behind scaling."""
     return [name if scale == 1 else f"{name}/{scale}" for name in known()
-            for scale in (SCALES if name != "unimic" else (1,))]
+            for scale in (SCALES if name != OURS else (1,))]

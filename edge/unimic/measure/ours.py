@@ -17,7 +17,7 @@ from unimic.codec.store import ModelStore
 from unimic.codec.tokens import Codes, TokenGrid
 from unimic.edge import files
 from unimic.edge.models import Models
-from unimic.measure.codecs import Codec, Encoded, Setting
+from unimic.measure.codecs import OURS, Codec, Encoded, Setting
 
 
 def codec() -> Codec:
@@ -32,7 +32,7 @@ def codec() -> Codec:
     def decode(data: bytes, size: tuple[int, int]) -> Image.Image:
         return files.decode(data, models).image
 
-    return Codec("unimic", space.qualities, (50, 70, 100, 140, 200), encode, decode,
+    return Codec(OURS, space.qualities, (50, 70, 100, 140, 200), encode, decode,
                  versions(store))
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from unimic.edge.images import load_image
+from unimic.measure.codecs import OURS
 from unimic.measure.curves import (
     BD_RATE,
     SLACK,
@@ -38,7 +39,6 @@ from unimic.measure.html import (
 from unimic.measure.metrics import METRICS, SMALLEST, Metric, losses
 from unimic.measure.run import ORIGINAL, Row, family, middle, webp_base64
 
-OURS = "unimic"
 FULL = 100  # the setting of ours that sends every token
 _SIZES = [Column("ideal_bits", "ideal, bits", 0), Column("payload_bytes", "payload, bytes", 0),
           Column("file_bytes", "file, bytes", 0), Column("bpp", "bits per pixel", 4)]

@@ -32,7 +32,7 @@ from unimic.edge.models import Models
 from unimic.edge.regions import Box
 from unimic.edge.results import Answer, Picture
 from unimic.measure.choose import Choice, side_by_side, smallest
-from unimic.measure.codecs import Variant, reason
+from unimic.measure.codecs import OURS, Variant, reason
 from unimic.measure.metrics import METRICS, SMALLEST, Judge, Metric
 from unimic.measure.proxy import CountingProxy
 
@@ -249,7 +249,7 @@ def drift(address: str, models: Models, photo: Image.Image, quality: int,
             if turn in (*CHECKPOINTS, edits):
                 codes = picture.grid.codes[:, :half]
                 shown = models.images.decode(TokenGrid(codes, kept[2], kept[3], pitch))
-                rows.append({"codec": "unimic", "turns": turn, **judge(shown),
+                rows.append({"codec": OURS, "turns": turn, **judge(shown),
                              "changed_tokens": int(np.count_nonzero(codes != first))})
                 rows += [{"codec": choice.variant.name, "setting": choice.setting, "turns": turn,
                           **judge(coded.crop(kept))} for choice, coded in pixels.items()]

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from html import escape
 from statistics import fmean
 
+from unimic.measure.codecs import OURS
 from unimic.measure.html import (
     Column,
     Drawing,
@@ -21,10 +22,10 @@ from unimic.measure.html import (
 from unimic.measure.metrics import METRICS, Metric, losses
 from unimic.measure.run import family
 from unimic.measure.session import WAYS, Row, drift_metrics
-from unimic.measure.sessions import OURS, taken, totals
+from unimic.measure.sessions import taken
 from unimic.measure.terminal import aligned
 
-_TOTALS = [Column("codec", "codec"), *(column for way, title in WAYS.items() for column in (
+_TOTAL_COLUMNS = [Column("codec", "codec"), *(column for way, title in WAYS.items() for column in (
     Column(way, f"{title}, bytes", 0), Column(f"times_{way}", "× ours", 1)))]
 
 
@@ -39,7 +40,7 @@ def text(facts: Row) -> list[str]:
                          _turns(sessions[0]))
     else:
         lines += aligned(_photo_columns(metric), _photos(facts))
-    lines += ["", *aligned(_TOTALS, _named_totals(sessions)), "",
+    lines += ["", *aligned(_TOTAL_COLUMNS, _totals(facts)), "",
               "the left half, which nobody edits, against the original"
               + (", means over the photos:" if len(sessions) > 1 else ":"),
               *aligned(_drift_columns(metric), _drift(sessions, metric))]
@@ -63,7 +64,7 @@ def html(facts: Row) -> str:
             "only what is new in it crosses, as of ours. Each picture once: it keeps pictures, and "
             "each crosses whole. In every turn: it keeps nothing, and the picture of every turn "
             f"goes again. {losses([metric])}"),
-            table(_TOTALS, _named_totals(sessions), OURS)),
+            table(_TOTAL_COLUMNS, _totals(facts), OURS)),
         *([section("Photo by photo", paragraph(
             "The codec that takes the fewest bytes, and how many times ours they are."),
             table(_photo_columns(metric), _photos(facts)))] if several else []),
@@ -120,12 +121,12 @@ def _label(row: Row) -> str:
 # ── bytes ─────────────────────────────────────────────────────────────────────────────────────
 
 
-def _named_totals(sessions: Sequence[Row]) -> list[Row]:
-    """Of one session with the codecs' settings."""
-    rows = totals(sessions)
-    if len(sessions) > 1:
+def _totals(facts: Row) -> list[Row]:
+    """Those of one session with the codecs' settings."""
+    rows: list[Row] = facts["totals"]
+    if len(facts["sessions"]) > 1:
         return rows
-    names = {family(other): _label(other) for other in sessions[0]["others"]}
+    names = {family(other): _label(other) for other in facts["sessions"][0]["others"]}
     return [{**row, "codec": names.get(row["codec"], row["codec"])} for row in rows]
 
 

@@ -11,7 +11,7 @@ from unimic.codec.errors import InvalidInput, UnimicError
 from unimic.codec.progress import Progress
 from unimic.edge.images import load_image, read_bytes
 from unimic.edge.models import Models
-from unimic.measure.codecs import Variant
+from unimic.measure.codecs import OURS, Variant
 from unimic.measure.journal import Journal
 from unimic.measure.metrics import Metric
 from unimic.measure.run import content, family
@@ -19,7 +19,7 @@ from unimic.measure.session import WAYS, Row, measure
 
 NAME = "session"
 """In a journal, in place of a codec."""
-OURS, BEST = "unimic", "the best of each photo"
+BEST = "the best of each photo"
 
 
 @dataclass(frozen=True)

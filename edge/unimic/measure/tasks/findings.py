@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from html import escape
 from typing import Any
 
+from unimic.measure.codecs import OURS
 from unimic.measure.html import (
     Column,
     Point,
@@ -20,7 +21,6 @@ from unimic.measure.html import (
 from unimic.measure.terminal import aligned
 
 Row = dict[str, Any]
-OURS = "unimic"
 
 
 @dataclass(frozen=True)

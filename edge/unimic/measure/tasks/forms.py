@@ -16,9 +16,9 @@ from PIL import Image
 from unimic.edge.client import Client
 from unimic.edge.results import Picture
 from unimic.measure.choose import side_by_side, within
-from unimic.measure.codecs import Variant, reason
+from unimic.measure.codecs import OURS, Variant, reason
 from unimic.measure.html import Column
-from unimic.measure.tasks.findings import OURS, Row
+from unimic.measure.tasks.findings import Row
 
 SHARES = (1.0, 0.75, 0.5)  # of the bytes that all tokens of a picture take
 UNCOMPRESSED = "uncompressed"

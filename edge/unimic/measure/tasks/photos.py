@@ -21,8 +21,9 @@ from unimic.edge.client import Client
 from unimic.edge.contact_sheet import Tile
 from unimic.edge.models import Models
 from unimic.measure import metrics
+from unimic.measure.codecs import OURS
 from unimic.measure.html import Column
-from unimic.measure.tasks.findings import OURS, Findings, Row
+from unimic.measure.tasks.findings import Findings, Row
 from unimic.measure.tasks.grounds import Subject, pictures
 
 JUDGE = "kid"
