@@ -149,6 +149,18 @@ def table(columns: Sequence[Column], rows: Sequence[Mapping[str, object]], ours:
             + "\n".join(body) + "</tbody></table></div>")
 
 
+def made_by(command: str, machine: str) -> str:
+    """What a report begins with: the command that made it, and the machine."""
+    return f"<p class=faint><code>{escape(command)}</code><br>{escape(machine)}</p>"
+
+
+def made_with(versions: Mapping[str, str], *content: str) -> str:
+    """What a report ends with: the versions of everything, by name, and more."""
+    return section("Made with", table(
+        [Column("name", "what"), Column("version", "version", left=True)],
+        [{"name": name, "version": version} for name, version in versions.items()]), *content)
+
+
 def legend(series: Sequence[str]) -> str:
     """Names of the curves; a click hides one in all plots."""
     return "<div class=legend>" + "".join(

@@ -29,6 +29,8 @@ from unimic.measure.html import (
     Point,
     draw,
     legend,
+    made_by,
+    made_with,
     page,
     paragraph,
     section,
@@ -115,7 +117,7 @@ def html(rows: Sequence[Row], facts: Row, metrics: Sequence[Metric], context: Co
     single = [metric for metric in metrics if not metric.of_sets]
     count = len({row["image"] for row in good})
     sections = [
-        f"<p class=faint><code>{escape(context.command)}</code><br>{escape(context.machine)}</p>",
+        made_by(context.command, context.machine),
         paragraph(f"{count} {'picture' if count == 1 else 'pictures'}, {len(good):,} measurements. "
                   "Rates are whole files: JPEG, WebP and AVIF as written, JPEG 2000 and JPEG XL as "
                   "bare codestreams, AV1, HEVC and VVC as raw bitstreams, ours with its container. "
@@ -140,10 +142,8 @@ def html(rows: Sequence[Row], facts: Row, metrics: Sequence[Metric], context: Co
                       [row | {"image": named[row["image"]]} for row in good], OURS),
                 "</details>"),
         _troubles(facts, metrics, named),
-        section("Made with", table(
-            [Column("name", "what"), Column("version", "version", left=True)],
-            [{"name": name, "version": version} for name, version in context.versions.items()]),
-            *(paragraph(f"{metric.title}: {metric.source}.") for metric in metrics)),
+        made_with(context.versions,
+                  *(paragraph(f"{metric.title}: {metric.source}.") for metric in metrics)),
     ]
     return page("UniMIC: rate and fidelity", [part for part in sections if part], series)
 

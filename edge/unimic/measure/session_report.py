@@ -13,6 +13,8 @@ from unimic.measure.html import (
     Point,
     draw,
     legend,
+    made_by,
+    made_with,
     page,
     paragraph,
     section,
@@ -54,8 +56,7 @@ def html(facts: Row) -> str:
     codecs = _names(drift)
     several = len(sessions) > 1
     return page("UniMIC: a session" if not several else "UniMIC: sessions", [
-        f"<p class=faint><code>{escape(facts['command'])}</code><br>"
-        f"{escape(facts['machine'])}</p>",
+        made_by(facts["command"], facts["machine"]),
         section("The session in bytes" if not several else
                 f"The same session with {len(sessions)} photos, in bytes", paragraph(
             "Ours: all that the TCP connection carried. The others: the pictures alone; nothing is "
@@ -84,9 +85,7 @@ def html(facts: Row) -> str:
         *([section("What could not be measured", table(
             [Column("what", "what"), Column("why", "why", left=True)], left_out))]
           if left_out else []),
-        section("Made with", table(
-            [Column("name", "what"), Column("version", "version", left=True)],
-            [{"name": name, "version": version} for name, version in facts["versions"].items()])),
+        made_with(facts["versions"]),
     ], codecs)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from html import escape
 from typing import Any
 
 from unimic.measure.codecs import OURS
@@ -12,6 +11,8 @@ from unimic.measure.html import (
     Column,
     Point,
     legend,
+    made_by,
+    made_with,
     page,
     paragraph,
     plot,
@@ -70,17 +71,14 @@ def html(findings: Sequence[Findings], command: str, machine: str,
     """Tables and plots as a page."""
     names = list(dict.fromkeys(row["codec"] for found in findings if found.curve
                                for row in found.rows if row.get("share")))
-    parts = [f"<p class=faint><code>{escape(command)}</code><br>{escape(machine)}</p>"]
+    parts = [made_by(command, machine)]
     for found in findings:
         parts.append(section(found.title, paragraph(found.about), *_plots(found, names),
                              table(found.columns, found.rows, OURS)))
         if found.left_out:
             parts.append(table([Column("name", "left out"), Column("error", "why", left=True)],
                                found.left_out))
-    parts.append(section("Made with", table(
-        [Column("name", "what"), Column("version", "version", left=True)],
-        [{"name": name, "version": version} for name, version in versions.items()])))
-    return page("UniMIC: tasks", parts, names)
+    return page("UniMIC: tasks", [*parts, made_with(versions)], names)
 
 
 def _plots(found: Findings, names: Sequence[str]) -> list[str]:
