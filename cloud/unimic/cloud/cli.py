@@ -73,9 +73,8 @@ def serve(options: argparse.Namespace) -> int:
     coder = load_device_coder(store, options.device, Together())
     text = TextTokenizer.of(store)
 
-    _allow_many_connections()
-
     metrics = Metrics()
+    _allow_many_connections()
 
     async def run() -> None:
         server = Server(backend, coder, text, limits, chosen, metrics)

@@ -117,10 +117,10 @@ def titles(images: Iterable[str]) -> dict[str, str]:
     parts = {image: Path(image).parts for image in images}
     deepest = max(map(len, parts.values()), default=1)
     for depth in range(1, deepest + 1):
-        titles = {image: "/".join(names[-depth:]) for image, names in parts.items()}
-        if len({*titles.values()}) == len(titles):
+        found = {image: "/".join(names[-depth:]) for image, names in parts.items()}
+        if len({*found.values()}) == len(found):
             break
-    return titles
+    return found
 
 
 def shown(value: object, digits: int | None = None) -> str:

@@ -97,8 +97,9 @@ class Journal:
             self._file = self._path.open("w" if self._anew else "a", encoding="utf-8")
             self._write(self._file, self._made_by)
         self._learn(row)
-        self._write(self._file, {name: self._kept(value) if isinstance(value, np.ndarray) else value
-                     for name, value in row.items()})
+        self._write(self._file, {
+            name: self._kept(value) if isinstance(value, np.ndarray) else value
+            for name, value in row.items()})
 
     def _write(self, file: TextIO, line: Mapping[str, Any]) -> None:
         file.write(as_json(line) + "\n")
