@@ -72,10 +72,14 @@ async def test_sessions_and_requests_are_counted(serve):
         scrape(port)
 
 
+def engine_of(metrics: Metrics, limits: Limits) -> Engine:
+    backend = EchoBackend()
+    return Engine(backend, FakeCoder(), FakeText(), limits, Batcher(backend, 1, metrics), metrics)
+
+
 async def test_message_bytes_are_all_of_a_session():
-    metrics, coder = Metrics(), FakeCoder()
-    engine = Engine(EchoBackend(), coder, FakeText(), Limits(),
-                    Batcher(EchoBackend(), 1, metrics), metrics)
+    engine = engine_of(metrics := Metrics(), Limits())
+    coder = engine.coder
     grid = TokenGrid(draw("photo", 0, (4, 5)), 70, 50)
     said = [pb.ClientMessage(open=pb.Open(space=SPACE.id, models=coder.models)),
             pb.ClientMessage(share=pb.Share(id=1, packet=pack_image(coder, grid).packet)),
@@ -101,10 +105,8 @@ async def test_message_bytes_are_all_of_a_session():
 
 async def test_who_reads_no_answer_is_counted_once():
     """Outcomes are counted when they are on their way: those that never are, are cancelled."""
-    metrics, coder = Metrics(), FakeCoder()
-    engine = Engine(EchoBackend(), coder, FakeText(), Limits(max_pending_tasks=1),
-                    Batcher(EchoBackend(), 1, metrics), metrics)
-    coming = iter([pb.ClientMessage(open=pb.Open(space=SPACE.id, models=coder.models)),
+    engine = engine_of(metrics := Metrics(), Limits(max_pending_tasks=1))
+    coming = iter([pb.ClientMessage(open=pb.Open(space=SPACE.id, models=engine.coder.models)),
                    *(pb.ClientMessage(task=pb.Task(id=i, kind=pb.TASK_KIND_CAPTION, object=99))
                      for i in range(1, 6))])
 

@@ -27,7 +27,7 @@ from unimic.measure import choose, cli, codecs, entropy, session, session_report
 from unimic.measure.codecs import Codec, Encoded, Setting, Variant
 from unimic.measure.metrics import METRICS
 from unimic.measure.proxy import CountingProxy
-from unimic.measure.session import Turn
+from unimic.measure.session import Settings, Turn
 
 PATCH = 16
 PSNR, LPIPS = METRICS["psnr"], METRICS["lpips-vgg"]
@@ -180,7 +180,8 @@ def test_codecs_that_fail_or_are_too_coarse_are_left_out(
     families = [[Variant(sometimes(name, calls))] for name, calls in
                 (("never", 0), ("once", 1), ("twice", 2), ("always", 99))]
     families.append([Variant(coarse("too coarse"))])
-    facts = session.measure("nowhere", models, photo, 100, families, PSNR, 2, 1, console.progress)
+    facts = session.measure("nowhere", models, photo, Settings(100, PSNR, 2, 1, families),
+                            console.progress)
     ours = facts["value"]
     assert [other["codec"] for other in facts["others"]] == ["twice", "always"]
     assert [(row["codec"], row.get("setting")) for row in facts["drift"]] == [
@@ -200,14 +201,13 @@ def test_what_is_wrong_shows_before_the_session(
 
     monkeypatch.setattr(session, "converse", lambda *_: pytest.fail("it began"))
     models: Any = SimpleNamespace(coder=SimpleNamespace(space=TokenSpace("test", b"testtest")))
+    settings = Settings(100, LPIPS, 1, 1, [])
     for size in (48, 48), (63, 99), (99, 31):
         with pytest.raises(InvalidInput, match=r"use one of at least 64×32 pixels"):
-            session.measure("nowhere", models, photo.resize(size), 100, [], LPIPS, 1, 1,
-                            console.progress)
+            session.measure("nowhere", models, photo.resize(size), settings, console.progress)
     monkeypatch.setattr(session, "Client", refuse)
     with pytest.raises(InvalidInput, match=r"^nowhere: nobody is there"):
-        session.measure("nowhere", models, photo.resize((64, 32)), 100, [], LPIPS, 1, 1,
-                        console.progress)
+        session.measure("nowhere", models, photo.resize((64, 32)), settings, console.progress)
 
 
 def test_edits_stay_in_their_half() -> None:
@@ -274,10 +274,9 @@ def test_session_report(metric: str) -> None:
                                      [drifted(metric, 0.4)]))
     lines = "\n".join(session_report.text(facts))
     report = session_report.html(facts)
+    assert "jpeg 5 1,600 5.0 3,200 10.0 6,400 20.0" in re.sub(" +", " ", lines)
     for times in "5.0", "10.0", "20.0":
-        assert f"  {times}" in lines
         assert f">{times}<" in report
-    assert "jpeg 5" in lines
     assert ("no evidence" in lines) == ("no evidence" in report) == (metric == "lpips-alex")
     assert set(session_report.plots(facts)) == {"drift-psnr", f"drift-{metric}"}
 
@@ -416,11 +415,10 @@ def test_sessions_without_anything_to_go_on_with(tmp_path: Path, photo: Image.Im
     assert [path.name for path in tmp_path.iterdir() if path.suffix != ".png"] == []
 
 
-def test_ours_is_no_other_codec(tmp_path: Path) -> None:
-    for command in "session", "tasks":
+def test_ours_is_no_other_codec() -> None:
+    for command in ("session", "photo.png"), ("tasks",):
         with pytest.raises(InvalidInput, match="--codecs: unimic is measured in any case"):
-            measure(command, *(["photo.png"] if command == "session" else []),
-                    "--codecs", "jpeg,unimic")
+            measure(*command, "--codecs", "jpeg,unimic")
 
 
 def test_metrics_that_others_cannot_be_equal_by(tmp_path: Path) -> None:

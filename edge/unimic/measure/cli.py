@@ -197,9 +197,10 @@ def _service_options(*, resumable: bool = False) -> argparse.ArgumentParser:
     parent.add_argument("--server", metavar="HOST:PORT",
                         help="use a running service (default: start one)")
     parent.add_argument("--report", type=Path, metavar="FILE", help="write a report as HTML")
-    parent.add_argument("--json", type=Path, metavar="FILE", help="write the figures as JSON"
-                        + "; as they come they are kept as JSON lines in the file of the same name "
-                        "with .jsonl" * resumable)
+    kept = ("; as they come they are kept as JSON lines in the file of the same name with .jsonl"
+            if resumable else "")
+    parent.add_argument("--json", type=Path, metavar="FILE",
+                        help=f"write the figures as JSON{kept}")
     again = parent.add_mutually_exclusive_group()
     if resumable:
         again.add_argument("--resume", action="store_true",
@@ -327,6 +328,7 @@ def measure_session(args: argparse.Namespace) -> int:
     from unimic.edge.models import Models
     from unimic.measure import metrics, ours, session_report, sessions
     from unimic.measure.journal import Journal
+    from unimic.measure.session import Settings
 
     if args.edits < 1:
         raise InvalidInput("--edits", f"is {args.edits}", "use 1 or more")
@@ -346,8 +348,7 @@ def measure_session(args: argparse.Namespace) -> int:
     if missing:
         raise InvalidInput(args.equal, "is what codecs are matched by, and it is not installed",
                            *missing.values())
-    settings = sessions.Settings(args.quality, metrics.METRICS[args.equal], args.edits, args.seed,
-                                 families)
+    settings = Settings(args.quality, metrics.METRICS[args.equal], args.edits, args.seed, families)
     files = _files(args.images)
     versions = machine.versions(versions, metrics.versions([settings.metric]))
     our_versions = ours.versions(ModelStore.default())

@@ -68,6 +68,31 @@ class Turn:
     changed: Image.Image | None
 
 
+@dataclass(frozen=True)
+class Settings:
+    """Of a session.
+
+    Attributes:
+        quality: of the shared photo, see `AsyncClient.share`.
+        metric: by which the other codecs' photo is not worse than ours.
+        edits: turns of the drift.
+        seed: of what the service draws.
+        families: the variants of each codec.
+    """
+
+    quality: int
+    metric: Metric
+    edits: int
+    seed: int
+    families: Sequence[Sequence[Variant]]
+
+    def as_dict(self) -> dict[str, str | int]:
+        """By the options that they are given by."""
+        return {"quality": self.quality, "equal": self.metric.name, "edits": self.edits,
+                "seed": self.seed,
+                "codecs": ",".join(variants[0].codec.name for variants in self.families)}
+
+
 @contextmanager
 def _named(address: str) -> Iterator[None]:
     """Errors of a service name it, not the relay before it."""
@@ -282,13 +307,9 @@ def _box(size: tuple[int, int], left: int, turn: int) -> Box:
 # ── all of a photo ────────────────────────────────────────────────────────────────────────────
 
 
-def measure(address: str, models: Models, photo: Image.Image, quality: int,
-            families: Sequence[Sequence[Variant]], metric: Metric, edits: int, seed: int,
+def measure(address: str, models: Models, photo: Image.Image, settings: Settings,
             progress: Callable[[str], AbstractContextManager[Progress]]) -> Row:
     """Session and drift.
-
-    ``quality`` is that of the shared photo, see `AsyncClient.share`; by ``metric`` the other codecs
-    are made equal to it.
 
     Returns:
         ``turns`` (ours), ``bytes`` (of both ways together), ``value`` (our photo's by the metric),
@@ -299,6 +320,7 @@ def measure(address: str, models: Models, photo: Image.Image, quality: int,
         InvalidInput: the photo is too small to be judged.
         ServiceError: the service cannot be reached.
     """
+    quality, metric, seed = settings.quality, settings.metric, settings.seed
     left_half(photo, models.coder.space.pitch(quality), metric)
     with Client(address, models=models):
         pass  # behind the relay an error would tell of the relay
@@ -308,12 +330,12 @@ def measure(address: str, models: Models, photo: Image.Image, quality: int,
     with progress("other codecs") as show:
         decoded = models.images.decode(
             models.images.encode(photo, models.coder.space.pitch(quality)))
-        value, choices = match(families, photo, decoded, metric, left_out, show)
+        value, choices = match(settings.families, photo, decoded, metric, left_out, show)
         found = _attempts(partial(picture_bytes, turns), choices, left_out)
         others = {choice: row for choice, row in zip(choices, found, strict=True) if row}
     with progress("drift") as show:
-        drifted = drift(address, models, photo, quality, [*others], metric, edits, seed, left_out,
-                        show)
+        drifted = drift(address, models, photo, quality, [*others], metric, settings.edits, seed,
+                        left_out, show)
     return {
         "turns": [turn.row for turn in turns],
         "bytes": sum(turn.row["up_bytes"] + turn.row["down_bytes"] for turn in turns),

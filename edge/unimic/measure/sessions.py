@@ -4,39 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from pathlib import Path
 
 from unimic.codec.errors import InvalidInput, UnimicError
 from unimic.codec.progress import Progress
 from unimic.edge.images import load_image, read_bytes
 from unimic.edge.models import Models
-from unimic.measure.codecs import OURS, Variant
+from unimic.measure.codecs import OURS
 from unimic.measure.journal import Journal
-from unimic.measure.metrics import Metric
 from unimic.measure.run import content, family
-from unimic.measure.session import WAYS, Row, measure
+from unimic.measure.session import WAYS, Row, Settings, measure
 
 NAME = "session"
 """In a journal, in place of a codec."""
 BEST = "the best of each photo"
-
-
-@dataclass(frozen=True)
-class Settings:
-    """Of a session, see `session.measure`."""
-
-    quality: int
-    metric: Metric
-    edits: int
-    seed: int
-    families: Sequence[Sequence[Variant]]
-
-    def as_dict(self) -> dict[str, str | int]:
-        """By the options that they are given by."""
-        return {"quality": self.quality, "equal": self.metric.name, "edits": self.edits,
-                "seed": self.seed,
-                "codecs": ",".join(variants[0].codec.name for variants in self.families)}
 
 
 def measure_all(address: str, models: Models, photos: Sequence[Path], settings: Settings,
@@ -69,9 +50,7 @@ def measure_all(address: str, models: Models, photos: Sequence[Path], settings: 
         if known and known["content"] == row["content"]:
             return known
         photo = load_image(data, name=str(path))
-        row |= measure(address, models, photo, settings.quality, settings.families,
-                       settings.metric, settings.edits, settings.seed,
-                       lambda title: progress(prefix + title))
+        row |= measure(address, models, photo, settings, lambda title: progress(prefix + title))
         if journal:
             journal.add(row)
         return row
@@ -109,10 +88,12 @@ def totals(sessions: Sequence[Row]) -> list[Row]:
     if len(sessions) > 1 and all(session["others"] for session in sessions):
         everywhere[BEST] = [{way: min(taken(other)[way] for other in session["others"])
                              for way in WAYS} for session in sessions]
-    return [{"codec": OURS, **dict.fromkeys(WAYS, ours)}, *(
-        {"codec": codec, **in_all, **{f"times_{way}": in_all[way] / ours for way in WAYS}}
-        for codec, rows in everywhere.items()
-        for in_all in [{way: sum(row[way] for row in rows) for way in WAYS}])]
+    found: list[Row] = [{"codec": OURS, **dict.fromkeys(WAYS, ours)}]
+    for codec, rows in everywhere.items():
+        in_all = {way: sum(row[way] for row in rows) for way in WAYS}
+        found.append({"codec": codec, **in_all,
+                      **{f"times_{way}": in_all[way] / ours for way in WAYS}})
+    return found
 
 
 def taken(other: Row) -> dict[str, int]:
