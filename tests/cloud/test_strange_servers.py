@@ -38,6 +38,18 @@ def picture(width: int, height: int, pitch: int = 16):
 
 
 @asynccontextmanager
+async def address_of(servicer: MultimodalServicer) -> AsyncIterator[str]:
+    server = grpc.aio.server()
+    add_MultimodalServicer_to_server(servicer, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    try:
+        yield f"127.0.0.1:{port}"
+    finally:
+        await server.stop(0)
+
+
+@asynccontextmanager
 async def client(*results: pb.Result | pb.ServerMessage, first: pb.ServerMessage | None = None
                  ) -> AsyncIterator[AsyncClient]:
     """Of a server that answers each request with the next of these."""
@@ -59,15 +71,9 @@ async def client(*results: pb.Result | pb.ServerMessage, first: pb.ServerMessage
                 await context.write(result)
             await context.read()
 
-    server = grpc.aio.server()
-    add_MultimodalServicer_to_server(Server(), server)
-    port = server.add_insecure_port("127.0.0.1:0")
-    await server.start()
-    try:
-        async with AsyncClient(f"127.0.0.1:{port}", models=fake_models(), timeout=20) as cloud:
-            yield cloud
-    finally:
-        await server.stop(0)
+    async with address_of(Server()) as address, \
+            AsyncClient(address, models=fake_models(), timeout=20) as cloud:
+        yield cloud
 
 
 @pytest.mark.parametrize("size", [(8, 8), (4096, 4096), (64, 63), (64, 64, 32)])
@@ -100,3 +106,23 @@ async def test_a_server_of_another_space():
     with pytest.raises(ServiceError, match="works in another token space"):
         async with client(first=opened(space=b"otherone")):
             pass
+
+
+async def test_a_server_that_refuses_before_it_listens(monkeypatch):
+    """gRPC may tell who writes that there was an internal error, and not why the stream ended."""
+    write = grpc.aio._call.StreamStreamCall.write
+
+    async def late(stream, message):
+        await write(stream, message)
+        await stream.code()
+        raise grpc.aio.AioRpcError(grpc.StatusCode.INTERNAL, grpc.aio.Metadata(),
+                                   grpc.aio.Metadata(), "Internal error from Core")
+
+    class Server(MultimodalServicer):
+        async def Session(self, messages, context):
+            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "is full")
+
+    monkeypatch.setattr(grpc.aio._call.StreamStreamCall, "write", late)
+    async with address_of(Server()) as address:
+        with pytest.raises(ServiceError, match="RESOURCE_EXHAUSTED: is full; try again later"):
+            await AsyncClient(address, models=fake_models()).connect()

@@ -7,7 +7,7 @@ import contextlib
 import itertools
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from functools import cache
 from os import PathLike
@@ -150,6 +150,8 @@ class Connection:
             grpc.aio.secure_channel(address, tls.credentials(), options) if tls
             else grpc.aio.insecure_channel(address, options))
         self._stream: Any = service_pb2_grpc.MultimodalStub(self._channel).Session()
+        self._ended: tuple[grpc.StatusCode, str] | None = None
+        self._stream.add_done_callback(self._end)
         self._ids = itertools.count(1)
         self._pending: dict[int, _Pending] = {}
         # Bounded by max_pending_tasks: a request keeps its place until the server has answered it.
@@ -171,7 +173,7 @@ class Connection:
             raise ServiceError(self.address, grpc.StatusCode.DEADLINE_EXCEEDED,
                                f"no answer within {timeout:g} s") from None
         except grpc.aio.AioRpcError as error:
-            raise ServiceError(self.address, error.code(), error.details() or "") from None
+            raise self._loss(error) from None
         self._room = asyncio.Semaphore(max(1, self.opened.limits.max_pending_tasks))
         writing = asyncio.create_task(self._write())
         self._tasks = [asyncio.create_task(self._read(writing)), writing]
@@ -271,12 +273,28 @@ class Connection:
             lost = ServiceError(self.address, await self._stream.code(),
                                 "the server ended the session")
         except grpc.aio.AioRpcError as error:
-            lost = ServiceError(self.address, error.code(), error.details() or "")
+            lost = self._loss(error)
         except Exception as error:
             lost = ServiceError(self.address, grpc.StatusCode.INTERNAL, repr(error))
         finally:  # whatever it is, nobody may wait for ever
             self._lose(lost)
             writing.cancel()
+
+    def _end(self, stream: Any) -> None:
+        """Keep the stream's status: a write that meets its end replaces it by INTERNAL
+        (grpc/grpc#36066), and nobody could be told why the session has ended."""
+        def now(told: Coroutine[Any, Any, Any]) -> Any:
+            try:
+                told.send(None)  # the status is there, so nothing is waited for
+            except StopIteration as got:
+                return got.value
+            raise AssertionError("a stream that has ended has a status")
+
+        self._ended = now(stream.code()), now(stream.details()) or ""
+
+    def _loss(self, error: grpc.aio.AioRpcError) -> ServiceError:
+        return ServiceError(self.address,
+                            *(self._ended or (error.code(), error.details() or "")))
 
     def _receive(self, message: pb.ServerMessage) -> None:
         kind = message.WhichOneof("message")
