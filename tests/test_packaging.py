@@ -104,9 +104,12 @@ def test_encode_and_decode_without_the_other_extras(tmp_path: Path) -> None:
         "assert main(['encode', 'photo.png', 'p.umc']) == 0\n"
         "assert main(['decode', 'p.umc', 'back.png']) == 0\n"
         "assert main(['serve']) == 1\n"
-        "assert main(['serve', '--port', '0', '--help']) == 1\n", tmp_path)
+        "assert main(['serve', '--port', '0', '--help']) == 1\n"
+        "assert main(['models', 'verify', '--device', 'cpu']) == 1\n", tmp_path)
     assert run.returncode == 0, run.stderr
     assert run.stderr.startswith("unimic: error: serve: is not installed")
+    assert 'error: --device: needs other packages: No module named ' in run.stderr
+    assert run.stderr.endswith('; pip install "unimic[cloud]"\n')
     assert Image.open(tmp_path / "back.png").size == (70, 40)
 
 
@@ -125,7 +128,16 @@ def test_stubs_are_those_of_the_protocol() -> None:
         enums = [*file.enum_type, *(enum for message in messages for enum in message.enum_type)]
         assert sorted(re.findall(r"^\s*(?:message|enum) (\w+)", code, re.MULTILINE)) == sorted(
             each.name for each in [*messages, *enums])
-        numbered = [(field.name, field.number) for message in messages for field in message.field]
-        numbered += [(value.name, value.number) for enum in enums for value in enum.value]
-        assert sorted(re.findall(r"(\w+) = (\d+);", code)) == sorted(
-            (name, str(number)) for name, number in numbered)
+        kinds = descriptor_pb2.FieldDescriptorProto
+        fields = []
+        for field in (field for message in messages for field in message.field):
+            label = ("optional" if field.proto3_optional else
+                     "repeated" if field.label == kinds.LABEL_REPEATED else "")
+            kind = (field.type_name.rpartition(".")[2]
+                    or kinds.Type.Name(field.type).removeprefix("TYPE_").lower())
+            fields.append((label, kind, field.name, str(field.number)))
+        assert sorted(re.findall(
+            r"^\s*(optional|repeated|)\s*(\w+) (\w+) = (\d+);", code, re.MULTILINE)
+        ) == sorted(fields)
+        values = [(value.name, str(value.number)) for enum in enums for value in enum.value]
+        assert sorted(re.findall(r"^\s*(\w+) = (\d+);", code, re.MULTILINE)) == sorted(values)

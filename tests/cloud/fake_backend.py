@@ -21,7 +21,7 @@ from unimic.codec.limits import Limits
 from unimic.codec.tokens import TokenGrid, TokenSpace, grid_shape
 from unimic.edge.models import Models
 
-SPACE = TokenSpace("fake", b"fakefake", image_codes=256, text_codes=257)
+SPACE = TokenSpace(b"fakefake", image_codes=256, text_codes=257)
 
 
 @dataclass(frozen=True)

@@ -52,7 +52,7 @@ from unimic.codec.proof import METADATA
 from unimic.codec.text import TextTokenizer
 from unimic.codec.tokens import Codes, TokenSpace
 
-SPACE = TokenSpace("tiny", b"12345678")
+SPACE = TokenSpace(b"12345678")
 TEXT = Path(__file__).parents[2] / "codec/unimic/codec/models/text-tokenizer/tokenizer.json"
 CONFIG = CompactConfig(width=64, depth=2, head=32, expansion=2)
 TINY_SIZES = {METADATA: '{"width": 64, "depth": 2, "head": 32, "expansion": 2}'}

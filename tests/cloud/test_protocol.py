@@ -211,7 +211,7 @@ BAD = {
     "other size": (damaged_share(width=71), 9, "share.packet.crc"),
     "unknown coding": (damaged_share(coding=7), 9, "share.packet.coding"),
     "unknown task": (pb.ClientMessage(task=pb.Task(id=9, object=1)), 9, "task.kind"),
-    "future task": (pb.ClientMessage(task=pb.Task(id=9, object=1, kind=99)), 9, "task.kind"),
+    "future task": (pb.ClientMessage(task=pb.Task(id=9, kind=99)), 9, "task.kind"),
     "no object": (pb.ClientMessage(task=ask(9, 7)), 9, "task.object"),
     "own object": (pb.ClientMessage(task=ask(9, 9)), 9, "task.object"),
     "no size": (pb.ClientMessage(task=generate(9, width=0)), 9, "task.width"),

@@ -139,7 +139,7 @@ async def test_someone_else_listens():
 async def test_another_token_space(serve):
     from unimic.codec.tokens import TokenSpace
     other = FakeCoder()
-    other.space = TokenSpace("other", b"other---")
+    other.space = TokenSpace(b"other---")
     async with serve() as address:
         with pytest.raises(ServiceError, match="token space") as caught:
             await AsyncClient(address, models=fake_models(other)).connect()
@@ -948,7 +948,8 @@ def test_wrong_tls_files(tls):
 
 async def test_the_capabilities_call_needs_no_session(serve):
     from unimic.v1 import service_pb2 as pb
-    async with serve(sessions=1) as address, grpc.aio.insecure_channel(address) as channel:
+    async with serve(sessions=1) as address, AsyncClient(address, models=fake_models()), \
+            grpc.aio.insecure_channel(address) as channel:
         await MultimodalStub(channel).GetCapabilities(pb.GetCapabilitiesRequest())
 
 

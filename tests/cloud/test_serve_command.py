@@ -33,10 +33,10 @@ def parse(*arguments: str) -> argparse.Namespace:
     (("--grace", "-1"), "--grace"),
     (("--grace", "nan"), "--grace"), (("--device", "bogus"), "--device"),
     (("--device", "cuda:99"), "--device"), (("--device", "meta"), "--device"),
-    (("--tls-cert", "a"), "--tls-cert"),
+    (("--device", "hpu"), "--device"), (("--tls-cert", "a"), "--tls-cert"),
     (("--tls-key", "a"), "--tls-cert"), (("--tls-client-ca", "a"), "--tls-cert"),
     (("--limit", "max_objects"), "--limit"), (("--limit", "max_objects=0"), "--limit"),
-    (("--limit", "objects=3"), "--limit")])
+    (("--limit", "objects=3"), "--limit"), (("--limit", "max_objects=" + 5000 * "1"), "--limit")])
 def test_wrong_options(arguments, field):
     options = parse(*arguments)
     with pytest.raises(InvalidInput) as caught:
@@ -95,7 +95,7 @@ def test_an_unknown_backend(monkeypatch):
 async def test_models_of_another_space_are_refused():
     from unimic.cloud.server import Server, ServerOptions
     coder = FakeCoder()
-    coder.space = TokenSpace("other", b"other---")
+    coder.space = TokenSpace(b"other---")
     with pytest.raises(UnknownModel, match="token space"):
         Server(EchoBackend(), coder, FakeText(), Limits(), ServerOptions())
 
@@ -165,7 +165,7 @@ async def test_tokens_are_shared_as_they_are(serve):
             with pytest.raises(InvalidInput, match=said):
                 await cloud.share(grid)
         other = FakeCoder()
-        other.space = TokenSpace("other", b"other---")
+        other.space = TokenSpace(b"other---")
         shared.canvas.models = fake_models(other)
         with pytest.raises(InvalidInput, match=r"^image: its tokens are those of other"):
             await cloud.share(shared)

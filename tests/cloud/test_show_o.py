@@ -34,7 +34,7 @@ from unimic.cloud.backends.show_o.sampling import Drawing  # noqa: E402
 from unimic.codec.errors import CorruptData, UnknownModel  # noqa: E402
 from unimic.codec.tokens import TokenSpace  # noqa: E402
 
-SPACE = TokenSpace("show-o", b"show-o--")
+SPACE = TokenSpace(b"show-o--")
 TOLERANCE = {"rtol": 0, "atol": 1e-4}
 
 

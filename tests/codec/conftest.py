@@ -30,7 +30,7 @@ class FakeCoder:
     """Frequencies that depend on all that both sides hold, so that a difference shows."""
 
     def __init__(self, image_codes: int = 64, text_codes: int = 4096) -> None:
-        self.space = TokenSpace("fake", b"fakefake", image_codes=image_codes, text_codes=text_codes)
+        self.space = TokenSpace(b"fakefake", image_codes=image_codes, text_codes=text_codes)
         self.image_model: bytes | None = b"image---"
         self.text_model: bytes | None = b"text----"
 

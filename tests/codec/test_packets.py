@@ -210,6 +210,14 @@ def test_what_a_packet_says_itself_stays(coder: Coder) -> None:
         kind=pb.KIND_MASK, pitch=9)
 
 
+@pytest.mark.parametrize(("mask", "size"), [
+    (np.ones((4, 5), np.uint8), (70, 50)), (np.ones((5, 4), np.bool_), (70, 50)),
+    (np.ones((1, 20), np.bool_), (70, 50)), (np.ones((0, 0), np.bool_), (0, 0))])
+def test_masks_that_are_of_no_image(mask: Mask, size: tuple[int, int]) -> None:
+    with pytest.raises(InvalidInput, match=r"^mask: "):
+        pack_mask(mask, *size)
+
+
 @pytest.mark.parametrize("shape", [(1, MOST_DIAGONALS), (MOST_DIAGONALS, 1)])
 def test_masks_of_thin_images_are_raw(coder: Coder, shape: tuple[int, int]) -> None:
     """Each of their cells would be a diagonal of its own."""

@@ -114,3 +114,24 @@ def test_work_begins_after_the_main_thread_has_ended() -> None:
         "threading.Thread(target=late).start()\n")
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert (run.stdout, run.stderr) == ("done\n", "")
+
+
+async def test_work_whose_turn_comes_too_late_does_not_begin() -> None:
+    begun, go_on = [], threading.Event()
+
+    def work(watch: Progress) -> None:
+        begun.append(threading.current_thread())
+        go_on.wait(30)
+
+    before = set(threading.enumerate())
+    calls = [asyncio.create_task(run_watched(work)) for _ in range(100)]
+    while not begun:
+        await asyncio.sleep(0.01)
+    for call in calls:
+        call.cancel()
+    await asyncio.gather(*calls, return_exceptions=True)
+    at_work = len(begun)
+    go_on.set()
+    for thread in set(threading.enumerate()) - before:
+        await asyncio.to_thread(thread.join, 30)
+    assert len(begun) == at_work < 100

@@ -20,7 +20,7 @@ class TinyStore:
         self.entries = {path.name: None for path in folder.iterdir() if path.is_dir()}
 
     def space(self) -> TokenSpace:
-        return TokenSpace("tiny", b"tinytiny")
+        return TokenSpace(b"tinytiny")
 
     def path(self, name: str, file: str) -> Path:
         return self.folder / name / file

@@ -18,7 +18,7 @@ from unimic.edge.regions import Region, View, find_region, grow, widen
 from unimic.edge.results import Canvas, Edit
 from unimic.edge.tiles import HALO
 
-SPACE = TokenSpace("test", b"testtest")
+SPACE = TokenSpace(b"testtest")
 GRID = TokenGrid(np.arange(20, dtype=np.int32).reshape(4, 5), 70, 50)
 WHOLE = View(0, 0, 70, 50)
 

@@ -199,6 +199,22 @@ def test_choosing_a_setting(photo: Image.Image) -> None:
     assert choose.smallest(variants, photo, lambda picture: False) is None
 
 
+def test_pictures_are_decoded_side_by_side(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two threads meet in the decoder, or it breaks."""
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    both = threading.Barrier(2)
+
+    def decode(data: bytes, size: tuple[int, int]) -> Image.Image:
+        both.wait(30)
+        return Image.new("RGB", size)
+
+    def codec(name: str) -> Variant:
+        return Variant(Codec(name, (1,), (1,), lambda image, setting: Encoded(b"1"), decode, {}))
+
+    photo = Image.new("RGB", (8, 8))
+    assert choose.smallest([codec("a"), codec("b")], photo, lambda picture: True) is not None
+
+
 def flat(levels: dict[int, int]) -> Variant:
     """A codec whose pictures are of one level, of so many bytes, by setting: ``level → bytes``."""
     def encode(image: Image.Image, setting: Setting) -> Encoded:

@@ -129,7 +129,7 @@ def test_drift(photo: Image.Image, monkeypatch: pytest.MonkeyPatch) -> None:
     (variant,), _ = codecs.find(["jpeg/2"])
     choice, = choose.within([variant], photo, [1500])
     models: Any = SimpleNamespace(images=SimpleNamespace(decode=draw),
-                                  coder=SimpleNamespace(space=TokenSpace("test", b"testtest")))
+                                  coder=SimpleNamespace(space=TokenSpace(b"testtest")))
     left_out: dict[str, str] = {}
     rows = session.drift("nowhere", models, photo, 100, [choice], PSNR, 6, 1, left_out, nobody)
     assert not left_out
@@ -176,7 +176,7 @@ def test_codecs_that_fail_or_are_too_coarse_are_left_out(
         decode = staticmethod(lambda grid: near if grid is photo else draw(grid))
 
     models: Any = SimpleNamespace(images=Images(),
-                                  coder=SimpleNamespace(space=TokenSpace("test", b"testtest")))
+                                  coder=SimpleNamespace(space=TokenSpace(b"testtest")))
     families = [[Variant(sometimes(name, calls))] for name, calls in
                 (("never", 0), ("once", 1), ("twice", 2), ("always", 99))]
     families.append([Variant(coarse("too coarse"))])
@@ -200,7 +200,7 @@ def test_what_is_wrong_shows_before_the_session(
         raise InvalidInput(address, "nobody is there", "start it")
 
     monkeypatch.setattr(session, "converse", lambda *_: pytest.fail("it began"))
-    models: Any = SimpleNamespace(coder=SimpleNamespace(space=TokenSpace("test", b"testtest")))
+    models: Any = SimpleNamespace(coder=SimpleNamespace(space=TokenSpace(b"testtest")))
     settings = Settings(100, LPIPS, 1, 1, [])
     for size in (48, 48), (63, 99), (99, 31):
         with pytest.raises(InvalidInput, match=r"use one of at least 64×32 pixels"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -99,7 +100,8 @@ def _limits(changes: list[str]) -> Limits:
     limits = Limits()
     for change in changes:
         name, _, value = change.partition("=")
-        if name not in vars(limits) or not value.isdecimal() or not 0 < int(value) < 1 << 31:
+        if name not in vars(limits) or not (
+                re.fullmatch("[0-9]{1,10}", value) and 0 < int(value) < 1 << 31):
             raise InvalidInput("--limit", f"{change!r} is not a limit", "use NAME=N with one of "
                                f"{', '.join(vars(limits))} and a number from 1")
         limits = replace(limits, **{name: int(value)})

@@ -103,7 +103,7 @@ def check_device(name: str) -> None:
     """Raise `InvalidInput` unless this machine has the device, and it computes."""
     try:
         torch.zeros(1, device=name).item()
-    except (RuntimeError, AssertionError) as error:  # the latter without any CUDA
+    except (RuntimeError, AssertionError, ImportError) as error:  # by kind of device
         why = str(error).partition("\n")[0].partition(". ")[0]  # the rest is for programmers
         raise InvalidInput("--device", f"{name}: {why}",
                            "name a device of this machine, as cpu or cuda") from error

@@ -9,15 +9,12 @@ from typing import Any
 
 import grpc
 
-from unimic.cloud.session import Engine, Rejected, Session
+from unimic.cloud.session import TASKS, Engine, Rejected, Session
 from unimic.codec.version import __version__
 from unimic.v1 import service_pb2 as pb
 from unimic.v1 import service_pb2_grpc
 
 log = logging.getLogger(__name__)
-
-TASKS = (pb.TASK_KIND_GENERATE, pb.TASK_KIND_INPAINT, pb.TASK_KIND_OUTPAINT, pb.TASK_KIND_ANSWER,
-         pb.TASK_KIND_CAPTION)
 
 
 class Service(service_pb2_grpc.MultimodalServicer):

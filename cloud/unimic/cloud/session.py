@@ -60,6 +60,7 @@ MOST_THREADS = 512
 """For what is to be coded, of all sessions. Few of them compute: those of images mostly wait."""
 QUESTIONS = (pb.TASK_KIND_ANSWER, pb.TASK_KIND_CAPTION)
 FILLS = (pb.TASK_KIND_INPAINT, pb.TASK_KIND_OUTPAINT)
+TASKS = (pb.TASK_KIND_GENERATE, *FILLS, *QUESTIONS)
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ class Engine:
         if self.coder.space.id != self.backend.space.id:
             raise UnknownModel(
                 "backend", f"{self.backend.name} works in the token space "
-                f"{self.backend.space.name}, the entropy models in {self.coder.space.name}",
+                f"{self.backend.space.id.hex()}, the entropy models in {self.coder.space.id.hex()}",
                 "take models of the backend's space")
 
     def wire_limits(self) -> pb.Limits:
@@ -115,7 +116,8 @@ class Session:
     Requests run side by side and may name objects whose making has not ended: they wait for it.
     The next message is read when there is room for another request, so a client that sends too
     much is slowed down by gRPC's flow control, and one that reads too slowly holds up only its own
-    requests. Clients that keep to ``max_pending_tasks`` are always heard, also when they cancel.
+    requests. Clients that keep to ``max_pending_tasks`` are always heard, also when they cancel, at
+    the latest when what they cancelled before has come to its next step.
 
     Args:
         engine: that all sessions share.
@@ -327,6 +329,8 @@ class Session:
 
     async def _perform(self, task: pb.Task, source: asyncio.Task[TokenGrid | None] | None
                        ) -> tuple[TokenGrid | None, pb.Result]:
+        if task.kind not in TASKS:
+            raise InvalidInput("task.kind", f"{task.kind} is unknown", "see TaskKind")
         prompt, text = np.zeros(0, np.int32), ""
         if task.HasField("text"):
             prompt, text = await self._code(partial(self._unpack_prompt, task.text))
@@ -361,10 +365,8 @@ class Session:
                 partial(self._unpack_mask, "task.mask", task.mask, base.size))
             if not mask.any():
                 raise InvalidInput("task.mask", "covers nothing", "set at least one token")
-        elif task.kind == pb.TASK_KIND_OUTPAINT:
-            base, mask = self._enlarge(base, task.margins)
         else:
-            raise InvalidInput("task.kind", f"{task.kind} is unknown", "see TaskKind")
+            base, mask = self._enlarge(base, task.margins)
         self._check_size(base.codes.size)
         codes = await run(FillRequest(base.codes, mask, text, sampling), progress)
         # What the client holds stays as it is, whatever the backend made of it.

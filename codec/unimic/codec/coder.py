@@ -124,6 +124,9 @@ class Coder:
                 receiver takes it for granted. So 0 sends everything, `SKIP_ALL` nothing.
             distances: of all codes.
             price: of a bit, in squared distance (the Lagrange multiplier λ).
+
+        Raises:
+            UnknownModel: this coder has no image model.
         """
         network = self._need_image()
         job = EncodeJob(network.layout, codes, mask=mask, hole=hole, prompt=prompt, skip=skip,
@@ -141,6 +144,7 @@ class Coder:
 
         Raises:
             CorruptData: the payload is not what any tokens are coded to.
+            UnknownModel: this coder has no image model.
         """
         job = DecodeJob(payload, codes, mask=mask, hole=hole, prompt=prompt, skip=skip,
                         watch=self._watch)
@@ -150,7 +154,7 @@ class Coder:
         return job.codes
 
     def encode_text(self, ids: Codes) -> Coded:
-        """Code text ids, int32 ``(n,)``; see `encode_image`."""
+        """Code text ids, int32 ``(n,)``; raises `UnknownModel` without a text model."""
         network = self._need_text()
         encoder, bits = RangeEncoder(), np.zeros(ids.shape)
         for starts, lengths in _pieces(len(ids), network.positions):
@@ -168,7 +172,7 @@ class Coder:
         return Coded(encoder.finish(), bits)
 
     def decode_text(self, payload: bytes, count: int) -> Codes:
-        """The ``count`` text ids that `encode_text` coded; raises as `decode_image` does."""
+        """The ``count`` text ids that `encode_text` coded; raises as `decode_image`."""
         network = self._need_text()
         decoder, ids = RangeDecoder(payload), np.zeros(count, np.int32)
         for starts, lengths in _pieces(count, network.positions):

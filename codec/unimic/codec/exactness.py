@@ -89,19 +89,16 @@ def device_executors(store: ModelStore, name: str, devices: Sequence[str]) -> It
     """Executors of the network ``name`` on ``devices``, from the packages that have some.
 
     Raises:
-        InvalidInput: no package has, or there is no such device.
+        InvalidInput: a package that has misses others, or there is no such device.
     """
-    found = entry_points(group="unimic.executors")
-    if devices and not found:
-        raise InvalidInput("--device", "needs the packages of the cloud service",
-                           'pip install "unimic[cloud]"')
     for device in devices:
-        for point in found:
+        for point in entry_points(group="unimic.executors"):
             try:
-                yield from point.load()(store, name, device)
+                executors = point.load()
             except ImportError as error:
-                raise InvalidInput("--device", f"{device}: {error}".splitlines()[0],
-                                   "name a device of this machine, as cpu or cuda") from error
+                raise InvalidInput("--device", f"needs other packages: {error}".splitlines()[0],
+                                   'pip install "unimic[cloud]"') from error
+            yield from executors(store, name, device)
 
 
 def compare(name: str, reference: Executor, others: Sequence[Executor], count: int,

@@ -38,6 +38,7 @@ from unimic.codec.tokens import (
     check_codes,
     check_size,
     checksum,
+    grid_shape,
 )
 from unimic.v1 import packet_pb2 as pb
 
@@ -63,7 +64,7 @@ class Sizes:
     """The three sizes of a packet.
 
     Attributes:
-        ideal_bits: information of the tokens under the model.
+        ideal_bits: information of the tokens under the model; of raw ones, their fixed lengths.
         payload_bytes: of the coded tokens.
         wire_bytes: of the whole packet.
     """
@@ -125,6 +126,7 @@ def pack_image(
 
     Raises:
         InvalidInput: grid, mask, hole and space do not fit each other, or ``skip`` is out of range.
+        UnknownModel: the coder has no image model, and ``raw`` does not hold.
     """
     grid.check(coder.space)
     sent, codes = _sent(mask, hole, grid.codes)
@@ -158,7 +160,8 @@ def pack_image_within(
 ) -> PackedImage:
     """Code an image into a packet of at most ``budget`` bytes, as faithfully as that allows.
 
-    The least ``skip`` that keeps the budget is sought by bisection, with at most 8 codings.
+    By bisection a ``skip`` is found that keeps the budget while the next smaller one does not, with
+    at most 10 codings. (Sizes do not quite fall with it, so a still smaller one may keep it, too.)
 
     Args:
         coder: see `pack_image`.
@@ -169,6 +172,7 @@ def pack_image_within(
 
     Raises:
         LimitExceeded: not even the header keeps the budget.
+        InvalidInput, UnknownModel: see `pack_image`.
     """
     pack = partial(pack_image, coder, grid, hole=hole, prompt=prompt)
     best = pack()
@@ -249,6 +253,10 @@ def pack_text(coder: Coder, ids: Codes, *, raw: bool = False) -> Packed:
     """Code a text: ``ids`` int32 ``(n,)``, also none; ``raw`` as in `pack_image`.
 
     What the model finds so unlikely that fixed length is shorter is written with fixed length.
+
+    Raises:
+        InvalidInput: ``ids`` are no codes of the space.
+        UnknownModel: the coder has no text model, and ``raw`` does not hold.
     """
     check_codes("ids", ids, coder.space.text_codes)
     payload, bits = _raw(ids, coder.space.text_codes)
@@ -287,9 +295,14 @@ def pack_mask(mask: Mask, width: int, height: int, pitch: int = PITCH) -> Packed
     Args:
         mask: one cell for each token.
         width, height, pitch: as those of the image's `TokenGrid`.
+
+    Raises:
+        InvalidInput: the mask is not of the size's tokens.
     """
-    if mask.dtype != np.bool_ or mask.ndim != 2 or not mask.size:
-        raise InvalidInput("mask", f"{mask.dtype} {mask.shape}", "pass bool (rows, columns)")
+    shape = grid_shape(width, height, pitch)
+    if mask.dtype != np.bool_ or mask.shape != shape or not mask.size:
+        raise InvalidInput("mask", f"{mask.dtype} {mask.shape}, not bool {shape}",
+                           "pass a cell for each token of the image")
     payload, bits = _raw(mask.astype(np.int32), 2)
     is_raw = True
     if sum(mask.shape) <= MOST_DIAGONALS:

@@ -36,9 +36,9 @@ async def run_watched(work: Callable[Concatenate[Progress, P], T],
                       *args: P.args, **kwargs: P.kwargs) -> T:
     """Run ``work(watch, ...)`` in a thread; cancel the call to stop it, where it calls ``watch``.
 
-    Cancelling alone would leave the thread at work, and the program could not end before it. A few
-    work at a time. (The threads of an event loop take no work any more when the main thread has
-    ended, though others live on.)
+    Cancelling alone would leave the thread at work, and the program could not end before it. Each
+    call has a thread; a few of them work at a time, the others wait for their turn. (The threads of
+    an event loop take no work any more when the main thread has ended, though others live on.)
 
     Args:
         work: a function.
@@ -72,14 +72,19 @@ async def run_to_end(work: Callable[Concatenate[Progress, P], T],
 
 def _stoppable(work: Callable[Concatenate[Progress, P], T],
                *args: P.args, **kwargs: P.kwargs) -> tuple[threading.Event, Callable[[], T]]:
-    """An event, and a call of ``work`` that ends where it calls ``watch`` once that is set."""
+    """An event, and a call of ``work`` that ends where it calls ``watch`` once that is set, or does
+    not begin."""
     stop = threading.Event()
 
     def watch(done: int, total: int) -> None:
         if stop.is_set():
             raise Stopped
 
-    return stop, partial(contextvars.copy_context().run, work, watch, *args, **kwargs)
+    def call() -> T:
+        watch(0, 0)  # its turn may have come too late
+        return work(watch, *args, **kwargs)
+
+    return stop, partial(contextvars.copy_context().run, call)
 
 
 async def _ended(working: asyncio.Future[Any]) -> None:

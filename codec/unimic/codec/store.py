@@ -212,7 +212,7 @@ def _space(entries: Mapping[str, Entry]) -> TokenSpace:
         raise CorruptData("manifest", "the sizes of the token space are "
                           f"{', '.join(sorted(sizes)) or 'missing'}, not image_codes, patch and "
                           "text_codes", "install the models anew")
-    return TokenSpace("unimic", digest[:ID_BYTES], **sizes)
+    return TokenSpace(digest[:ID_BYTES], **sizes)
 
 
 def _write_manifest(folder: Path, entries: Mapping[str, Entry]) -> None:

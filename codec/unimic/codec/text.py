@@ -36,7 +36,7 @@ class TextTokenizer:
 
     @classmethod
     def of(cls, store: ModelStore) -> TextTokenizer:
-        """That of a store."""
+        """That of a store; raises as `ModelStore.path`, and as the class itself."""
         return cls(store.path(TEXT_TOKENIZER, TOKENIZER_FILE))
 
     def __init__(self, path: str | PathLike[str]) -> None:

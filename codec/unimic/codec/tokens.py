@@ -41,7 +41,6 @@ class TokenSpace:
     """An image tokenizer and a text tokenizer, as far as coding needs to know them.
 
     Attributes:
-        name: for people; never compared.
         id: the first 8 bytes of the SHA-256 over the tokenizers' files, but for the picture
             decoder, which may improve while tokens keep their meaning.
         image_codes: size of the image codebook.
@@ -49,7 +48,6 @@ class TokenSpace:
         text_codes: size of the text vocabulary.
     """
 
-    name: str
     id: bytes
     image_codes: int = 8192
     patch: int = PITCH

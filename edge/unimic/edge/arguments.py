@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
+import re
 from numbers import Real
 from types import UnionType
 from typing import Any
@@ -66,7 +67,7 @@ def check_address(value: Any) -> None:
     """
     check_text("address", value)
     host, _, port = value.rpartition(":")
-    named = host and port.isdecimal() and 0 < int(port) < 1 << 16
+    named = host and re.fullmatch("[0-9]{1,5}", port) and 0 < int(port) < 1 << 16
     theirs = value.startswith("unix:") or "/" in value  # a scheme of gRPC's: its matter
     # What cannot be printed is no text at all, or bytes that are no UTF-8.
     if not (named or theirs) or not value.isprintable() or value.startswith(("http:", "https:")):

@@ -15,7 +15,6 @@ from __future__ import annotations
 import io
 from collections.abc import Container, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import cast
 
 from PIL import Image
@@ -26,6 +25,7 @@ from unimic.codec.frequencies import SKIP_ALL
 from unimic.codec.packets import Packed, for_file, pack_image, pack_text
 from unimic.codec.tokens import PITCHES, Codes, TokenGrid, check_size
 from unimic.edge.arguments import USUAL_QUALITY, check_for_tokens, whole
+from unimic.edge.cached import cached_property
 from unimic.edge.images import FILE_LIMITS, FileSource, ImageSource, load_image, read_bytes
 from unimic.edge.models import Models, check_models
 from unimic.edge.rate import pack_photo_within

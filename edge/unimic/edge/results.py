@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cached_property
 from time import perf_counter
 from typing import Any
 
@@ -14,6 +13,7 @@ from PIL import Image
 
 from unimic.codec.packets import Sizes
 from unimic.codec.tokens import Mask, TokenGrid
+from unimic.edge.cached import cached_property
 from unimic.edge.models import Models
 from unimic.edge.refiner import Pixels
 from unimic.edge.regions import View, around, spread, widen

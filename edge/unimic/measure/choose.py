@@ -6,13 +6,14 @@ import os
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cache
 from multiprocessing.pool import ThreadPool
 from typing import TypeVar, cast
 
 import numpy as np
 from PIL import Image
 
+from unimic.edge.cached import cached_property
 from unimic.measure.codecs import Setting, Variant
 
 Item = TypeVar("Item")

@@ -12,6 +12,7 @@ with any other exception, too, the codec is skipped. It is called once in every 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, entry_points
@@ -137,7 +138,7 @@ def find(names: Sequence[str]) -> tuple[list[Variant], dict[str, str]]:
     for name in names:
         variant, *settings = name.split(":")
         plain, _, scale = variant.partition("/")
-        if plain not in entries or (scale and not (scale.isdecimal() and int(scale))):
+        if plain not in entries or not re.fullmatch("(|[1-9][0-9]?)", scale):
             raise InvalidInput("--codecs", f"{name!r} is unknown",
                                f"use {', '.join(entries)}, or one of them with /2 or /4")
         if plain not in made and plain not in missing:
