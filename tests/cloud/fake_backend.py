@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import copy
 import threading
 import time
 import zlib
@@ -52,8 +53,9 @@ class FakeCoder:
         self.threads: set[str] = set()
 
     def watched(self, watch):
-        self.watch = watch
-        return self
+        other = copy.copy(self)
+        other.watch = watch
+        return other
 
     def encode_image(self, codes, *, mask=None, hole=None, prompt=None, skip=0, distances=None,
                      price=0.0):
@@ -113,8 +115,9 @@ class FakeImages:
     space = SPACE
 
     def watched(self, watch):
-        self.watch = watch
-        return self
+        other = copy.copy(self)
+        other.watch = watch
+        return other
 
     def encode(self, image: Image.Image, pitch: int = 16) -> TokenGrid:
         rows, columns = grid_shape(image.width, image.height, pitch)

@@ -21,6 +21,7 @@ import weakref
 from contextlib import AsyncExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import grpc
 import numpy as np
@@ -35,6 +36,7 @@ from fake_backend import (
     reply,
 )
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from peer import Peer, generate
 from PIL import Image
 
 from unimic.cloud.backends.base import GenerateRequest, Sampling
@@ -269,8 +271,6 @@ async def test_a_timeout_stops_the_computation_and_the_session_goes_on(serve):
 
 
 async def test_a_deadline_of_the_stream_stops_the_computation(serve):
-    from test_protocol import Peer, generate
-
     from unimic.v1 import service_pb2 as pb
     backend = EchoBackend(0.02)
     async with serve(backend=backend) as address, grpc.aio.insecure_channel(address) as channel:
@@ -380,46 +380,44 @@ async def test_giving_up_stops_the_work_on_the_device(serve, part, kind, method)
 
 
 async def test_cancelling_stops_entropy_coding(serve):
-    class SlowCoder(FakeCoder):
-        done = stopped = 0
+    seen = SimpleNamespace(done=0, stopped=0)
 
+    class SlowCoder(FakeCoder):
         def decode_image(self, payload, codes, *, mask=None, hole=None, prompt=None, skip=0):
             try:
                 while True:
                     time.sleep(0.02)
-                    self.watch(self.done, 1 << 30)
-                    self.done += 1
+                    self.watch(seen.done, 1 << 30)
+                    seen.done += 1
             except Exception:
-                self.stopped += 1
+                seen.stopped += 1
                 raise
 
-    coder = SlowCoder()
-    async with serve(coder=coder) as address, AsyncClient(
+    async with serve(coder=SlowCoder()) as address, AsyncClient(
             address, models=fake_models()) as cloud:
         with pytest.raises(DeadlineExceeded):
             await cloud.share(Image.new("RGB", (32, 32)), timeout=0.3)
-        await until(lambda: coder.stopped)
-        assert coder.done
+        await until(lambda: seen.stopped)
+        assert seen.done
 
 
 async def test_who_asks_and_cancels_takes_no_more_threads_than_are_allowed(serve):
+    seen = SimpleNamespace(working=0, most=0, begun=0)
+
     class Stubborn(FakeCoder):
         """Looks only now and then whether anybody waits."""
 
-        working = most = begun = 0
-
         def decode_image(self, payload, codes, *, mask=None, hole=None, prompt=None, skip=0):
-            self.working, self.begun = self.working + 1, self.begun + 1
-            self.most = max(self.most, self.working)
+            seen.working, seen.begun = seen.working + 1, seen.begun + 1
+            seen.most = max(seen.most, seen.working)
             try:
                 time.sleep(0.6)
                 self.watch(0, 1)
                 return super().decode_image(payload, codes, mask=mask, hole=hole, prompt=prompt)
             finally:
-                self.working -= 1
+                seen.working -= 1
 
-    coder = Stubborn()
-    async with serve(coder=coder, limits=Limits(max_pending_tasks=3)) as address:
+    async with serve(coder=Stubborn(), limits=Limits(max_pending_tasks=3)) as address:
         for _ in range(2):
             async with AsyncClient(address, models=fake_models()) as cloud:
                 for _ in range(10):
@@ -427,8 +425,8 @@ async def test_who_asks_and_cancels_takes_no_more_threads_than_are_allowed(serve
                         await cloud.share(Image.new("RGB", (32, 32)), timeout=0.05)
         async with AsyncClient(address, models=fake_models()) as cloud:
             await cloud.share(Image.new("RGB", (32, 32)))
-        assert coder.begun >= 4
-        assert coder.most <= 2 * 3
+        assert seen.begun >= 4
+        assert seen.most <= 2 * 3
 
 
 async def busy(sampling: Sampling):

@@ -38,6 +38,11 @@ class CorruptData(UnimicError):
     """Coded data was damaged, cut or never valid."""
 
 
+def corrupt_payload(what: str) -> CorruptData:
+    """Of coded tokens, in a packet or a file."""
+    return CorruptData("payload", what, "send or copy it again")
+
+
 class LimitExceeded(UnimicError):
     """A size is over a configured limit."""
 

@@ -43,7 +43,7 @@ NEVER = 127
 """Group of the rows that fill up a batch: later than any, so that no other row sees them."""
 
 
-def place(row: Integers, column: Integers) -> Integers:
+def place_of(row: Integers, column: Integers) -> Integers:
     """The position of a token, counted from the first row and column of its context.
 
     Args:
@@ -106,7 +106,7 @@ class Layout:
         second = np.concatenate([[self.empty_row], text + self.text + np.arange(len(ids))])
         # Text has no place in the picture: all of it stands at the window's first position.
         nothing = np.zeros(len(first), np.int64)
-        return Rows(first, second, place(nothing, nothing), nothing)
+        return Rows(first, second, place_of(nothing, nothing), nothing)
 
     def tokens(self, codes: Codes, place: Integers, group: Integers) -> Rows:
         """Content rows of known codes."""
@@ -154,7 +154,7 @@ def plan_window(layout: Layout, codes: Codes, mask: Mask, window: Window,
     Codes in the hole are not read, nor those under the mask that earlier windows did not code.
     """
     row, column = (a.astype(np.int64) for a in np.nonzero(window.visible(mask, hole)))
-    seen = layout.tokens(codes[row, column], place(row - window.top, column - window.left),
+    seen = layout.tokens(codes[row, column], place_of(row - window.top, column - window.left),
                          np.zeros(len(row), np.int64))
 
     group = reveal_groups(mask[window.top:window.bottom, window.left:window.right])
@@ -162,6 +162,6 @@ def plan_window(layout: Layout, codes: Codes, mask: Mask, window: Window,
     order = np.argsort(group[row, column], kind="stable")
     row, column = row[order], column[order]
     groups = group[row, column].astype(np.int64)
-    queries = layout.queries(place(row, column), groups)
+    queries = layout.queries(place_of(row, column), groups)
     return WindowPlan(join([layout.start(prompt), seen]), row + window.top, column + window.left,
                       groups, queries)

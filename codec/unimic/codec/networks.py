@@ -31,7 +31,7 @@ WEIGHTS, GOLDEN, HISTOGRAM = "weights.safetensors", "golden.npz", "histogram.npz
 IMAGE_GRAPHS = ("content", "query", "tail")
 TEXT_GRAPHS = ("step",)
 UNSIGNED = "-unsigned"  # what the names of the graphs with unsigned weights end in
-FEW = 16  # rows that every kernel takes at once
+FEW = 16  # keys come in multiples of it, and the check asks so many rows at a time
 PRODUCT = "product.onnx"  # nothing but a product of 8-bit integers
 
 

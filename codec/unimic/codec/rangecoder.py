@@ -28,7 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unimic.codec import rangecoder_numpy
-from unimic.codec.errors import CorruptData, InvalidInput
+from unimic.codec.errors import InvalidInput, corrupt_payload
 from unimic.codec.tokens import check_codes
 
 try:
@@ -169,7 +169,7 @@ class RangeDecoder:
         try:
             symbols = self._words.decode(frequencies)
         except AssertionError as error:
-            raise _corrupt("is no range coder's output") from error
+            raise corrupt_payload("is no range coder's output") from error
         self._again._append(symbols, frequencies)
         return symbols
 
@@ -185,8 +185,8 @@ class RangeDecoder:
         """
         expected = self._again.finish()
         if self._payload != expected:
-            raise _corrupt(f"has {len(self._payload)} bytes that are not the {len(expected)} of "
-                           "its tokens")
+            raise corrupt_payload(f"has {len(self._payload)} bytes that are not the "
+                                  f"{len(expected)} of its tokens")
 
 
 def information(symbols: Symbols, frequencies: Frequencies) -> NDArray[np.float64]:
@@ -210,7 +210,3 @@ def _check_frequencies(frequencies: Frequencies) -> None:
     ):
         raise InvalidInput("frequencies", f"a row is negative or does not sum to {total}",
                            "normalise each row to 2**24 - alphabet")
-
-
-def _corrupt(what: str) -> CorruptData:
-    return CorruptData("payload", what, "send or copy it again")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from unimic.codec.errors import CorruptData
+from unimic.codec.errors import corrupt_payload
 from unimic.codec.tokens import Codes, check_codes
 
 
@@ -34,17 +34,14 @@ def unpack_bits(payload: bytes, count: int, alphabet: int) -> Codes:
     width = bits_per_token(alphabet)
     expected = -(-count * width // 8)
     if len(payload) != expected:
-        raise _corrupt(f"has {len(payload)} bytes, {count} tokens of {width} bits need {expected}")
+        raise corrupt_payload(
+            f"has {len(payload)} bytes, {count} tokens of {width} bits need {expected}")
     bits = np.unpackbits(np.frombuffer(payload, dtype=np.uint8))
     if bits[count * width :].any():
-        raise _corrupt("has padding that is not zero")
+        raise corrupt_payload("has padding that is not zero")
     places = np.arange(width - 1, -1, -1, dtype=np.int32)
     grouped = bits[: count * width].reshape(count, width).astype(np.int32)
     codes: Codes = (grouped << places).sum(axis=1, dtype=np.int32)
     if count and codes.max() >= alphabet:
-        raise _corrupt(f"holds token {codes.max()}, the last one is {alphabet - 1}")
+        raise corrupt_payload(f"holds token {codes.max()}, the last one is {alphabet - 1}")
     return codes
-
-
-def _corrupt(what: str) -> CorruptData:
-    return CorruptData("payload", what, "send or copy it again")

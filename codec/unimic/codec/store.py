@@ -28,7 +28,7 @@ CARD = "README.md"
 IMAGE_TOKENIZER = "image-tokenizer"
 TEXT_TOKENIZER = "text-tokenizer"
 IMAGE_REFINER = "image-refiner"
-DECODER = "decoder.onnx"
+ENCODER, DECODER, REFINER = "encoder.onnx", "decoder.onnx", "refiner.onnx"
 
 Figures = Mapping[str, Any]
 

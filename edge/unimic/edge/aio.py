@@ -244,8 +244,8 @@ class AsyncClient:
         task = pb.Task(kind=pb.TASK_KIND_GENERATE, width=width, height=height,
                        sampling=_sampling(seed, steps, temperature, guidance))
         view = View(0, 0, width, height)
-        return await self._within(timeout, self._image, task, None, prompt, None, None, None, view,
-                                  None, on_progress)
+        return await self._within(timeout, self._image, task, prompt, view, _Fill(),
+                                  on_progress)
 
     async def _within(self, timeout: float | None, call: Callable[P, Coroutine[Any, Any, T]],
                       *args: P.args, **kwargs: P.kwargs) -> T:
@@ -299,9 +299,9 @@ class AsyncClient:
                        on_progress: Progress | None) -> Picture:
         base = self._own(photo).grid
         region = find_region(mask, photo.view, base)
-        packed = pack_mask(region.tokens, *base.size)
-        return await self._image(task, photo, prompt, packed, base, region.tokens, photo.view,
-                                 Edit(photo.canvas, 0, 0, region.pixels, soft=True), on_progress)
+        fill = _Fill(photo, base, region.tokens, pack_mask(region.tokens, *base.size),
+                     Edit(photo.canvas, 0, 0, region.pixels, soft=True))
+        return await self._image(task, prompt, photo.view, fill, on_progress)
 
     async def _outpaint(self, task: pb.Task, photo: Picture, wanted: Margins, prompt: str,
                         on_progress: Progress | None) -> Picture:
@@ -317,33 +317,34 @@ class AsyncClient:
         region = np.ones((height, width), bool)
         region[margins.top : margins.top + photo.grid.height,
                margins.left : margins.left + photo.grid.width] = False
-        return await self._image(task, photo, prompt, None, base, mask, view,
-                                 Edit(photo.canvas, margins.left, margins.top, region, soft=False),
-                                 on_progress)
+        fill = _Fill(photo, base, mask, None,
+                     Edit(photo.canvas, margins.left, margins.top, region, soft=False))
+        return await self._image(task, prompt, view, fill, on_progress)
 
-    async def _image(self, task: pb.Task, photo: Picture | None, prompt: str,
-                     packed_mask: Packed | None, base: TokenGrid | None, mask: Mask | None,
-                     view: View, edit: Edit | None, on_progress: Progress | None) -> Picture:
-        """Tasks that make a picture: ``mask`` of ``base`` comes down, or all of a new one."""
+    async def _image(self, task: pb.Task, prompt: str, view: View, fill: _Fill,
+                     on_progress: Progress | None) -> Picture:
+        """Tasks that make a picture: what a fill changes comes down, or all of a new one."""
         connection, coder = self._session, self._models.coder
-        sent = await self._send(connection, task, photo, prompt, packed_mask, on_progress)
+        sent = await self._send(connection, task, fill.photo, prompt, fill.packed_mask,
+                                on_progress)
         began = perf_counter()
         try:
-            wanted = None if base else (task.width, task.height, coder.space.patch)
+            wanted = None if fill.base else (task.width, task.height, coder.space.patch)
             packet = from_session(sent.reply.result.packet, packet_pb2.KIND_IMAGE, wanted)
             if wanted and packet_size(packet) != wanted:
                 raise CorruptData("result.packet.width", "the picture is of another size than "
                                   "asked for", "tell the operator of the service")
             grid = await run_watched(lambda watch: unpack_image(
-                coder.watched(watch), packet, limits=self._limits, base=base, mask=mask,
-                prompt=sent.prompt))
+                coder.watched(watch), packet, limits=self._limits, base=fill.base,
+                mask=fill.mask, prompt=sent.prompt))
         except BaseException:  # the server holds what is lost here
             connection.release(sent.reply.result.id)
             raise
         stats = _stats(sent.reply, sent.packed, sent.encode_seconds, perf_counter() - began,
-                       partial(pack_image, coder, grid, mask=mask, prompt=sent.prompt,
+                       partial(pack_image, coder, grid, mask=fill.mask, prompt=sent.prompt,
                                raw=self._raw(coder.image_model)))
-        return self._hold(connection, sent.reply, Canvas(grid, self._models, edit), view, stats)
+        canvas = Canvas(grid, self._models, fill.edit)
+        return self._hold(connection, sent.reply, canvas, view, stats)
 
     async def _send(self, connection: Connection, task: pb.Task, photo: Picture | None, text: str,
                     mask: Packed | None, on_progress: Progress | None) -> _Sent:
@@ -452,6 +453,17 @@ class AsyncClient:
         picture = Picture(connection, reply.result.id, canvas, view, stats)
         weakref.finalize(picture, connection.release_soon, picture.id).atexit = False
         return picture
+
+
+@dataclass(frozen=True, eq=False)
+class _Fill:
+    """What a task changes: ``mask`` of ``base``, for ``edit``. Nothing where a picture is new."""
+
+    photo: Picture | None = None
+    base: TokenGrid | None = None
+    mask: Mask | None = None
+    packed_mask: Packed | None = None
+    edit: Edit | None = None
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from unimic.codec.progress import Progress, ignore
-from unimic.codec.store import IMAGE_TOKENIZER, ModelStore
+from unimic.codec.store import DECODER, ENCODER, IMAGE_TOKENIZER, ModelStore
 from unimic.codec.tokens import Codes, Distances, TokenGrid, grid_shape
 from unimic.edge.images import load_image
 from unimic.edge.tiles import covering, load, picture, planes, scaled
@@ -72,7 +72,7 @@ class ImageTokenizer:
             mode="edge")
         pixels = _resampled(pixels, (rows * patch, columns * patch))
         codes = np.empty((rows, columns), dtype=np.int32)
-        encoder = self._network("encoder.onnx")
+        encoder = self._network(ENCODER)
         distances = [np.empty((rows, columns, output.shape[-1]), np.float32)
                      for output in encoder.get_outputs()[1:]]
         tiles = list(covering(rows, columns))
@@ -98,7 +98,7 @@ class ImageTokenizer:
         rows, columns = grid.codes.shape
         patch = self.space.patch
         pixels = np.empty((rows * patch, columns * patch, 3), dtype=np.uint8)
-        decoder = self._network("decoder.onnx")
+        decoder = self._network(DECODER)
         tiles = list(covering(rows, columns))
         for done, tile in enumerate(tiles, start=1):
             codes: Codes = np.ascontiguousarray(grid.codes[tile.read], dtype=np.int32)

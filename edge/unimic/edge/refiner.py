@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unimic.codec.reflection import reflection
-from unimic.codec.store import IMAGE_REFINER, ModelStore
+from unimic.codec.store import IMAGE_REFINER, REFINER, ModelStore
 from unimic.codec.tokens import Mask
 from unimic.edge.regions import around
 from unimic.edge.tiles import covering, load, picture, planes, scaled
@@ -32,7 +32,7 @@ class Refiner:
 
     def __init__(self, store: ModelStore, threads: int | None = None) -> None:
         self._known = IMAGE_REFINER in store.entries
-        self._network = cache(partial(load, store, threads, IMAGE_REFINER, "refiner.onnx"))
+        self._network = cache(partial(load, store, threads, IMAGE_REFINER, REFINER))
 
     def __call__(self, shown: Pixels, decoded: Pixels, hole: Mask) -> Pixels:
         """``shown``, refined in the hole.

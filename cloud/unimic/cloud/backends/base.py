@@ -55,17 +55,8 @@ class GenerateRequest:
 
 
 @dataclass(frozen=True, eq=False)
-class FillRequest:
-    """Inpainting and outpainting: the tokens of ``codes`` where ``mask`` is True are made anew.
-
-    ``codes`` and ``mask`` are ``(rows, columns)``; codes under the mask mean nothing. At least one
-    mask cell is True; all of them may be. The prompt may be empty.
-    """
-
+class _OfImage:
     codes: Codes
-    mask: Mask
-    prompt: str
-    sampling: Sampling
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -75,18 +66,24 @@ class FillRequest:
 
 
 @dataclass(frozen=True, eq=False)
-class AnswerRequest:
-    """A question about the image ``codes`` ``(rows, columns)``; an empty one asks for a caption."""
+class FillRequest(_OfImage):
+    """Inpainting and outpainting: the tokens of ``codes`` where ``mask`` is True are made anew.
 
-    codes: Codes
-    question: str
+    ``codes`` and ``mask`` are ``(rows, columns)``; codes under the mask mean nothing. At least one
+    mask cell is True; all of them may be. The prompt may be empty.
+    """
+
+    mask: Mask
+    prompt: str
     sampling: Sampling
 
-    @property
-    def shape(self) -> tuple[int, int]:
-        """Rows and columns of the grid."""
-        rows, columns = self.codes.shape
-        return rows, columns
+
+@dataclass(frozen=True, eq=False)
+class AnswerRequest(_OfImage):
+    """A question about the image ``codes`` ``(rows, columns)``; an empty one asks for a caption."""
+
+    question: str
+    sampling: Sampling
 
 
 Request = GenerateRequest | FillRequest | AnswerRequest

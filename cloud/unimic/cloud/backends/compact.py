@@ -66,6 +66,7 @@ from unimic.cloud.models.compact import (
     unpacked,
 )
 from unimic.codec.errors import CorruptData, UnknownModel
+from unimic.codec.networks import WEIGHTS
 from unimic.codec.proof import METADATA
 from unimic.codec.runtime import Session, open_graph
 from unimic.codec.store import IMAGE_TOKENIZER, ModelStore
@@ -385,10 +386,10 @@ def load(store: ModelStore, device: str = "cpu", weights: str | None = None) -> 
         CorruptData: the file does not hold weights of this model.
     """
     if weights is None:
-        path = store.path("compact", "weights.safetensors")
+        path = store.path("compact", WEIGHTS)
     else:
         path = Path(weights)
-        path = path / "weights.safetensors" if path.is_dir() else path
+        path = path / WEIGHTS if path.is_dir() else path
         if not path.is_file():
             raise UnknownModel("--weights", f"there is no {path}", "name a .safetensors file")
     model = load_weights(path).to(device)

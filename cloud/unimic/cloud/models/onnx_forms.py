@@ -35,10 +35,7 @@ def scaled_products(x: Tensor, signed: bool, multiplier: Tensor, weights: list[T
         multiplier: float32 ``(outputs of all,)``, by which the sums are multiplied.
         weights: the matrices.
     """
-    if is_in_onnx_export():
-        return _run(_ScaledProducts, x, signed, multiplier, *weights)
-    sums = [torch.matmul(x, weight.to(torch.float32).t()) for weight in weights]
-    return (sums[0] if len(sums) == 1 else torch.cat(sums, -1)) * multiplier
+    return _run(_ScaledProducts, x, signed, multiplier, *weights)
 
 
 def sums_of_squares(x: Tensor) -> Tensor:
@@ -199,7 +196,8 @@ class _Rotated(Function):
 class _ScaledProducts(Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, signed: bool, multiplier: Tensor, *weights: Tensor) -> Tensor:
-        return torch.matmul(x, torch.cat(weights).to(torch.float32).t()) * multiplier
+        sums = [torch.matmul(x, weight.to(torch.float32).t()) for weight in weights]
+        return (sums[0] if len(sums) == 1 else torch.cat(sums, -1)) * multiplier
 
     @staticmethod
     def symbolic(g: Any, x: Any, signed: bool, multiplier: Any, *weights: Any) -> Any:

@@ -40,7 +40,7 @@ from unimic.cloud.training.command import command
 from unimic.cloud.training.cost import bits_of
 from unimic.cloud.training.grids import load_grids
 from unimic.cloud.training.loop import Average, Run, autocast, optimizers
-from unimic.codec.image_rows import join, place, stack
+from unimic.codec.image_rows import join, place_of, stack
 from unimic.codec.networks import image_layout
 from unimic.codec.order import REVEALED, reveal_groups
 from unimic.codec.tokens import Codes
@@ -70,7 +70,7 @@ class Raster(ImageEntropyNet):
         start = self.table(torch.full_like(codes, c.table - 2))
         told = self.table(codes // c.lower) + self.table(c.upper + codes % c.lower)
         x = torch.where((order == 0).unsqueeze(-1), start, told)
-        turn = self._turn(torch.from_numpy(place(*np.divmod(order.numpy(), SIDE))))
+        turn = self._turn(torch.from_numpy(place_of(*np.divmod(order.numpy(), SIDE))))
         seen = visible(torch.arange(first + count) <= order[:, None, :, None])
         new: Memory = ()
         for i, layer in enumerate(self.all_layers()):
@@ -108,7 +108,7 @@ class Grouped(ImageEntropyNet):
         group = reveal_groups(np.ones((SIDE, SIDE), np.bool_), shares)
         order = np.argsort(group.ravel(), kind="stable")
         row, column = np.unravel_index(order, group.shape)
-        self.place = place(row, column)
+        self.place = place_of(row, column)
         self.order, self.groups = torch.from_numpy(order), group.ravel()[order].astype(np.int64)
         self.steps = int(group.max())
 

@@ -35,6 +35,7 @@ from unimic.cloud.training import shapes
 from unimic.cloud.training.command import command
 from unimic.cloud.training.data import read_questions
 from unimic.cloud.training.grids import load_grids
+from unimic.codec.progress import ignore
 from unimic.codec.store import ModelStore
 from unimic.codec.tokens import Codes, Mask
 
@@ -44,7 +45,7 @@ SEEDS = 2  # of each drawing
 def answers(backend: CompactBackend, codes: Codes, questions: list[str]) -> list[str]:
     """What is said to each question about one image."""
     requests = [AnswerRequest(codes, question, backend.defaults) for question in questions]
-    return [answer.text for answer in backend.answer(requests, _nobody)]
+    return [answer.text for answer in backend.answer(requests, ignore)]
 
 
 def encode(backend: CompactBackend, image: Image.Image) -> Codes:
@@ -94,7 +95,7 @@ def text_to_image(backend: CompactBackend) -> float:
             for seed in range(SEEDS):
                 sampling = replace(backend.defaults, seed=seed)
                 codes = backend.generate(
-                    [GenerateRequest(f"a {colour} {shape}", 14, 14, sampling)], _nobody)[0]
+                    [GenerateRequest(f"a {colour} {shape}", 14, 14, sampling)], ignore)[0]
                 judged.append(answers(backend, codes, [
                     "what color is the shape?", "what shape is in the image?"]) == [colour, shape])
     return sum(judged) / len(judged)
@@ -152,12 +153,12 @@ def seconds(backend: CompactBackend) -> dict[str, float]:
     mask[4:12, 4:12] = True
     tasks: dict[str, Callable[[], object]] = {
         "generate": lambda: backend.generate(
-            [GenerateRequest("two dogs run on a beach", 16, 16, backend.defaults)], _nobody),
+            [GenerateRequest("two dogs run on a beach", 16, 16, backend.defaults)], ignore),
         "fill": lambda: backend.fill(
-            [FillRequest(codes, mask, "a red vase", backend.defaults)], _nobody),
+            [FillRequest(codes, mask, "a red vase", backend.defaults)], ignore),
         "answer": lambda: backend.answer(
-            [AnswerRequest(codes, "what is on the table?", backend.defaults)], _nobody),
-        "caption": lambda: backend.answer([AnswerRequest(codes, "", backend.defaults)], _nobody),
+            [AnswerRequest(codes, "what is on the table?", backend.defaults)], ignore),
+        "caption": lambda: backend.answer([AnswerRequest(codes, "", backend.defaults)], ignore),
     }
     found = {}
     for name, task in tasks.items():
@@ -168,10 +169,6 @@ def seconds(backend: CompactBackend) -> dict[str, float]:
             times.append(time.perf_counter() - start)
         found[f"seconds_{name}"] = min(times)
     return found
-
-
-def _nobody(step: int, steps: int) -> None:
-    """Nobody watches."""
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -77,15 +77,19 @@ from unimic.codec.networks import (
 from unimic.codec.proof import METADATA, prove
 from unimic.codec.store import (
     CARD,
+    DECODER,
+    ENCODER,
     ID_BYTES,
     IMAGE_REFINER,
     IMAGE_TOKENIZER,
+    REFINER,
     TEXT_TOKENIZER,
     Entry,
     ModelStore,
     add_model,
     sha256_of,
 )
+from unimic.codec.text import TOKENIZER_FILE
 
 OPSET = 18
 
@@ -227,7 +231,7 @@ def check_made_for(checkpoint: Path, store: Path, grids: Path | None = None) -> 
     Raises:
         InvalidInput: they are not the same.
     """
-    text = mark(store / TEXT_TOKENIZER / "tokenizer.json")
+    text = mark(store / TEXT_TOKENIZER / TOKENIZER_FILE)
     try:
         image = made_by(load_image_tokenizer(store / IMAGE_TOKENIZER))
     except CorruptData:  # of another kind, such as Show-o's: nothing to compare it by
@@ -347,7 +351,7 @@ def export_image_tokenizer(model: ImageTokenizer, folder: Path) -> None:
         graphs = image_tokenizer_graphs(Path(draft), model, model.encode_with_distances,
                                         model.decode, ["upper_distance", "lower_distance"])
     for name, graph in graphs.items():
-        path, small = folder / f"{name}.onnx", with_small_weights(graph)
+        path, small = folder / name, with_small_weights(graph)
         if not (path.exists() and _same_network(onnx.load(str(path)), small)):
             onnx.save(small, str(path))
 
@@ -358,10 +362,10 @@ def export_refiner(model: Refiner, folder: Path) -> None:
     axes = {2: "height", 3: "width"}
     names = ["shown", "lost", "mirrored", "close", "hole"]
     with TemporaryDirectory() as draft:
-        graph = export_graph(Path(draft) / "refiner.onnx", model, model.forward,
+        graph = export_graph(Path(draft) / REFINER, model, model.forward,
                              (pixels, pixels, pixels, hole, hole), names, ["refined"],
                              dict.fromkeys((*names, "refined"), axes))
-    onnx.save(with_small_weights(graph), str(folder / "refiner.onnx"))
+    onnx.save(with_small_weights(graph), str(folder / REFINER))
 
 
 def _same_network(a: onnx.ModelProto, b: onnx.ModelProto) -> bool:
@@ -376,7 +380,8 @@ def _same_network(a: onnx.ModelProto, b: onnx.ModelProto) -> bool:
 def image_tokenizer_graphs(folder: Path, model: nn.Module, pixels_to_codes: Callable[..., Any],
                            codes_to_pixels: Callable[..., Tensor],
                            more: Sequence[str] = ()) -> dict[str, onnx.ModelProto]:
-    """The two graphs of an image tokenizer as the edge runs them; leaves them in ``folder`` too.
+    """The two graphs of an image tokenizer as the edge runs them, by their files' names; leaves
+    them in ``folder`` too.
 
     Args:
         folder: for the files.
@@ -398,11 +403,11 @@ def image_tokenizer_graphs(folder: Path, model: nn.Module, pixels_to_codes: Call
         return codes_to_pixels(codes.long())
 
     return {
-        "encoder": export_graph(folder / "encoder.onnx", model, encode, (pixels,), ["pixels"],
-                                ["codes", *more], {"pixels": image_axes} | dict.fromkeys(
-                                    ("codes", *more), grid_axes)),
-        "decoder": export_graph(folder / "decoder.onnx", model, decode, (codes,), ["codes"],
-                                ["pixels"], {"codes": grid_axes, "pixels": image_axes}),
+        ENCODER: export_graph(folder / ENCODER, model, encode, (pixels,), ["pixels"],
+                              ["codes", *more], {"pixels": image_axes} | dict.fromkeys(
+                                  ("codes", *more), grid_axes)),
+        DECODER: export_graph(folder / DECODER, model, decode, (codes,), ["codes"],
+                              ["pixels"], {"codes": grid_axes, "pixels": image_axes}),
     }
 
 

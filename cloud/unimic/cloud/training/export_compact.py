@@ -23,6 +23,7 @@ from unimic.cloud.training.command import command
 from unimic.cloud.training.export import check_made_for, drafted, tell
 from unimic.cloud.training.shipped import averaged
 from unimic.codec.errors import CorruptData, InvalidInput
+from unimic.codec.networks import WEIGHTS
 from unimic.codec.proof import METADATA
 from unimic.codec.store import add_model
 
@@ -64,7 +65,7 @@ def main(argv: list[str] | None = None) -> None:
                           "name one of train_compact or train_painter") from error
     with drafted(args.store, "compact") as folder:
         check_made_for(args.checkpoint, args.store)
-        save_file(packed(state), folder / "weights.safetensors", metadata=metadata)
+        save_file(packed(state), folder / WEIGHTS, metadata=metadata)
     entry = add_model(args.store, "compact", "multimodal", licence="Apache-2.0", data=args.data,
                       command=args.command, figures=figures)
     tell(args.store, entry)

@@ -39,7 +39,7 @@ def export_show_o(weights: str | None, store: Path, shipped: ModelStore) -> list
     with drafted(store, IMAGE_TOKENIZER) as folder:
         for name, graph in image_tokenizer_graphs(folder, magvit, magvit.encode,
                                                   magvit.decode).items():
-            onnx.save(graph, str(folder / f"{name}.onnx"))
+            onnx.save(graph, str(folder / name))
     text = asdict(shipped.entry(TEXT_TOKENIZER))
     kept = {field: text[field]
             for field in ("kind", "licence", "data", "command", "figures", "id", "sizes")}

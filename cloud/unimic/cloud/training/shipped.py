@@ -23,6 +23,7 @@ from unimic.cloud.models.arithmetic import RESIDUAL_SCALE, Embedding, Linear
 from unimic.cloud.models.image_tokenizer import ImageTokenizer
 from unimic.cloud.models.refiner import Refiner
 from unimic.codec.errors import CorruptData
+from unimic.codec.store import DECODER, ENCODER, REFINER
 
 N = TypeVar("N", bound=nn.Module)
 _ANOTHER = "name one of the training that makes it"
@@ -48,7 +49,7 @@ def load_image_tokenizer(path: Path) -> ImageTokenizer:
         OSError: the files cannot be read.
         CorruptData: they lack a parameter of the model.
     """
-    weights = (_initializers(path / "encoder.onnx") | _initializers(path / "decoder.onnx")
+    weights = (_initializers(path / ENCODER) | _initializers(path / DECODER)
                if path.is_dir() else averaged(path))
     return filled(ImageTokenizer(), weights, path).eval()
 
@@ -82,7 +83,7 @@ def load_refiner(path: Path) -> Refiner:
         OSError, CorruptData: as `load_image_tokenizer`; also if it has more channels than ours.
     """
     model = Refiner()
-    weights = (_initializers(path / "refiner.onnx") if path.is_dir() else
+    weights = (_initializers(path / REFINER) if path.is_dir() else
                averaged(path, "refiner_average"))
     with _belonging(path, model):
         weights = {name: _widened(weights[name], wide.shape)

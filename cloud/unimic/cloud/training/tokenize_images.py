@@ -27,6 +27,7 @@ from unimic.cloud.training.grids import save_grids
 from unimic.cloud.training.loop import autocast, channels_last, default_device
 from unimic.cloud.training.shipped import load_image_tokenizer, made_by
 from unimic.codec.errors import UnknownModel
+from unimic.codec.store import ENCODER
 from unimic.codec.tokens import Codes
 
 BATCH = 16
@@ -51,7 +52,7 @@ def load_tokenizer(path: Path) -> ImageTokenizer | Magvit:
     Raises:
         OSError, CorruptData, UnknownModel: it is none of them, or not whole.
     """
-    if path.is_dir() and not (path / "encoder.onnx").exists():
+    if path.is_dir() and not (path / ENCODER).exists():
         if not (path / "config.json").exists():
             raise UnknownModel(str(path), "holds no tokenizer", "name the folder of an exported "
                                "one, or checkpoint.pt in that of a training")

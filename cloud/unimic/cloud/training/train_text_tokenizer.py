@@ -19,7 +19,7 @@ from unimic.cloud.training.command import command
 from unimic.cloud.training.data import read_captions, read_questions, read_text
 from unimic.cloud.training.files import whole
 from unimic.codec.store import TEXT_TOKENIZER, add_model
-from unimic.codec.text import MARKER
+from unimic.codec.text import MARKER, TOKENIZER_FILE
 
 VOCABULARY = 4096
 # Prompts and questions are what is coded; reviews only keep other English from falling apart.
@@ -78,7 +78,7 @@ def main(argv: list[str] | None = None) -> None:
     arguments = parser.parse_args(argv)
     texts = training_text(arguments.data)
     definition = train(texts)
-    path = arguments.store / TEXT_TOKENIZER / "tokenizer.json"
+    path = arguments.store / TEXT_TOKENIZER / TOKENIZER_FILE
     path.parent.mkdir(parents=True, exist_ok=True)
     with whole(path) as file:
         file.write_text(definition, encoding="utf-8")

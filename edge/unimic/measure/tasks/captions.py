@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from unimic.codec.errors import InvalidInput
-from unimic.codec.progress import Progress
+from unimic.codec.progress import Progress, ignore
 from unimic.edge.client import Client
 from unimic.measure.codecs import Variant
 from unimic.measure.html import Column
@@ -44,7 +44,7 @@ def measure(cloud: Client, subjects: Sequence[Subject], known: Sequence[Subject]
     Returns:
         BLEU-4, CIDEr and words by codec and share, and the same of `nearest`.
     """
-    nearest = Nearest(known, lambda done, all_: None)
+    nearest = Nearest(known)
     forms, totals, failed = Forms(cloud, families), Totals(), list[Row]()
     said: dict[tuple[str, float | None], dict[str, str]] = defaultdict(dict)
     for subject, image in pictures(subjects[:count], failed, progress):
@@ -69,9 +69,9 @@ def measure(cloud: Client, subjects: Sequence[Subject], known: Sequence[Subject]
 class Nearest:
     """Describes a photo by what was said about the known photo that looks most like it."""
 
-    def __init__(self, known: Sequence[Subject], progress: Progress) -> None:
+    def __init__(self, known: Sequence[Subject]) -> None:
         found = [(subject.captions[0], _thumb(image))
-                 for subject, image in pictures(known, [], progress)]
+                 for subject, image in pictures(known, [], ignore)]
         self._captions = [caption for caption, _ in found]
         self._thumbs = np.stack([thumb for _, thumb in found])
 

@@ -32,13 +32,13 @@ from unimic.codec.tokens import Codes, Mask
 from unimic.edge.client import Client
 from unimic.edge.contact_sheet import Tile
 from unimic.edge.models import Models
+from unimic.edge.regions import Box
 from unimic.edge.seams import joined
 from unimic.measure.html import Column
 from unimic.measure.metrics import Judge, find
 from unimic.measure.tasks.findings import Findings, Row
 from unimic.measure.tasks.grounds import Subject, pictures
 
-Box = tuple[int, int, int, int]
 JUDGES = ("lpips-vgg", "dists", "lpips-alex")
 MEAN, TELEA, FLOOR = "mean fill", "OpenCV Telea", "original, re-encoded"
 PLAIN, PROMPTED = "unimic, no prompt", "unimic, caption as prompt"
