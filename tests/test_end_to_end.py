@@ -6,6 +6,7 @@ import asyncio
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from importlib.metadata import entry_points
@@ -29,7 +30,9 @@ def address() -> Iterator[str]:
         line = server.stdout.readline()
         assert line.startswith("listening on ")
         yield line.removeprefix("listening on ").strip()
-        server.terminate()
+        for _ in range(3):  # also while the interpreter is ending
+            server.terminate()
+            time.sleep(0.2)
         assert server.wait(30) == 0
 
 

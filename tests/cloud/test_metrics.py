@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import struct
 import urllib.error
 import urllib.request
 
@@ -125,6 +126,17 @@ async def test_who_reads_no_answer_is_counted_once():
     # Two fit into the outbox, which holds twice as many as may be pending; one waits for room.
     assert counted == {"CODE_NOT_FOUND": 2, "CODE_CANCELLED": 1}
     engine.batcher.close()
+
+
+def test_who_connects_and_asks_nothing_does_not_stay(monkeypatch, capfd):
+    monkeypatch.setattr("unimic.cloud.metrics.SILENT_SECONDS", 0.2)
+    with Metrics().served("127.0.0.1", port := free_port()):
+        with socket.create_connection(("127.0.0.1", port)) as hasty:
+            hasty.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        with socket.create_connection(("127.0.0.1", port), timeout=10) as silent:
+            assert silent.recv(1) == b""
+        assert scrape(port)["unimic_sessions"] == 0
+    assert capfd.readouterr().err == ""
 
 
 def test_a_port_that_is_taken():

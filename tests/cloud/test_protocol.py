@@ -161,11 +161,12 @@ BAD = {
     "no size": (pb.ClientMessage(task=generate(9, width=0)), 9, "task.width"),
     "large picture": (pb.ClientMessage(task=generate(9, width=1 << 31, height=1 << 31)), 9, "task"),
     "steps": (pb.ClientMessage(task=generate(9, sampling=pb.Sampling(steps=1 << 31))), 9,
-              "sampling.steps"),
+              "task.sampling.steps"),
     "temperature": (pb.ClientMessage(task=generate(
-        9, sampling=pb.Sampling(temperature=float("nan")))), 9, "sampling.temperature"),
+        9, sampling=pb.Sampling(temperature=float("nan")))), 9,
+        "task.sampling.temperature"),
     "guidance": (pb.ClientMessage(task=generate(9, sampling=pb.Sampling(guidance=-1))), 9,
-                 "sampling.guidance"),
+                 "task.sampling.guidance"),
     "no mask": (pb.ClientMessage(task=pb.Task(id=9, object=1, kind=pb.TASK_KIND_INPAINT)), 9,
                 "task.mask"),
     "empty mask": (pb.ClientMessage(task=pb.Task(
@@ -178,17 +179,43 @@ BAD = {
         id=9, object=1, kind=pb.TASK_KIND_INPAINT,
         mask=pack_mask(np.ones((2, 3), bool), 70, 50, 32).packet)), 9, "task.mask"),
     "no margins": (pb.ClientMessage(task=pb.Task(id=9, object=1, kind=pb.TASK_KIND_OUTPAINT)), 9,
-                   "margins"),
+                   "task.margins"),
     "margins of part of a token": (pb.ClientMessage(task=pb.Task(
         id=9, object=1, kind=pb.TASK_KIND_OUTPAINT, margins=pb.Margins(left=5))), 9,
-        "margins.left"),
+        "task.margins.left"),
     "a top margin of part of a token": (pb.ClientMessage(task=pb.Task(
         id=9, object=1, kind=pb.TASK_KIND_OUTPAINT, margins=pb.Margins(top=5))), 9,
-        "margins.top"),
+        "task.margins.top"),
     "huge margins": (pb.ClientMessage(task=pb.Task(
         id=9, object=1, kind=pb.TASK_KIND_OUTPAINT,
         margins=pb.Margins(right=(1 << 32) - 1, bottom=(1 << 32) - 1))), 9, "task"),
 }
+
+
+async def test_coarse_tokens_count_as_those_that_they_replace(dial):
+    """Else outpainting would make a picture that nobody may share, and still larger ones."""
+    async with dial(limits=Limits(max_tokens=72)) as channel:
+        peer = await Peer(channel).open()
+        await peer.send(share=share(1, TokenGrid(draw("photo", 0, (2, 2)), 128, 128, 64)))
+        assert (await peer.read()).result.id == 1
+        for right, field in (16, "task.width"), (0, ""):
+            await peer.send(task=pb.Task(id=2, object=1, kind=pb.TASK_KIND_OUTPAINT,
+                                         margins=pb.Margins(right=right, bottom=8)))
+            message = await peer.read()
+            assert message.failure.field == field
+        assert message.result.id == 2
+
+
+async def test_who_releases_what_is_not_made_yet_will_not_hold_it(dial):
+    async with dial(backend=EchoBackend(0.2)) as channel:
+        peer = await Peer(channel).open()
+        await peer.send(task=generate(1))
+        await peer.send(release=pb.Release(id=1))
+        await peer.send(task=ask(2, 1))
+        await peer.send(share=share(1))
+        assert {(await peer.failure()).field for _ in range(2)} == {"task.object", "id"}
+        assert (await peer.read()).result.id == 1
+        await peer.is_well(1)
 
 
 @pytest.mark.parametrize("name", BAD)

@@ -834,6 +834,14 @@ async def test_the_log_tells_who_asks_for_what(serve, caplog):
 # ── standard services ─────────────────────────────────────────────────────────────────────────
 
 
+async def test_garbage_outside_of_sessions_is_not_logged(serve, caplog):
+    async with serve() as address, grpc.aio.insecure_channel(address) as channel:
+        for method in (f"/{MULTIMODAL}/GetCapabilities", "/grpc.health.v1.Health/Check"):
+            with pytest.raises(grpc.aio.AioRpcError):
+                await channel.unary_unary(method)(b"\xff\xff\xff")
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
+
+
 async def test_health(serve):
     async with serve() as address, grpc.aio.insecure_channel(address) as channel:
         stub = health_pb2_grpc.HealthStub(channel)

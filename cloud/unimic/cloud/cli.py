@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import contextlib
 import re
+import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -84,6 +85,8 @@ def serve(options: argparse.Namespace) -> int:
     with (contextlib.nullcontext() if options.metrics_port is None
           else metrics.served(options.host, options.metrics_port)):
         asyncio.run(run())
+        for number in (signal.SIGTERM, signal.SIGINT):  # it has ended as it was told to
+            signal.signal(number, signal.SIG_IGN)
     return 0
 
 

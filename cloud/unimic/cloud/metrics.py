@@ -18,6 +18,8 @@ from unimic.codec.errors import InvalidInput
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 50, 100)
 REQUESTS = (1, 2, 4, 8, 16, 32, 64)
+SILENT_SECONDS = 10
+"""For so long a connection may say nothing."""
 
 
 class Metrics:
@@ -69,6 +71,10 @@ class Metrics:
             raise InvalidInput(
                 "--host, --metrics-port", f"cannot listen on {host}, port {port} ({error})",
                 "use an IP address or name of this machine, and a free port") from error
+        # Those who connect and say nothing do not stay, and those who leave at once are no errors.
+        server.RequestHandlerClass = type(
+            "Handler", (server.RequestHandlerClass,), {"timeout": SILENT_SECONDS})  # type: ignore[arg-type]
+        server.handle_error = lambda request, client_address: None  # type: ignore[method-assign]
         try:
             yield
         finally:

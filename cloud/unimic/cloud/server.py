@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+from google.protobuf.message import DecodeError
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
@@ -126,11 +127,17 @@ class _Health(health.aio.HealthServicer):  # type: ignore[misc]  # has no types
             await asyncio.wait((watching, ended))
 
 
+def _tells_of_more_than_garbage(record: logging.LogRecord) -> bool:
+    """Else whoever sends bytes that are no message would fill the log with tracebacks."""
+    return not (record.exc_info and isinstance(record.exc_info[1], DecodeError))
+
+
 class Server:
     """A server on the running event loop: ``start``, then ``stop`` or ``run_until_signal``."""
 
     def __init__(self, backend: Backend, coder: Coder, text: TextTokenizer,
                  limits: Limits, options: ServerOptions, metrics: Metrics | None = None) -> None:
+        logging.getLogger("grpc._cython.cygrpc").addFilter(_tells_of_more_than_garbage)
         self._options = options
         metrics = metrics or Metrics()
         self._engine = Engine(backend, coder, text, limits,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+import time
 from typing import Any
 
 import grpc
@@ -15,6 +16,9 @@ from unimic.v1 import service_pb2 as pb
 from unimic.v1 import service_pb2_grpc
 
 log = logging.getLogger(__name__)
+
+QUIET_SECONDS = 60
+"""For so long after a warning that all sessions are taken there is no other."""
 
 
 class Service(service_pb2_grpc.MultimodalServicer):
@@ -32,7 +36,7 @@ class Service(service_pb2_grpc.MultimodalServicer):
         self._engine, self._most_sessions = engine, most_sessions
         self.sessions: set[asyncio.Task[Any]] = set()
         self._numbers = itertools.count(1)
-        self._full = False
+        self._quiet_until = 0.0
 
     async def GetCapabilities(self, request: pb.GetCapabilitiesRequest,
                               context: Any) -> pb.GetCapabilitiesResponse:
@@ -46,12 +50,13 @@ class Service(service_pb2_grpc.MultimodalServicer):
         """One session for each stream."""
         name, this = f"{context.peer()} #{next(self._numbers)}", asyncio.current_task()
         assert this is not None  # gRPC runs each call in a task
-        was_full, self._full = self._full, len(self.sessions) >= self._most_sessions
-        if self._full:
+        if len(self.sessions) >= self._most_sessions:
             self._engine.metrics.refused.inc()
             # Who keeps coming shall not fill the log.
-            log.log(logging.INFO if was_full else logging.WARNING,
-                    "%s: refused, %d sessions are open", name, self._most_sessions)
+            now, level = time.monotonic(), logging.INFO
+            if now >= self._quiet_until:
+                self._quiet_until, level = now + QUIET_SECONDS, logging.WARNING
+            log.log(level, "%s: refused, %d sessions are open", name, self._most_sessions)
             await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED,
                                 f"{self._most_sessions} sessions are open, which is all that this "
                                 "server takes (--sessions); try later")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
@@ -42,7 +43,7 @@ from unimic.codec.packets import (
 )
 from unimic.codec.progress import run_to_end
 from unimic.codec.text import TextTokenizer
-from unimic.codec.tokens import Codes, Mask, TokenGrid, grid_shape
+from unimic.codec.tokens import Codes, Mask, TokenGrid, check_size, grid_shape
 from unimic.codec.version import __version__
 from unimic.codec.wire import Leaving, UnknownObject, to_failure
 from unimic.v1 import packet_pb2
@@ -130,6 +131,7 @@ class Session:
         self._objects: dict[int, asyncio.Task[TokenGrid | None]] = {}
         self._pending: set[asyncio.Task[TokenGrid | None]] = set()
         self._questions: set[asyncio.Task[TokenGrid | None]] = set()  # pending, make no image
+        self._released: set[asyncio.Task[TokenGrid | None]] = set()  # pending, will not be held
         self._room = asyncio.Semaphore(engine.limits.max_pending_tasks)
         self._outbox: asyncio.Queue[pb.ServerMessage | None] = asyncio.Queue(
             2 * engine.limits.max_pending_tasks)
@@ -194,7 +196,11 @@ class Session:
                         id=message.cancel.id, code=pb.Failure.CODE_CANCELLED,
                         field="cancel", message="the client cancelled the request")))
             elif kind == "release":
-                self._objects.pop(message.release.id, None)
+                task = self._objects.get(message.release.id)
+                if task in self._pending:
+                    self._released.add(task)
+                elif task:
+                    del self._objects[message.release.id]
             elif kind == "open":
                 raise Rejected(grpc.StatusCode.FAILED_PRECONDITION, "the session is already open")
             else:
@@ -263,6 +269,8 @@ class Session:
             return
         await self._room.acquire()
         source = self._objects.get(request.object) if isinstance(request, pb.Task) else None
+        if source in self._released:
+            source = None
         task = asyncio.create_task(self._answer(request, source))
         self._objects[request.id] = task
         if asks:
@@ -278,8 +286,10 @@ class Session:
         self._engine.metrics.pending.dec()
         if task.cancelled():
             self._engine.metrics.failures.labels("CODE_CANCELLED").inc()
-        made = not task.cancelled() and task.result() is not None
-        if not made and self._objects.get(request) is task:
+        held = (not task.cancelled() and task.result() is not None
+                and task not in self._released)
+        self._released.discard(task)
+        if not held and self._objects.get(request) is task:
             del self._objects[request]
 
     async def _answer(self, request: pb.Share | pb.Task,
@@ -406,10 +416,12 @@ class Session:
             return unpack_mask(packet, limits=self._engine.limits, space=coder.space)
 
     def _enlarge(self, base: TokenGrid, margins: pb.Margins) -> tuple[TokenGrid, Mask]:
-        rows, columns = grid_shape(base.width + margins.left + margins.right,
-                                   base.height + margins.top + margins.bottom, base.pitch)
-        self._check_size(rows * columns)
-        return enlarge(base, Margins(margins.left, margins.top, margins.right, margins.bottom))
+        size = (base.width + margins.left + margins.right,
+                base.height + margins.top + margins.bottom, base.pitch)
+        self._check_size(math.prod(grid_shape(*size)))
+        with _inside("task"):
+            check_size(*size, self._engine.limits.max_tokens)
+            return enlarge(base, Margins(margins.left, margins.top, margins.right, margins.bottom))
 
     def _check_size(self, tokens: int) -> None:
         most = self._engine.max_task_tokens
@@ -455,10 +467,10 @@ def _sampling(wanted: pb.Sampling, defaults: Sampling) -> Sampling:
     guidance = wanted.guidance if wanted.HasField("guidance") else defaults.guidance
     for name, value in (("temperature", temperature), ("guidance", guidance)):
         if not 0 <= value < 1000:  # NaN fails too
-            raise InvalidInput(f"sampling.{name}", f"{value} is out of range",
+            raise InvalidInput(f"task.sampling.{name}", f"{value} is out of range",
                                "use 0 or more, below 1000")
     if wanted.steps > MAX_STEPS:
-        raise InvalidInput("sampling.steps", f"{wanted.steps} is out of range",
+        raise InvalidInput("task.sampling.steps", f"{wanted.steps} is out of range",
                            f"use at most {MAX_STEPS}")
     return Sampling(wanted.seed or defaults.seed, wanted.steps or defaults.steps,
                     temperature, guidance)

@@ -42,7 +42,7 @@ def fill_by_windows(requests: Sequence[FillRequest], whole: int, window: int, dr
     chances = [torch.Generator().manual_seed(r.sampling.seed) for r in requests]
     rounds, steps = max(map(len, plans), default=0), requests[0].sampling.steps
     if rounds > 1 and rounds * steps > MOST_STEPS:
-        raise LimitExceeded("sampling.steps", f"{steps} in each of {rounds} windows are over "
+        raise LimitExceeded("task.sampling.steps", f"{steps} in each of {rounds} windows are over "
                             f"{MOST_STEPS}", f"use at most {MOST_STEPS // rounds} for this image")
     size = whole if max(requests[0].shape) <= whole else window
     for turn in range(rounds):

@@ -172,7 +172,8 @@ def decode(args: argparse.Namespace) -> None:
             data = picture_bytes(file.image, kind, args.output)
             told, what = _described(content)
         else:
-            data = file.text.encode("utf-8")
+            with of_file(args.input):
+                data = file.text.encode("utf-8")
             told, what = _described(file.text)
     write_output(args.output, data, args.force)
     seconds = round(time.perf_counter() - began, 3)
