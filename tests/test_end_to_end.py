@@ -80,6 +80,25 @@ def test_a_session(address: str, models: Models) -> None:
                 == fresh.grid.codes).all()
 
 
+@pytest.mark.parametrize("how", [{}, {"quality": 70}, {"budget": 60}])
+def test_nothing_that_is_sent_depends_on_what_the_hole_hides(
+        address: str, models: Models, how: dict[str, int]) -> None:
+    """Though the tokenizer sees some tokens around each."""
+    box = (48, 32, 80, 80)
+    with Client(address, models=models, timeout=120) as cloud:
+        sent = []
+        for colour in ("red", "white"):
+            picture = photo(140, 120)
+            picture.paste(colour, box)
+            shared = cloud.share(picture, hole=box, **how)
+            assert shared.image.getpixel((60, 60)) == picture.getpixel((60, 60))
+            sent.append((shared.grid.codes, shared.grid.size, shared.stats.up))
+        (one, size, up), (other, *same) = sent
+        assert (one == other).all()
+        assert same == [size, up]
+        assert len(np.unique(one)) > 10
+
+
 async def test_many_sessions_get_what_one_gets_alone(address: str, models: Models) -> None:
     async def work(number: int) -> list[np.ndarray]:
         async with AsyncClient(address, models=models, timeout=120) as cloud:

@@ -119,7 +119,7 @@ class FakeImages:
         other.watch = watch
         return other
 
-    def encode(self, image: Image.Image, pitch: int = 16) -> TokenGrid:
+    def encode(self, image: Image.Image, pitch: int = 16, hole: object = None) -> TokenGrid:
         rows, columns = grid_shape(image.width, image.height, pitch)
         grey = np.asarray(image.convert("L"))
         below, beside = rows * pitch - image.height, columns * pitch - image.width

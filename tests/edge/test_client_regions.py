@@ -24,7 +24,7 @@ WHOLE = View(0, 0, 70, 50)
 
 
 def find(mask, view: View = WHOLE) -> Region:
-    return find_region(mask, view, GRID)
+    return find_region(mask, view, GRID.size)
 
 
 def test_one_region_named_in_every_way():
@@ -84,7 +84,7 @@ def test_what_is_no_region(mask):
     with pytest.raises(InvalidInput, match="mask"):
         find(mask)
     with pytest.raises(InvalidInput) as caught:
-        find_region(mask, WHOLE, GRID, "hole")
+        find_region(mask, WHOLE, GRID.size, "hole")
     assert caught.value.field == "hole"
 
 

@@ -15,7 +15,7 @@ from unimic.codec.errors import LimitExceeded
 from unimic.codec.limits import Limits
 from unimic.codec.packets import PackedImage, pack_image, pack_image_within, unpack_image
 from unimic.codec.progress import Progress
-from unimic.codec.tokens import PITCHES, Mask, TokenGrid
+from unimic.codec.tokens import PITCHES, Mask, grid_shape
 from unimic.edge.cli import main
 from unimic.edge.models import Models
 from unimic.edge.rate import WORTH_LEAVING, pack_photo_within
@@ -36,8 +36,8 @@ def photo() -> Image.Image:
     return Image.fromarray(np.clip(128 + 90 * waves + noise, 0, 255).astype(np.uint8))
 
 
-def upper_half(grid: TokenGrid) -> Mask:
-    hole = np.zeros(grid.codes.shape, bool)
+def upper_half(pitch: int) -> Mask:
+    hole = np.zeros(grid_shape(112, 80, pitch), bool)
     hole[: len(hole) // 2] = True
     return hole
 
@@ -47,16 +47,16 @@ def test_a_budget_is_kept_and_used(models: Models, photo: Image.Image, holed: bo
     pitches = []
     for budget in (25, 40, 90, 200, 5000):
         packed = pack_photo_within(models.coder, models.images, photo, budget, most_tokens=MOST,
-                                   hole=upper_half if holed else lambda grid: None)
+                                   hole=upper_half if holed else lambda pitch: None)
         assert packed.packet.ByteSize() <= budget
-        hole = upper_half(packed.grid) if holed else None
+        hole = upper_half(packed.grid.pitch) if holed else None
         back = unpack_image(models.coder, packed.packet, limits=Limits(), hole=hole)
         assert np.array_equal(back.codes, packed.grid.codes)
         pitch = packed.grid.pitch
         pitches.append(pitch)
         if pitch > PITCHES[0]:  # a finer one would not have fitted
-            finer = models.images.encode(photo, pitch - 1)
-            hole = upper_half(finer) if holed else None
+            hole = upper_half(pitch - 1) if holed else None
+            finer = models.images.encode(photo, pitch - 1, hole)
             over = pack_image(models.coder, finer, hole=hole, skip=WORTH_LEAVING)
             assert over.packet.ByteSize() > budget
     assert pitches == sorted(pitches, reverse=True)

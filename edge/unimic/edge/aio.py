@@ -298,7 +298,7 @@ class AsyncClient:
     async def _inpaint(self, task: pb.Task, photo: Picture, mask: MaskSource, prompt: str,
                        on_progress: Progress | None) -> Picture:
         base = self._own(photo).grid
-        region = find_region(mask, photo.view, base)
+        region = find_region(mask, photo.view, base.size)
         fill = _Fill(photo, base, region.tokens, pack_mask(region.tokens, *base.size),
                      Edit(photo.canvas, 0, 0, region.pixels, soft=True))
         return await self._image(task, prompt, photo.view, fill, on_progress)
@@ -390,14 +390,15 @@ class AsyncClient:
         photo = load_image(image)
         view = View(0, 0, photo.width, photo.height)
 
-        def area(grid: TokenGrid) -> Mask | None:
-            return None if hole is None else find_region(hole, view, grid, "hole").tokens
+        def area(pitch: int) -> Mask | None:
+            size = (photo.width, photo.height, pitch)
+            return None if hole is None else find_region(hole, view, size, "hole").tokens
 
         if budget is None:
             pitch = coder.space.pitch(quality)
             check_size(photo.width, photo.height, pitch, limits.max_tokens)
-            grid = images.encode(photo, pitch)
-            packed = pack_image(coder, grid, hole=area(grid), raw=raw)
+            unsent = area(pitch)
+            packed = pack_image(coder, images.encode(photo, pitch, unsent), hole=unsent, raw=raw)
         elif raw:
             raise InvalidInput("budget", "needs an entropy model that both sides hold",
                                "install the server's models, or leave it out")
@@ -405,7 +406,7 @@ class AsyncClient:
             packed = pack_photo_within(
                 coder, images, photo, budget, most_tokens=limits.max_tokens,
                 most_task_tokens=limits.max_task_tokens, hole=area)
-        unsent = area(packed.grid)
+            unsent = area(packed.grid.pitch)
         packed_hole = None if unsent is None else pack_mask(unsent, *packed.grid.size)
         return packed, packed_hole, Canvas(packed.grid, self._models, np.asarray(photo)), view
 

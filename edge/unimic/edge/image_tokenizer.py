@@ -25,8 +25,10 @@ from PIL import Image
 
 from unimic.codec.progress import Progress, ignore
 from unimic.codec.store import DECODER, ENCODER, IMAGE_TOKENIZER, ModelStore
-from unimic.codec.tokens import Codes, Distances, TokenGrid, grid_shape
+from unimic.codec.tokens import Codes, Distances, Mask, TokenGrid, grid_shape
 from unimic.edge.images import load_image
+from unimic.edge.regions import spread
+from unimic.edge.seams import covered
 from unimic.edge.tiles import covering, load, picture, planes, scaled
 
 
@@ -54,13 +56,16 @@ class ImageTokenizer:
         tokenizer._watch = watch
         return tokenizer
 
-    def encode(self, image: Image.Image, pitch: int | None = None) -> TokenGrid:
+    def encode(self, image: Image.Image, pitch: int | None = None, hole: Mask | None = None
+               ) -> TokenGrid:
         """Tokens of a picture of any size; its right and lower edges are repeated to whole patches.
 
         Args:
             image: any Pillow image; `load_image` makes it RGB.
             pitch: pixels a side that each token shall stand for, one of `PITCHES`; the tokenizer's
                 own patch unless given, for which the picture need not be resampled.
+            hole: bool ``(rows, columns)``: of whose pixels no other token shall tell anything. The
+                network sees a few tokens around each; so it is shown `covered` ones instead.
         """
         image = load_image(image)
         patch = self.space.patch
@@ -70,6 +75,8 @@ class ImageTokenizer:
             np.asarray(image),
             ((0, rows * pitch - image.height), (0, columns * pitch - image.width), (0, 0)),
             mode="edge")
+        if hole is not None:
+            pixels = covered(pixels, spread(hole, pitch))
         pixels = _resampled(pixels, (rows * patch, columns * patch))
         codes = np.empty((rows, columns), dtype=np.int32)
         encoder = self._network(ENCODER)

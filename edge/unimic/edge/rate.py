@@ -14,7 +14,6 @@ from unimic.codec.tokens import (
     PITCHES,
     Codes,
     Mask,
-    TokenGrid,
     check_size,
     check_tokens,
     grid_shape,
@@ -29,7 +28,7 @@ docs/experiments.md has the measurement."""
 def pack_photo_within(
     coder: Coder, images: ImageTokenizer, photo: Image.Image, budget: int, *, most_tokens: int,
     most_task_tokens: int | None = None,
-    hole: Callable[[TokenGrid], Mask | None] = lambda grid: None, prompt: Codes | None = None,
+    hole: Callable[[int], Mask | None] = lambda pitch: None, prompt: Codes | None = None,
 ) -> PackedImage:
     """Tokenize and code a photo into a packet of at most ``budget`` bytes, as faithfully as it can.
 
@@ -43,7 +42,7 @@ def pack_photo_within(
         budget: bytes of the whole packet.
         most_tokens: as `check_size` counts them.
         most_task_tokens: that the grid may have; None for no other limit.
-        hole: what of a grid is not sent, see `pack_image`.
+        hole: what is not sent of a grid of some pitch, see `pack_image`.
         prompt: see `pack_image`.
 
     Raises:
@@ -58,12 +57,13 @@ def pack_photo_within(
     high, guess, grid, known = coarsest, max(low + 1, images.space.patch), None, None
     while high - low > 1 or grid is None:
         guess = min(max(guess, low + 1), max(low + 1, high - 1))
-        tried = images.encode(photo, guess)
-        packed = pack_image(coder, tried, hole=hole(tried), prompt=prompt, skip=WORTH_LEAVING)
+        unsent = hole(guess)
+        tried = images.encode(photo, guess, unsent)
+        packed = pack_image(coder, tried, hole=unsent, prompt=prompt, skip=WORTH_LEAVING)
         bytes_ = packed.sizes.wire_bytes
         if bytes_ <= budget or guess == coarsest:
             high, grid, known = guess, tried, packed if bytes_ <= budget else None
         else:
             low = guess
         guess = round(guess * math.sqrt(bytes_ / max(1, budget)))
-    return pack_image_within(coder, grid, budget, hole=hole(grid), prompt=prompt, known=known)
+    return pack_image_within(coder, grid, budget, hole=hole(grid.pitch), prompt=prompt, known=known)

@@ -11,7 +11,7 @@ from PIL import Image
 
 from unimic.codec.canvas import Margins
 from unimic.codec.errors import InvalidInput
-from unimic.codec.tokens import Mask, TokenGrid
+from unimic.codec.tokens import Mask, grid_shape
 from unimic.edge.images import load_mask
 
 Box = tuple[int, int, int, int]
@@ -49,19 +49,21 @@ class Region:
     tokens: Mask
 
 
-def find_region(mask: MaskSource, view: View, grid: TokenGrid, field: str = "mask") -> Region:
+def find_region(mask: MaskSource, view: View, size: tuple[int, int, int], field: str = "mask"
+                ) -> Region:
     """The region that a mask means.
 
     Args:
         mask: see `MaskSource`.
         view: where the picture is in its canvas.
-        grid: the canvas's tokens.
+        size: width and height of the canvas in pixels, and its pitch.
         field: what errors call the mask.
 
     Raises:
         InvalidInput: the mask has another type or size, or covers nothing of the picture.
     """
-    picture, canvas = (view.height, view.width), (grid.height, grid.width)
+    width, height, pitch = size
+    picture, tokens = (view.height, view.width), grid_shape(width, height, pitch)
     shown = np.zeros(picture, bool)
     if isinstance(mask, Image.Image):
         bright = load_mask(mask, name=field)
@@ -74,11 +76,11 @@ def find_region(mask: MaskSource, view: View, grid: TokenGrid, field: str = "mas
             raise InvalidInput(field, f"dtype {mask.dtype}", "pass a bool array")
         if mask.shape == picture:
             shown = mask
-        elif mask.shape == grid.codes.shape:
-            shown = spread(mask, grid.pitch)[view.window]
+        elif mask.shape == tokens:
+            shown = spread(mask, pitch)[view.window]
         else:
             raise InvalidInput(field, f"shape {mask.shape}",
-                               f"pass {picture} for pixels or {grid.codes.shape} for tokens")
+                               f"pass {picture} for pixels or {tokens} for tokens")
     else:
         left, top, right, bottom = _box(field, mask)
         if not (0 <= left < right <= view.width and 0 <= top < bottom <= view.height):
@@ -87,9 +89,9 @@ def find_region(mask: MaskSource, view: View, grid: TokenGrid, field: str = "mas
         shown[top:bottom, left:right] = True
     if not shown.any():
         raise InvalidInput(field, "covers nothing", "set at least one pixel or token")
-    pixels = np.zeros(canvas, bool)
+    pixels = np.zeros((height, width), bool)
     pixels[view.window] = shown
-    return Region(pixels, widen(pixels, grid.codes.shape, grid.pitch))
+    return Region(pixels, widen(pixels, tokens, pitch))
 
 
 def grow(view: View, wanted: Margins, pitch: int) -> tuple[Margins, View]:

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
+from unimic.codec.reflection import REACH, reflection
 from unimic.codec.tokens import Mask
 from unimic.edge.refiner import Pixels, Refiner
 from unimic.edge.regions import around
@@ -57,6 +58,28 @@ def adjusted(new: Pixels, old: Pixels, made: Mask) -> Pixels:
         shown += lost[missing[0][0]:, missing[1][0]:]
         shifted[grown][hole, channel] = np.rint(shown[hole]).clip(0, 255)
     return shifted
+
+
+def covered(pixels: Pixels, hole: Mask) -> Pixels:
+    """Pixels of which those in a hole go on from what is around it, and tell nothing of their own.
+
+    They are mirror images, which fade into something smooth.
+
+    Args:
+        pixels: uint8 ``(height, width, 3)``.
+        hole: bool ``(height, width)``, at least one pixel.
+    """
+    near = around(hole, REACH)
+    shown, unseen = pixels[near], hole[near]
+    images = reflection(unseen)
+    weights = (~unseen).astype(np.float32)
+    whole = pixels.copy()
+    for channel in range(pixels.shape[2]):
+        known = np.where(unseen, 0, shown[..., channel]).astype(np.float32)
+        smooth = _continued(known, weights)
+        mixed = smooth + images.closeness * (known[images.rows, images.columns] - smooth)
+        whole[near][unseen, channel] = np.rint(mixed[unseen]).clip(0, 255)
+    return whole
 
 
 def seam_weights(region: Mask) -> Plane:

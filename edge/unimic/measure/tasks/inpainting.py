@@ -115,7 +115,8 @@ def fills(cloud: Client, models: Models, photo: Image.Image, part: str, box: Box
     """The photo with the box filled by each method."""
     for method, image in ((MEAN, mean_fill(photo, box)), (TELEA, telea(photo, box))):
         yield Filled(method, image, models.images.encode(image).codes)
-    shared = cloud.share(photo if part == "middle" else photo.crop((0, 0, box[0], photo.height)))
+    shared = (cloud.share(photo, hole=box) if part == "middle" else
+              cloud.share(photo.crop((0, 0, box[0], photo.height))))
     for method, words in ((PLAIN, ""), (PROMPTED, prompt)):
         made = (cloud.inpaint(shared, box, words, seed=SEED) if part == "middle" else
                 cloud.outpaint(shared, right=photo.width - box[0], prompt=words, seed=SEED))
@@ -162,13 +163,14 @@ def _tokens(box: Box, models: Models) -> tuple[slice, slice]:
 
 TITLE = "Inpainting and outpainting, Flickr8k test"
 ABOUT = (
-    "Hidden are the middle, 3/7 of each side, or the right 2/7, which are cut away before the "
-    "photo is shared. LPIPS and DISTS of the hidden part cut out, against the original; how much "
-    "lower it is than with the better of mean fill and Telea; tokens that equal the original's "
-    "there. Re-encoded: the original's own tokens, decoded; nothing made of tokens can be expected "
-    "to be nearer. † a training loss: LPIPS-AlexNet of the image tokenizer and, at first, of what "
-    "the compact model puts there without a prompt; LPIPS-VGG of the latter since then, and of the "
-    "network that refines new pixels. DISTS was none, but sees through the layers of VGG too.")
+    "Hidden are the middle, 3/7 of each side, or the right 2/7, before the photo is shared: no "
+    "token that is sent tells anything of them. LPIPS and DISTS of the hidden part cut out, "
+    "against the original; how much lower it is than with the better of mean fill and Telea; "
+    "tokens that equal the original's there. Re-encoded: the original's own tokens, decoded; "
+    "nothing made of tokens can be expected to be nearer. † a training loss: LPIPS-AlexNet of the "
+    "image tokenizer and, at first, of what the compact model puts there without a prompt; "
+    "LPIPS-VGG of the latter since then, and of the network that refines new pixels. DISTS was "
+    "none, but sees through the layers of VGG too.")
 COLUMNS = (Column("method", "method"), Column("part", "part", left=True),
            Column("lpips-vgg", "LPIPS-VGG †", 4), Column("gain-lpips-vgg", "lower by, %", 1),
            Column("dists", "DISTS", 4), Column("gain-dists", "lower by, %", 1),
