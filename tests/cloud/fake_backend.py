@@ -99,6 +99,8 @@ def _context(codes, mask, prompt) -> int:
 class FakeText:
     """A token for each byte."""
 
+    longest = 1
+
     def encode(self, text: str):
         try:
             return np.frombuffer(text.encode(), np.uint8).astype(np.int32) + 1

@@ -90,6 +90,8 @@ def test_tasks(server: str, capsys: pytest.CaptureFixture[str]) -> None:
      (["ask", "text.png"], "text.png: is not a picture"),
      (["ask", "cut.umc"], "cut.umc: "),
      (["inpaint", "p.png", "x.png", "--mask", "text.png"], "text.png: is not a picture"),
+     (["inpaint", "-", "x.png", "--mask", "-"], "--mask: standard input is the picture"),
+     (["generate", "a dog", ""], "OUT: is empty"),
      (["demo", "--photo", "p.png", "--out", "text.png"], "text.png: no folder can be made there"),
      (["demo", "--photo", "p.png", "--out", "text.png/x"], "text.png/x: no folder can be made"),
      (["inpaint", "p.png", "x.png", "--box", "0,0,100,100"], "mask: the box"),

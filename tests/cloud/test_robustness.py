@@ -8,6 +8,7 @@ import gc
 import io
 import math
 import os
+import pickle
 import re
 import shutil
 import signal
@@ -30,6 +31,7 @@ from fake_backend import (
     EchoBackend,
     FakeCoder,
     FakeImages,
+    FakeText,
     draw,
     fake_models,
     fake_server,
@@ -42,7 +44,7 @@ from PIL import Image
 from unimic.cloud.backends.base import GenerateRequest, Sampling
 from unimic.cloud.batching import Batcher
 from unimic.cloud.metrics import Metrics
-from unimic.codec.errors import InvalidInput, UnimicError
+from unimic.codec.errors import InvalidInput, LimitExceeded, UnimicError
 from unimic.codec.limits import Limits
 from unimic.codec.progress import ignore
 from unimic.edge import AsyncClient, Client, DeadlineExceeded, ServiceError, Tls
@@ -121,6 +123,68 @@ time.sleep(0.5)  # it learns that the session has ended
         process.wait()
         assert client.communicate(timeout=10 * SOON) == ("", "")
         assert client.returncode == 0
+
+
+def test_a_program_that_lives_beside_forks_and_event_loops(server_process):
+    """Children that use no session live; loops that have ended are told nothing any more."""
+    program = """
+import asyncio, os, sys, time
+from fake_backend import fake_models
+from unimic.edge import AsyncClient, Client
+
+async def once():
+    async with AsyncClient(sys.argv[1], models=fake_models()) as cloud:
+        await cloud.generate("a", 32, 32)
+
+for _ in range(10):
+    asyncio.run(once())
+with Client(sys.argv[1], models=fake_models()) as cloud:
+    photo = cloud.generate("a", 32, 32)
+    for _ in range(20):
+        if not (child := os.fork()):
+            time.sleep(0.05)
+            os._exit(0)
+        cloud.caption(photo)
+        assert os.waitpid(child, 0)[1] == 0
+"""
+    with server_process() as (address, _):
+        run = subprocess.run(
+            [sys.executable, "-W", "ignore::DeprecationWarning", "-c", program, address],
+            capture_output=True, text=True, timeout=60,
+            env={**os.environ, "PYTHONPATH": WITH_FAKES})
+    assert (run.returncode, run.stderr) == (0, "")
+
+
+async def test_who_connects_several_times_at_once_has_one_session(serve):
+    metrics = Metrics()
+    async with serve(metrics=metrics) as address:
+        cloud = AsyncClient(address, models=fake_models())
+        await asyncio.gather(*(cloud.connect() for _ in range(10)))
+        await cloud.generate("a", 32, 32)
+        await until(lambda: metrics.registry.get_sample_value("unimic_sessions") == 1)
+        await cloud.close()
+        await until(lambda: metrics.registry.get_sample_value("unimic_sessions") == 0)
+
+
+async def test_a_text_that_is_far_too_long_is_refused_at_once(serve):
+    class Text(FakeText):
+        def encode(self, text):
+            assert len(text) < 10**6
+            return super().encode(text)
+
+    async with serve() as address, AsyncClient(
+            address, models=replace(fake_models(), text=Text())) as cloud:
+        photo = await cloud.share(Image.new("RGB", (32, 32)))
+        with pytest.raises(LimitExceeded, match=r"question: 1,000,000 characters are over 16,384"):
+            await cloud.ask(photo, "x" * 10**6)
+
+
+async def test_answers_travel_between_processes(serve):
+    async with serve() as address, AsyncClient(address, models=fake_models()) as cloud:
+        answer = await cloud.ask(await cloud.share(Image.new("RGB", (32, 32))), "what?")
+        again = pickle.loads(pickle.dumps(answer))
+    assert (again.text, again.confidence) == (answer.text, answer.confidence)
+    assert again.stats.as_dict() == answer.stats.as_dict()
 
 
 async def test_nobody_listens():

@@ -168,7 +168,11 @@ def test_sources(tmp_path: Path) -> None:
 def test_what_is_no_source(tmp_path: Path) -> None:
     path = tmp_path / "notes.txt"
     path.write_text("words")
-    with path.open() as text:
+    path.with_suffix(".png").write_bytes(b"\xff\xfe\xfd")
+    with path.open() as text, path.with_suffix(".png").open() as binary:
+        for source in text, binary:
+            with pytest.raises(InvalidInput, match="open as text"):
+                load_image(source)
         for source in (None, 7, np.asarray(colours()), [1, 2], text):
             with pytest.raises(InvalidInput, match=r"picture: .*(is not a file|open as text)"):
                 load_image(source)
@@ -184,6 +188,11 @@ def test_transparent_parts_of_a_mask_are_black(mode: str) -> None:
     bright = np.asarray(load_mask(layer.convert(mode)))
     assert bright.shape == (3, 4)
     assert np.argwhere(bright >= 128).tolist() == [[2, 1]]
+
+
+def test_premultiplied_grey() -> None:
+    assert load_image(Image.new("LA", (5, 4), (255, 255)).convert("La")).getextrema() == (
+        3 * ((255, 255),))
 
 
 def test_transparent_grey_of_sixteen_bits_in_a_mask() -> None:

@@ -116,6 +116,19 @@ def test_json_alone_on_standard_output(
     assert (tmp_path / "results.jsonl").exists()
 
 
+def test_a_folder_may_hold_more_than_pictures(
+        files: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("folder").mkdir()
+    Path("folder", "photo.PNG").write_bytes(files[0].read_bytes())
+    for other in "README", "notes.md", "photo.umc":
+        Path("folder", other).write_text("no picture")
+    assert measure("folder", "--codecs", "jpeg:10", "--metrics", "psnr", "--json", "x.json",
+                   "--jobs", 1) == 0
+    assert [row["image"] for row in json.loads(Path("x.json").read_text())["rows"]] == [
+        str(Path("folder", "photo.PNG"))]
+
+
 @pytest.mark.parametrize(("arguments", "said"), [
     (["--json", "x.jsonl"], "--json: .*x.jsonl is also the file of the journal;"),
     (["--json", "x.features"], "--json: .*x.features is also the file of the journal's features;"),
@@ -128,8 +141,8 @@ def test_json_alone_on_standard_output(
     (["--plots", "a.png/plots"], "a.png/plots: no folder can be made there"),
     (["--plots", "x", "--report", "x"], "x: is a folder;"),
     (["--anchor", "jpge"], "--anchor: 'jpge' is not among the codecs that are measured; use jpeg"),
-    (["empty"], "empty: is a folder without files;"),
-    (["."], r"\.: is a folder without files;"),
+    (["empty"], "empty: is a folder without pictures;"),
+    (["."], r"\.: is a folder without pictures;"),
     (["absent.png"], "absent.png: cannot be read"),
 ])
 def test_refused_before_all_work(arguments: list[str], said: str, files: list[Path],

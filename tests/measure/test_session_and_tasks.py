@@ -261,8 +261,8 @@ def test_nothing_to_measure(tmp_path: Path) -> None:
     for arguments, said in (
             (["entropy", "--texts", empty], r"empty\.txt: is empty"),
             (["entropy", "--texts", text, "--dictionary", empty], r"empty\.txt: is empty"),
-            (["entropy", "--images", tmp_path / "folder"], "folder without files"),
-            (["speed", tmp_path / "folder"], "folder without files"),
+            (["entropy", "--images", tmp_path / "folder"], "folder without pictures"),
+            (["speed", tmp_path / "folder"], "folder without pictures"),
             (["speed", tmp_path / "absent"], "absent: cannot be read")):
         with pytest.raises(InvalidInput, match=said):
             measure(*arguments)

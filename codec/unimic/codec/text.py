@@ -69,6 +69,11 @@ class TextTokenizer:
         """Number of ids, the marker included."""
         return len(self._bytes)
 
+    @property
+    def longest(self) -> int:
+        """Bytes of the longest token."""
+        return max(map(len, self._bytes))
+
     def encode(self, text: str) -> Codes:
         """Ids of ``text``: int32 ``(n,)``, each in ``[1, size)``; the empty string has none.
 

@@ -111,6 +111,8 @@ class AsyncClient:
     async def connect(self) -> None:
         """Open the session, in place of the one before; ``async with`` does it.
 
+        Of several calls at a time the first one that succeeds opens it for all.
+
         Raises:
             ServiceError: the service cannot be reached or works in another token space.
         """
@@ -118,6 +120,7 @@ class AsyncClient:
         if timeout is not None:
             timeout = number("connect_timeout", timeout, 0, math.inf)
         await self.close()
+        before = self._connection
         connection = Connection(self._address, self._tls, self._limits.max_message_bytes)
         coder = self._models.coder
         try:
@@ -125,6 +128,9 @@ class AsyncClient:
         except BaseException:
             await connection.close()
             raise
+        if self._connection is not before:  # another call was sooner
+            await connection.close()
+            return
         self._connection = connection
         # The session's own tasks would keep it open when nobody refers to the client any more.
         self._dropped = weakref.finalize(self, connection.close_soon)

@@ -14,6 +14,8 @@ from os import PathLike
 from typing import Any
 
 os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # or gRPC tells of every service that has ended
+# Sessions do not survive a fork anyway, and where they are to, children that use none may abort.
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 
 import grpc
 
@@ -26,6 +28,7 @@ from unimic.v1 import service_pb2 as pb
 from unimic.v1 import service_pb2_grpc
 
 CONNECT_SECONDS = 10.0  # for opening a session, unless the caller says otherwise
+LAST_SECONDS = 0.02  # for what gRPC still has to say to an event loop that may end next
 
 
 class Interrupted(Exception):
@@ -254,6 +257,7 @@ class Connection:
             task.cancel()
         self._stream.cancel()
         await self._channel.close(None)
+        await asyncio.sleep(LAST_SECONDS)
 
     # A write must not be cancelled: gRPC would cancel the whole stream. So requests only wait for
     # their answers, and these two tasks talk to the stream.

@@ -71,6 +71,8 @@ def check_output(path: str, force: bool, source: str = PIPE) -> None:
 
 
 def _check_target(path: str, force: bool) -> None:
+    if not path:
+        raise InvalidInput("OUT", "is empty", "name a file")
     if os.path.isdir(path):
         raise InvalidInput(path, "is a folder", "name a file")
     if os.path.isfile(path) and not force:

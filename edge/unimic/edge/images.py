@@ -34,8 +34,8 @@ def load_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS, name: str |
     """Load a picture as 8-bit sRGB, upright, without metadata.
 
     EXIF rotation is applied, transparency is laid on white, embedded colour profiles are converted
-    to sRGB, grey values of more than 8 bits are scaled to 0 … 255 (see `_narrow`). Of an animation
-    the first frame is taken.
+    to sRGB, grey values of more than 8 bits are scaled to 0 … 255 (see `_narrow`). Of an animated
+    file the first frame is taken, of a Pillow image the one where it stands.
 
     Args:
         source: a path, the bytes of a file, an open binary file (also a pipe), or a Pillow image.
@@ -113,10 +113,10 @@ def read_bytes(source: FileSource, *, name: str | None = None,
 
 def _read(file: BinaryIO) -> bytes:
     """One byte more than is allowed, or all; an unbuffered pipe gives some at a time."""
+    if isinstance(file, io.TextIOBase):
+        raise ValueError("it is open as text, not as bytes")
     data = bytearray()
     while (part := file.read(MAX_FILE_BYTES + 1 - len(data))) != b"":
-        if isinstance(part, str):
-            raise ValueError("it is open as text, not as bytes")
         if not isinstance(part, Bytes):  # None is what a pipe that does not wait says
             raise ValueError(f"reading gives {part!r:.40}, not bytes")
         data += part
@@ -140,6 +140,8 @@ def _open(name: str, data: bytes) -> Image.Image:
 
 def _flatten(image: Image.Image, background: int) -> Image.Image:
     """Any mode to 8-bit RGB or CMYK, with transparent parts laid on a grey of ``background``."""
+    if image.mode == "La":  # which Pillow converts to nothing else
+        image = image.convert("LA")
     if image.mode == "F" or image.mode.startswith("I"):
         return _narrow(image, background)
     if image.has_transparency_data:

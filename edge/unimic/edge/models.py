@@ -69,6 +69,9 @@ class Models:
             LimitExceeded: it is too long.
         """
         check_text(field, text)
+        if len(text) > most * self.text.longest:  # else it would take its time first
+            raise LimitExceeded(field, f"{len(text):,} characters are over {most:,} tokens",
+                                "shorten it")
         try:
             ids = self.text.encode(text)
         except InvalidInput as error:

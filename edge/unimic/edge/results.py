@@ -49,6 +49,10 @@ class Stats:
         """Bytes received."""
         return self.measure_down()
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What another process gets has been measured."""
+        return {**vars(self), "down": self.down, "measure_down": None}
+
     def as_dict(self) -> dict[str, Any]:
         """All figures, for JSON."""
         return {

@@ -256,7 +256,7 @@ def measure_images(args: argparse.Namespace) -> int:
     from unimic.edge.images import read_bytes
     from unimic.measure import codecs, curves, metrics, report
     from unimic.measure.journal import FEATURES, Journal
-    from unimic.measure.run import ORIGINAL, Task, content, measure_all, unreadable
+    from unimic.measure.run import ANY, ORIGINAL, Task, content, measure_all, unreadable
 
     for option in "jobs", "crops":
         if getattr(args, option) < (option == "jobs"):
@@ -316,9 +316,10 @@ def measure_images(args: argparse.Namespace) -> int:
         print(f"unimic: {title} has {why}", file=sys.stderr)
     if facts["errors"]:
         first = facts["errors"][0]
+        what = ("" if first["codec"] == ANY else
+                f"{first['codec']} {first['setting']}, {first['image']}: ")
         print(f"unimic: error: {len(facts['errors']):,} of {len(rows):,} measurements failed, the "
-              f"first: {first['codec']} {first['setting']}, {first['image']}: {first['error']}",
-              file=sys.stderr)
+              f"first: {what}{first['error']}", file=sys.stderr)
     return 1 if facts["errors"] else 0
 
 
@@ -496,20 +497,26 @@ def _pictures(paths: list[Path], captions: Path | None) -> list[Picture]:
 
 
 def _files(paths: list[Path]) -> list[Path]:
-    """Files, and those in folders, each once.
+    """Files, and those in folders that are pictures by their names, each once.
 
     Raises:
         InvalidInput: there is no such file, or a folder has none.
     """
+    from PIL import Image
+
+    from unimic.edge.images import FORMATS
+
+    endings = {ending for ending, kind in Image.registered_extensions().items() if kind in FORMATS}
     files: dict[Path, Path] = {}
     for path in paths:
         try:
             path.stat()
-            found = sorted(filter(Path.is_file, path.iterdir())) if path.is_dir() else [path]
+            found = [path] if not path.is_dir() else sorted(
+                file for file in path.iterdir() if file.suffix.lower() in endings)
         except OSError as error:
             raise InvalidInput(str(path), f"cannot be read ({error.strerror})", _NAME) from error
         if not found:
-            raise InvalidInput(str(path), "is a folder without files", _NAME)
+            raise InvalidInput(str(path), "is a folder without pictures", _NAME)
         for file in found:
             files.setdefault(file.resolve(), file)
     return [*files.values()]

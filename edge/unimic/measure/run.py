@@ -32,6 +32,7 @@ from unimic.measure import codecs
 from unimic.measure.codecs import Setting, Variant
 from unimic.measure.metrics import Judge, features
 
+ANY = "any"  # in place of a codec: the picture cannot be measured at all
 ORIGINAL = "original"  # in place of a codec: what metrics of sets need of the original itself
 CROP = 256  # pixels on each side of the part that is kept to be looked at
 Row = dict[str, Any]
@@ -125,7 +126,7 @@ def unreadable(path: Path) -> Row | None:
     try:
         load_image(path)
     except UnimicError as error:
-        return {"image": str(path), "codec": "any", "setting": "", "error": str(error)}
+        return {"image": str(path), "codec": ANY, "setting": "", "error": str(error)}
     return None
 
 

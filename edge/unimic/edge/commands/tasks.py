@@ -12,6 +12,7 @@ from unimic.codec.errors import InvalidInput
 from unimic.codec.umc import MAGIC
 from unimic.edge.arguments import number
 from unimic.edge.console import (
+    PIPE,
     check_output,
     check_picture_size,
     common_options,
@@ -182,10 +183,12 @@ def ask(args: argparse.Namespace) -> None:
 
 def inpaint(args: argparse.Namespace) -> None:
     """Make a region anew."""
+    if args.input == args.mask == PIPE:
+        raise InvalidInput("--mask", "standard input is the picture", "name a file")
     kind = _check_output(args)
     image, models = _load(args)
     check_picture_size(args.output, kind, image.width, image.height)
-    region = args.box or load_mask(args.mask)
+    region = args.box or load_mask(read_input(args.mask), name=args.mask)
     with connect(args, models) as cloud, progress("inpaint") as show:
         photo = cloud.share(image, quality=args.quality, on_progress=show)
         result = cloud.inpaint(photo, region, args.prompt, on_progress=show, **_sampling(args))
