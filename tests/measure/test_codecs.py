@@ -176,10 +176,15 @@ def test_a_codec_of_another_package(monkeypatch: pytest.MonkeyPatch, photo: Imag
         return Codec("mean", [0], [0], encode,
                      lambda data, size: Image.new("RGB", size, tuple(data)), {})
 
-    entry = SimpleNamespace(name="mean", load=lambda: mean)
-    monkeypatch.setattr(codecs, "entry_points", lambda group: [entry])
-    (variant,), missing = codecs.find(["mean"])
-    assert not missing
+    def leaves() -> Codec:
+        raise SystemExit("bye")
+
+    # The second one forgot to say its name: workers find it by the entry point's.
+    entries = [SimpleNamespace(name=name, load=lambda made=made: made) for name, made in (
+        ("mean", mean), ("again", mean), ("leaves", leaves))]
+    monkeypatch.setattr(codecs, "entry_points", lambda group: entries)
+    (variant, again), missing = codecs.find(["mean", "again", "leaves"])
+    assert (variant.name, again.name, list(missing)) == ("mean", "again", ["leaves"])
     assert variant.decode(variant.encode(photo, 0).data, (5, 4)).size == (5, 4)
     assert "mean/4" in codecs.all_names()
 

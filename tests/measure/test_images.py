@@ -390,6 +390,15 @@ def test_journal_cut_within_a_character(tmp_path: Path) -> None:
     assert path.read_bytes().startswith(whole + b'{"made_by"')
 
 
+def test_two_runs_at_once_do_not_write_one_journal(tmp_path: Path) -> None:
+    first, second = (Journal(tmp_path / "j.jsonl", {}, {}, resume=False) for _ in range(2))
+    row = {"image": "a.png", "codec": "jpeg", "setting": 3}
+    first.add(row)
+    with pytest.raises(InvalidInput, match=r"j\.jsonl: exists; use --resume"):
+        second.add(row)
+    first.close()
+
+
 def test_a_run_that_does_not_begin_leaves_the_journal_as_it_was(tmp_path: Path) -> None:
     path = tmp_path / "j.jsonl"
     Journal(path, {}, {}, resume=False).close()

@@ -9,6 +9,7 @@ import re
 import socket
 import socketserver
 import threading
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -224,6 +225,8 @@ def test_a_dictionary_helps_zstd() -> None:
     found = dict(entropy.compressors(known))
     text = b"a dog runs on the beach"
     assert len(found["zstd with a dictionary"](text)) < len(found["zstd"](text))
+    assert zlib.decompress(found["zlib"](text), -zlib.MAX_WBITS) == text  # nothing around it
+    assert len(found["xz"](text)) < len(text) + 8
     assert "zstd with a dictionary" not in dict(entropy.compressors([]))
     with pytest.raises(InvalidInput, match="--dictionary: zstd cannot learn from it"):
         dict(entropy.compressors(known[:2]))

@@ -61,8 +61,10 @@ class Cloud:
     def __init__(self, truth: Image.Image | None = None) -> None:
         self.truth = truth
         self.prompts: list[str] = []
+        self.holes: list[object] = []
 
-    def share(self, image: Image.Image, budget: int | None = None) -> Any:
+    def share(self, image: Image.Image, budget: int | None = None, hole: object = None) -> Any:
+        self.holes.append(hole)
         return self._picture(image, 40 if budget is None else budget)
 
     def ask(self, picture: Any, question: str) -> Any:
@@ -282,6 +284,7 @@ def test_fills_keep_what_is_visible(square: Image.Image) -> None:
         mean = np.asarray(fills[inpainting.MEAN].image)[~outside]
         assert (mean == mean[0]).all()
     assert cloud.prompts == ["", "a cup"] * 2
+    assert cloud.holes == [(64, 64, 160, 160), None]  # the right part is cut away
 
 
 def test_inpainting(square: Image.Image, broken: Subject) -> None:

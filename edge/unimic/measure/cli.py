@@ -90,7 +90,7 @@ def _add_images(actions: argparse._SubParsersAction[argparse.ArgumentParser]) ->
                         "kid (default: all)")
     images.add_argument("--fast", action="store_true",
                         help="let LPIPS and DISTS compute in bfloat16: twice as fast on processors "
-                        "that have it, and off by up to 0.001")
+                        "that have it, and off by about 0.001")
     images.add_argument("--anchor", metavar="CODEC",
                         help=f"what BD-rates compare with (default: {ANCHOR})")
     images.add_argument("--report", type=Path, metavar="FILE", help="write a report as HTML")

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import EntryPoint, entry_points
 
 import numpy as np
@@ -143,8 +143,9 @@ def find(names: Sequence[str]) -> tuple[list[Variant], dict[str, str]]:
                                f"use {', '.join(entries)}, or one of them with /2 or /4")
         if plain not in made and plain not in missing:
             try:
-                made[plain] = entries[plain].load()()
-            except Exception as error:  # of another package it may be anything
+                # In worker processes it is found again by this name.
+                made[plain] = replace(entries[plain].load()(), name=plain)
+            except (Exception, SystemExit) as error:  # of another package it may be anything
                 missing[plain] = reason(error)
         if plain in made:
             variants.append(Variant(made[plain], int(scale or 1), _settings(made[plain], settings)))

@@ -162,18 +162,25 @@ def measure_texts(store: ModelStore, coder: Coder, texts: Sequence[str],
     }
 
 
+def _deflated(data: bytes) -> bytes:
+    compressor = zlib.compressobj(9, wbits=-zlib.MAX_WBITS)
+    return compressor.compress(data) + compressor.flush()
+
+
 def compressors(dictionary: Sequence[bytes]) -> Iterable[Compressor]:
     """General compressors at their strongest, those of other packages where installed.
 
     zstd also with a dictionary trained on the texts ``dictionary``, if there are any. What both
-    sides know beforehand (the format, the dictionary's number) is not written.
+    sides know beforehand (the format, the dictionary's number) is not written, but by bz2, which
+    has no bare form.
 
     Raises:
         InvalidInput: the texts are too few to be learnt from.
     """
-    yield "zlib", lambda d: zlib.compress(d, 9)
+    yield "zlib", _deflated
     yield "bz2", lambda d: bz2.compress(d, 9)
-    yield "xz", lambda d: lzma.compress(d, preset=9)
+    yield "xz", lambda d: lzma.compress(
+        d, lzma.FORMAT_RAW, filters=[{"id": lzma.FILTER_LZMA2, "preset": 9}])
     with suppress(ImportError):
         yield "brotli", importlib.import_module("brotli").compress
     with suppress(ImportError):

@@ -13,7 +13,7 @@ import zlib
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, Literal, TextIO
 
 import numpy as np
 
@@ -50,11 +50,11 @@ class Journal:
         self.rows: dict[tuple[str, str, Setting], Row] = {}
         self._path, self._features = path, path.with_suffix(FEATURES)
         self._made_by = {"made_by": versions, "codecs": codecs}
-        self._anew = force or not path.exists()
+        self._mode: Literal["w", "a", "x"] = "w" if force else "a" if path.exists() else "x"
         self._file: TextIO | None = None
-        if not self._anew:
+        if self._mode == "a":
             if not resume:
-                raise InvalidInput(str(path), "exists", "use --resume to go on with it, or -f")
+                raise _exists(path)
             self._read(path, versions, codecs)
 
     def _read(self, path: Path, versions: Mapping[str, str],
@@ -92,14 +92,21 @@ class Journal:
     def add(self, row: Row) -> None:
         """Keep a row; the first one makes the file, or takes the place of what was there."""
         if self._file is None:
-            if self._anew:
-                self._features.unlink(missing_ok=True)
-            self._file = self._path.open("w" if self._anew else "a", encoding="utf-8")
+            self._file = self._open()
             self._write(self._file, self._made_by)
         self._learn(row)
         self._write(self._file, {
             name: self._kept(value) if isinstance(value, np.ndarray) else value
             for name, value in row.items()})
+
+    def _open(self) -> TextIO:
+        try:
+            file = self._path.open(self._mode, encoding="utf-8")
+        except FileExistsError as error:  # another run was sooner
+            raise _exists(self._path) from error
+        if self._mode != "a":
+            self._features.unlink(missing_ok=True)
+        return file
 
     def _write(self, file: TextIO, line: Mapping[str, Any]) -> None:
         file.write(as_json(line) + "\n")
@@ -139,6 +146,10 @@ class Journal:
             return None
         values = np.fromfile(self._features, "<f2", count * WIDTH, offset=2 * WIDTH * first)
         return values.reshape(count, WIDTH) if zlib.crc32(values.tobytes()) == crc32 else None
+
+
+def _exists(path: Path) -> InvalidInput:
+    return InvalidInput(str(path), "exists", "use --resume to go on with it, or -f")
 
 
 def _check(path: Path, made_by: Mapping[str, str], versions: Mapping[str, str]) -> None:

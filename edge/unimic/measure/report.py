@@ -154,9 +154,10 @@ def text(facts: Row, metrics: Sequence[Metric]) -> list[str]:
             for metric, found in zip(metrics, facts["at_our_rate"].values(), strict=False)}
     names = list(dict.fromkeys(name for found in rows.values() for name in found))
     if not names:
-        return [f"{row['codec']:<10}{row['setting']!s:>6}{row['bpp']:>10.4f} bpp" + "".join(
-            f"{metric.title:>16} {shown(row[metric.name], metric.digits)}" for metric in metrics)
+        lines = [f"{row['codec']:<10}{row['setting']!s:>6}{row['bpp']:>10.4f} bpp" + "".join(
+            f"{metric.marked:>18} {shown(row[metric.name], metric.digits)}" for metric in metrics)
             for row in facts["averages"]]
+        return [*lines, *filter(None, (losses(metrics),))]
     lines = [f"the best at our rate or up to {SLACK:.0%} more, or else the next above it (bits per "
              "pixel in brackets)",
              f"{'':<10}" + "".join(f"{metric.marked:>24}" for metric in metrics)]
