@@ -50,7 +50,7 @@ from unimic.codec.errors import CorruptData, InvalidInput, UnknownModel
 from unimic.codec.order import REVEALED, reveal_groups
 from unimic.codec.proof import METADATA
 from unimic.codec.store import ModelStore
-from unimic.edge.seams import adjusted
+from unimic.edge.seams import adjusted, covered
 
 SMALL = ImageEntropyConfig(groups=12, width=32, heads=2, content_layers=1, query_layers=2,
                            hidden=32, pairs=4)
@@ -244,6 +244,34 @@ def test_the_refiner_learns_on_what_the_client_shows(box: tuple[int, int, int, i
     shown = after + joining.continued(before - after, torch.from_numpy(made))
     expected = np.where(made[..., None], adjusted(new, old, made), old)
     np.testing.assert_allclose(255 * shown[0].permute(1, 2, 0), expected, atol=0.51)
+    hidden = joining.covered(before, torch.from_numpy(made))
+    np.testing.assert_allclose(255 * hidden[0].permute(1, 2, 0), covered(old, made), atol=0.51)
+
+
+@pytest.mark.parametrize(("box", "sees"), [
+    ((0, 0, 14, 4), (0, 4, 14, 14)), ((0, 10, 14, 14), (0, 0, 14, 10)),
+    ((0, 0, 3, 14), (3, 0, 14, 14)), ((9, 0, 14, 14), (0, 0, 9, 14)),
+    ((3, 4, 9, 8), None), ((0, 0, 5, 5), None)])
+def test_tokens_around_a_part_know_nothing_of_it(
+        box: tuple[int, int, int, int], sees: tuple[int, int, int, int] | None) -> None:
+    torch.manual_seed(0)
+    tokenizer, side = ImageTokenizer().eval(), train_painter.SIDE
+    top, left, bottom, right = box
+    hole = torch.zeros(side, side, dtype=torch.bool)
+    hole[top:bottom, left:right] = True
+    part = train_painter.Part((top, bottom), (left, right), hole)
+    images = torch.rand(2, 3, 16 * side, 16 * side)
+    other = torch.where(part.pixels, torch.rand_like(images), images)
+    with torch.no_grad():
+        codes, same = (train_painter.tokens_around(tokenizer, x, part) for x in (images, other))
+        assert codes.shape == (2, side, side)
+        assert torch.equal(codes[:, ~hole], same[:, ~hole])
+        assert not torch.equal(tokenizer.encode(images)[:, ~hole],
+                               tokenizer.encode(other)[:, ~hole])
+        if sees:
+            y, x = slice(sees[0], sees[2]), slice(sees[1], sees[3])
+            cut = images[:, :, 16 * y.start:16 * y.stop, 16 * x.start:16 * x.stop]
+            assert torch.equal(codes[:, y, x], tokenizer.encode(cut))
 
 
 def test_one_crop_in_ten_is_of_a_drawing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

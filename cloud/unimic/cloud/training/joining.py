@@ -1,4 +1,4 @@
-"""New pixels joined to old ones as the client does it (`unimic.edge.seams`), with gradients."""
+"""What the client does with pixels where there is a hole (`unimic.edge.seams`), on tensors."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import Tensor
 
 from unimic.cloud.models.refiner import Refiner
 from unimic.cloud.training.loop import autocast
-from unimic.codec.reflection import reflection
+from unimic.codec.reflection import REACH, reflection
 
 
 def joined(new: Tensor, old: Tensor, hole: Tensor, refiner: Refiner) -> Tensor:
@@ -44,6 +44,19 @@ def continued(lost: Tensor, hole: Tensor) -> Tensor:
     return torch.where(made > 0, into, lost)
 
 
+def covered(pixels: Tensor, hole: Tensor) -> Tensor:
+    """Pixels ``(B, 3, H, W)`` of which those in a hole, bool ``(H, W)``, go on from around it."""
+    y, x = (slice(max(0, int(at.min()) - REACH), int(at.max()) + 1 + REACH)
+            for at in hole.nonzero().unbind(1))
+    near, unseen = pixels[:, :, y, x], hole[y, x]
+    made = unseen.to(pixels)[None, None]
+    smooth = pull_push(near * (1 - made), 1 - made)
+    images, close = mirrored(near, unseen)
+    whole = pixels.clone()
+    whole[:, :, y, x] = torch.where(made > 0, smooth + close * (images - smooth), near)
+    return whole
+
+
 def pull_push(values: Tensor, weights: Tensor) -> Tensor:
     """Values as far as their weights go, and what is around them for the rest."""
     height, width = values.shape[2:]
@@ -57,9 +70,9 @@ def pull_push(values: Tensor, weights: Tensor) -> Tensor:
     return weights * values + (1 - weights) * finer
 
 
-def mirrored(lost: Tensor, hole: Tensor) -> tuple[Tensor, Tensor]:
-    """What was lost at the mirror images of a hole's pixels, and how close they are."""
+def mirrored(values: Tensor, hole: Tensor) -> tuple[Tensor, Tensor]:
+    """What there is at the mirror images of a hole's pixels, and how close they are."""
     seen = reflection(hole.numpy())
-    close = torch.from_numpy(seen.closeness).to(lost).expand_as(lost[:, :1])
-    rows, columns = (torch.from_numpy(at).to(lost.device) for at in (seen.rows, seen.columns))
-    return lost[:, :, rows, columns], close
+    close = torch.from_numpy(seen.closeness).to(values).expand_as(values[:, :1])
+    rows, columns = (torch.from_numpy(at).to(values.device) for at in (seen.rows, seen.columns))
+    return values[:, :, rows, columns], close

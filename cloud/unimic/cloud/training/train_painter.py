@@ -5,8 +5,9 @@ the refinement network to join that to the pixels around it.
         --tokenizer TOKENIZER --out OUT --minutes 75
 
 Of the model only the painter (`unimic.cloud.models.compact.Painter`) learns: the rest of it, and so
-all its other tasks, and the image tokenizer stay as they are. A part of each image is hidden. What
-the painter puts there is decoded, joined to the pixels around it as the client does, refined
+all its other tasks, and the image tokenizer stay as they are. A part of each image is hidden, in
+half of the steps before the image is tokenized, so that no token knows of it. What the painter puts
+there is decoded, joined to the pixels around it as the client does, refined
 (`unimic.cloud.models.refiner`) and compared with the pixels that were there, by the losses of
 `unimic.cloud.training.fidelity`. The discriminator is needed: LPIPS alone is served best by curls
 that nobody would take for a photo. Some images keep their tokens, so that the refiner also learns
@@ -26,11 +27,12 @@ from torch import Tensor, nn
 
 from unimic.cloud.backends.compact import load_weights
 from unimic.cloud.models.compact import PROMPT, Block, Compact, Painter
+from unimic.cloud.models.image_tokenizer import ImageTokenizer
 from unimic.cloud.models.refiner import Refiner
 from unimic.cloud.training.command import command, count
 from unimic.cloud.training.data import training_images
 from unimic.cloud.training.fidelity import Fidelity
-from unimic.cloud.training.joining import joined
+from unimic.cloud.training.joining import covered, joined
 from unimic.cloud.training.loop import (
     Average,
     Run,
@@ -49,6 +51,7 @@ from unimic.codec.tokens import PITCH
 SIDE = 14  # tokens of an image, each way: photos of 224 pixels are not enlarged
 MARGIN = 3  # tokens around what is hidden that are decoded with it
 GIVEN = 0.15  # of the images keep their own tokens
+UNKNOWN = 0.5  # of the steps hide a part before the tokenizer sees the image
 SMALLEST = 64  # pixels a side that the perceptual networks see
 STEP = 16  # they see multiples of it: a GPU plans its convolutions anew for each new size
 ADVERSARIAL = 0.3  # see `Fidelity`
@@ -84,6 +87,11 @@ class Part:
         y, x = (slice(cut.start * cell, cut.stop * cell) for cut in self.window)
         return values[:, :, y, x]
 
+    @property
+    def pixels(self) -> Tensor:
+        """The hole, bool ``(SIDE · PITCH, SIDE · PITCH)``."""
+        return self.hole.repeat_interleave(PITCH, 0).repeat_interleave(PITCH, 1)
+
     def inside(self, pixels: Tensor) -> Tensor:
         """The part in ``(B, C, h, w)``, the pixels of its window."""
         y, x = (slice((first - cut.start) * PITCH, (end - cut.start) * PITCH)
@@ -110,6 +118,24 @@ def hidden_part() -> Part:
             corner.append(random.choice([slice(first, first + size), slice(end - size, end)]))
         hole[tuple(corner)] = False
     return Part(rows, columns, hole)
+
+
+def tokens_around(tokenizer: ImageTokenizer, images: Tensor, part: Part) -> Tensor:
+    """Tokens ``(B, SIDE, SIDE)`` as the client makes them of images whose part it does not show; in
+    the hole they mean nothing.
+
+    It covers a hole (`unimic.edge.seams.covered`), but of a picture that is to be extended there is
+    no more than what it has.
+    """
+    sides = [(0, first) if end == SIDE else (end, SIDE) for first, end in (part.rows, part.columns)
+             if (first, end) != (0, SIDE)]
+    if len(sides) == 1 and part.hole.sum() == part.hole[slice(*part.rows),
+                                                        slice(*part.columns)].numel():
+        (first, end), dim = sides[0], 2 if part.columns == (0, SIDE) else 3
+        codes = tokenizer.encode(images.narrow(dim, first * PITCH, (end - first) * PITCH))
+        beside = (first, SIDE - end)
+        return F.pad(codes, beside if dim == 3 else (0, 0, *beside))
+    return tokenizer.encode(covered(images, part.pixels))
 
 
 def rescaled(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
@@ -194,7 +220,9 @@ def main(argv: list[str] | None = None) -> None:
         given = torch.rand(args.batch, 1, 1, 1, device=device) < GIVEN
         with autocast(device):
             with torch.no_grad():
-                codes = tokenizer.encode(real)
+                own = codes = tokenizer.encode(real)
+                if random.random() < UNKNOWN:
+                    codes = torch.where(hidden, own, tokens_around(tokenizer, real, part))
                 features, _ = model.look(codes, hidden, prompt)
             latents = painter(features, (SIDE, SIDE))
             digits = torch.where(hidden.unsqueeze(1) & ~given, quantizer.digits(latents),
@@ -202,9 +230,8 @@ def main(argv: list[str] | None = None) -> None:
             seen = part.around(quantizer.normalise(digits))
             new = tokenizer.decoder(seen.contiguous(memory_format=torch.channels_last)).float()
         old = part.around(real, PITCH)
-        hole = part.hole[part.window]
-        fake = joined(new, old, hole.repeat_interleave(PITCH, 0).repeat_interleave(PITCH, 1),
-                      refiner)
+        hole = part.around(part.pixels[None, None], PITCH)[0, 0]
+        fake = joined(new, old, hole, refiner)
         fake, true = part.inside(fake), part.inside(old)
         gradient, losses = fidelity.gradient(fake, true, rescaled(fake, true))
         # The gradient of the pixels is all that the networks need to know of the losses.
