@@ -129,8 +129,7 @@ def tokens_around(tokenizer: ImageTokenizer, images: Tensor, part: Part) -> Tens
     """
     sides = [(0, first) if end == SIDE else (end, SIDE) for first, end in (part.rows, part.columns)
              if (first, end) != (0, SIDE)]
-    if len(sides) == 1 and part.hole.sum() == part.hole[slice(*part.rows),
-                                                        slice(*part.columns)].numel():
+    if len(sides) == 1 and part.hole[slice(*part.rows), slice(*part.columns)].all():
         (first, end), dim = sides[0], 2 if part.columns == (0, SIDE) else 3
         codes = tokenizer.encode(images.narrow(dim, first * PITCH, (end - first) * PITCH))
         beside = (first, SIDE - end)
