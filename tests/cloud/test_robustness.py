@@ -773,6 +773,19 @@ async def test_one_bad_request_of_a_batch_fails_alone(serve):
         assert "operator" in str(results[3])
 
 
+async def test_a_name_of_which_one_address_is_taken(monkeypatch):
+    """gRPC would listen on the other, and clients of the name reach somebody else."""
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        monkeypatch.setattr("socket.getaddrinfo", lambda *_, **__: [
+            (socket.AF_INET6, socket.SOCK_STREAM, 0, "", ("2001:db8::1", port, 0, 0)),
+            (socket.AF_INET, socket.SOCK_STREAM, 0, "", ("127.0.0.1", port))])
+        with pytest.raises(InvalidInput, match=f"cannot listen on localhost:{port}"):
+            await fake_server(host="localhost", port=port).start()
+
+
 async def test_sessions_are_limited(serve):
     async with serve(sessions=2) as address, AsyncClient(address, models=fake_models()), \
             AsyncClient(address, models=fake_models()):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import signal
+import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -132,6 +134,20 @@ def _tells_of_more_than_garbage(record: logging.LogRecord) -> bool:
     return not (record.exc_info and isinstance(record.exc_info[1], DecodeError))
 
 
+def _check_free(host: str, port: int) -> None:
+    """Raise `OSError` where one of a name's addresses is taken: gRPC is content with the others,
+    and clients would reach whoever has that one."""
+    for family, kind, protocol, _, address in socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM):
+        try:
+            with socket.socket(family, kind, protocol) as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                probe.bind(address)
+        except OSError as error:  # others are of what the machine has not, such as IPv6
+            if error.errno == errno.EADDRINUSE:
+                raise
+
+
 class Server:
     """A server on the running event loop: ``start``, then ``stop`` or ``run_until_signal``."""
 
@@ -163,9 +179,10 @@ class Server:
         address = f"[{host}]" if ":" in host else host
         wanted = f"{address}:{self._options.port}"
         try:
+            _check_free(host, self._options.port)
             port = (self._server.add_secure_port(wanted, tls.credentials()) if tls
                     else self._server.add_insecure_port(wanted))
-        except RuntimeError:
+        except (OSError, UnicodeError, RuntimeError):
             port = 0
         if not port:
             raise InvalidInput("--host, --port", f"cannot listen on {wanted}",
