@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import copy
+import socket
 import threading
 import time
 import zlib
@@ -220,6 +221,12 @@ def fake_server(backend: EchoBackend | None = None, coder: FakeCoder | None = No
                 **options) -> Server:
     return Server(backend or EchoBackend(), coder or FakeCoder(), FakeText(), limits or Limits(),
                   ServerOptions(**{"port": 0, **options}), metrics)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
 
 
 def main() -> None:

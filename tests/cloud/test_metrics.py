@@ -10,7 +10,15 @@ import urllib.request
 
 import grpc
 import pytest
-from fake_backend import SPACE, EchoBackend, FakeCoder, FakeText, draw, fake_models
+from fake_backend import (
+    SPACE,
+    EchoBackend,
+    FakeCoder,
+    FakeText,
+    draw,
+    fake_models,
+    free_port,
+)
 from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -32,12 +40,6 @@ def scrape(port: int) -> dict[str, float]:
         families = text_string_to_metric_families(page.read().decode())
     return {" ".join((sample.name, *sample.labels.values())): sample.value
             for family in families for sample in family.samples}
-
-
-def free_port() -> int:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return int(taken.getsockname()[1])
 
 
 async def test_sessions_and_requests_are_counted(serve):

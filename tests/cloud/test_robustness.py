@@ -35,6 +35,7 @@ from fake_backend import (
     draw,
     fake_models,
     fake_server,
+    free_port,
     reply,
 )
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -240,12 +241,6 @@ async def test_silence_is_noticed(serve, monkeypatch):
                 await call
             await until(lambda: backend.cancelled)
         relaying.close()
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 # ── clients that vanish, give up, or are slow ─────────────────────────────────────────────────

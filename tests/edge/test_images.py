@@ -7,6 +7,7 @@ import os
 import struct
 import zlib
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 
 import numpy as np
 import pytest
@@ -169,8 +170,9 @@ def test_what_is_no_source(tmp_path: Path) -> None:
     path = tmp_path / "notes.txt"
     path.write_text("words")
     path.with_suffix(".png").write_bytes(b"\xff\xfe\xfd")
-    with path.open() as text, path.with_suffix(".png").open() as binary:
-        for source in text, binary:
+    with path.open() as text, path.with_suffix(".png").open() as binary, \
+            NamedTemporaryFile("w+") as wrapped:  # which is no `io.TextIOBase`
+        for source in text, binary, wrapped:
             with pytest.raises(InvalidInput, match="open as text"):
                 load_image(source)
         for source in (None, 7, np.asarray(colours()), [1, 2], text):

@@ -121,6 +121,7 @@ def test_a_folder_may_hold_more_than_pictures(
     monkeypatch.chdir(tmp_path)
     Path("folder").mkdir()
     Path("folder", "photo.PNG").write_bytes(files[0].read_bytes())
+    Path("folder", "more.png").mkdir()
     for other in "README", "notes.md", "photo.umc":
         Path("folder", other).write_text("no picture")
     assert measure("folder", "--codecs", "jpeg:10", "--metrics", "psnr", "--json", "x.json",

@@ -29,6 +29,9 @@ class TextTokenizer:
     Args:
         path: of the ``tokenizer.json``.
 
+    Attributes:
+        longest: bytes of the longest token.
+
     Raises:
         UnknownModel: there is no such file.
         CorruptData: the file is not a byte-level BPE with the marker as id 0.
@@ -63,16 +66,12 @@ class TextTokenizer:
             ]
         except KeyError as error:
             raise _broken(path, "is not byte-level") from error
+        self.longest = max(map(len, self._bytes))
 
     @property
     def size(self) -> int:
         """Number of ids, the marker included."""
         return len(self._bytes)
-
-    @property
-    def longest(self) -> int:
-        """Bytes of the longest token."""
-        return max(map(len, self._bytes))
 
     def encode(self, text: str) -> Codes:
         """Ids of ``text``: int32 ``(n,)``, each in ``[1, size)``; the empty string has none.

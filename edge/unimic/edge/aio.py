@@ -7,7 +7,7 @@ import math
 import weakref
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from time import perf_counter
 from types import TracebackType
 from typing import Any, ParamSpec, TypeVar
@@ -396,6 +396,7 @@ class AsyncClient:
         photo = load_image(image)
         view = View(0, 0, photo.width, photo.height)
 
+        @cache
         def area(pitch: int) -> Mask | None:
             size = (photo.width, photo.height, pitch)
             return None if hole is None else find_region(hole, view, size, "hole").tokens
@@ -403,8 +404,8 @@ class AsyncClient:
         if budget is None:
             pitch = coder.space.pitch(quality)
             check_size(photo.width, photo.height, pitch, limits.max_tokens)
-            unsent = area(pitch)
-            packed = pack_image(coder, images.encode(photo, pitch, unsent), hole=unsent, raw=raw)
+            grid = images.encode(photo, pitch, area(pitch))
+            packed = pack_image(coder, grid, hole=area(pitch), raw=raw)
         elif raw:
             raise InvalidInput("budget", "needs an entropy model that both sides hold",
                                "install the server's models, or leave it out")
@@ -412,7 +413,7 @@ class AsyncClient:
             packed = pack_photo_within(
                 coder, images, photo, budget, most_tokens=limits.max_tokens,
                 most_task_tokens=limits.max_task_tokens, hole=area)
-            unsent = area(packed.grid.pitch)
+        unsent = area(packed.grid.pitch)
         packed_hole = None if unsent is None else pack_mask(unsent, *packed.grid.size)
         return packed, packed_hole, Canvas(packed.grid, self._models, np.asarray(photo)), view
 

@@ -111,12 +111,19 @@ def read_bytes(source: FileSource, *, name: str | None = None,
     return data
 
 
+def _part(file: BinaryIO, most: int) -> object:
+    try:
+        return file.read(most)
+    except UnicodeDecodeError:  # it is open as text, which these bytes are not
+        return ""
+
+
 def _read(file: BinaryIO) -> bytes:
     """One byte more than is allowed, or all; an unbuffered pipe gives some at a time."""
-    if isinstance(file, io.TextIOBase):
-        raise ValueError("it is open as text, not as bytes")
     data = bytearray()
-    while (part := file.read(MAX_FILE_BYTES + 1 - len(data))) != b"":
+    while (part := _part(file, MAX_FILE_BYTES + 1 - len(data))) != b"":
+        if isinstance(part, str):
+            raise ValueError("it is open as text, not as bytes")
         if not isinstance(part, Bytes):  # None is what a pipe that does not wait says
             raise ValueError(f"reading gives {part!r:.40}, not bytes")
         data += part

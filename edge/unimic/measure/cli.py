@@ -512,7 +512,8 @@ def _files(paths: list[Path]) -> list[Path]:
         try:
             path.stat()
             found = [path] if not path.is_dir() else sorted(
-                file for file in path.iterdir() if file.suffix.lower() in endings)
+                file for file in path.iterdir()
+                if file.suffix.lower() in endings and file.is_file())
         except OSError as error:
             raise InvalidInput(str(path), f"cannot be read ({error.strerror})", _NAME) from error
         if not found:
