@@ -6,7 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
-import threading
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import entry_points
 from pathlib import Path
 
@@ -78,18 +78,29 @@ def test_training_images_become_the_same_tokens(checkpoint, models):
     assert (codes == models.images.encode(photo(64, 48)).codes).all()
 
 
-def test_an_entropy_model_for_its_tokens(checkpoint, exported, tiny_data, tmp_path):
+def test_an_entropy_model_for_its_tokens(
+    checkpoint, exported, tiny_data, tmp_path, monkeypatch,
+):
     magvit, grids, out = (str(checkpoint.parent / "magvitv2"), str(tmp_path / "grids"),
                           tmp_path / "runs")
     own = tmp_path / "store"
     shutil.copytree(exported.folder, own)
     text = str(own / "text-tokenizer" / "tokenizer.json")
     tokenize_images.main(["--data", str(tiny_data), "--tokenizer", magvit, "--out", grids])
-    before = threading.active_count()
+    makers: list[ThreadPoolExecutor] = []
+
+    def maker(threads: int) -> ThreadPoolExecutor:
+        makers.append(ThreadPoolExecutor(threads))
+        return makers[-1]
+
+    monkeypatch.setattr(train_image_entropy, "ThreadPoolExecutor", maker)
     train_image_entropy.main([
         "--data", str(tiny_data), "--image-tokenizer", magvit, "--text-tokenizer", text,
         "--out", str(out), "--minutes", "0.001", "--batch", "2"])
-    assert threading.active_count() == before
+    assert makers
+    for ended in makers:
+        with pytest.raises(RuntimeError, match="after shutdown"):
+            ended.submit(int)
     export.main(["image-entropy", "--checkpoint", str(out / "checkpoint.pt"), "--grids", grids,
                  "--store", str(own), "--command", "test", "--data", "test"])
     coder = load_coder(ModelStore(own))
