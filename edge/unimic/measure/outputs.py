@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import sys
@@ -13,7 +14,10 @@ from typing import Any
 import numpy as np
 
 from unimic.codec.errors import InvalidInput
-from unimic.edge.console import check_output
+from unimic.edge.console import PIPE, check_output, report, write_output
+
+RESULTS = Path("results.json")
+"""Where they go if nothing else is said."""
 
 
 def check(options: Mapping[str, Path | None], force: bool, more: Mapping[str, Path] | None = None
@@ -60,3 +64,47 @@ def for_results() -> Iterator[None]:
 def as_json(value: Any, indent: int | None = None) -> str:
     """JSON in ASCII, for names of files need be no UTF-8; NumPy's numbers are numbers."""
     return json.dumps(value, indent=indent, default=np.generic.item)
+
+
+def journal_path(results: Path) -> Path:
+    """Beside the results; where these go to standard output, beside where else they would be."""
+    beside = RESULTS if str(results) == PIPE else results
+    return beside.parent / f"{beside.stem}.jsonl"
+
+
+def write(args: argparse.Namespace, facts: dict[str, Any], lines: list[str], page: str,
+          plots: Mapping[str, str]) -> None:
+    """Write the files, then print the figures, unless one of the files is standard output.
+
+    Whether files may be overwritten is known by now. Plots of an earlier run are replaced like its
+    report.
+    """
+    if args.json:
+        write_output(str(args.json), as_json(facts, indent=1).encode(), force=True)
+    if args.report:
+        write_output(str(args.report), page.encode(errors="replace"), force=True)
+    for name, drawing in plots.items():
+        write_output(str(args.plots / f"{name}.svg"), drawing.encode(), force=True)
+    if PIPE not in (str(args.json), str(args.report)):
+        print("\n".join(lines))
+
+
+def tell(args: argparse.Namespace, facts: dict[str, Any]) -> None:
+    """Print figures, as JSON where that is asked for."""
+    report(args, facts, answer="\n".join(_table(facts)))
+
+
+def _table(facts: dict[str, Any]) -> list[str]:
+    from unimic.measure.html import shown
+
+    lines = []
+    for title, figures in facts.items():
+        lines.append(title)
+        for name, value in figures.items():
+            if isinstance(value, dict):
+                lines += [f"  {name.replace('_', ' ')}: {inner} {number:.3f}"
+                          for inner, number in value.items()]
+            else:
+                cell = shown(value, 3 if isinstance(value, float) else None)
+                lines.append(f"  {name.replace('_', ' '):<40} {cell:>12}")
+    return lines
