@@ -115,7 +115,7 @@ class Layout:
 
     def queries(self, place: Integers, group: Integers) -> Rows:
         """Rows that ask for the token at their position."""
-        first = self.start_row - self.groups + np.minimum(group - 1, self.groups - 1)
+        first = self.start_row - self.groups + group - 1
         second = np.full(len(place), self.empty_row, np.int64)
         return Rows(first, second, place, group)
 
