@@ -400,6 +400,24 @@ def test_two_runs_at_once_do_not_write_one_journal(tmp_path: Path) -> None:
     first.close()
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="nothing is locked there")
+def test_two_runs_do_not_go_on_with_one_journal(tmp_path: Path) -> None:
+    path = tmp_path / "j.jsonl"
+    row: run.Row = {"image": "a", "codec": "jpeg", "setting": 1, "content": ""}
+    first = Journal(path, {}, {}, resume=False)
+    first.add(row)
+    with pytest.raises(InvalidInput, match="written by another run"):
+        Journal(path, {}, {}, resume=True)
+    anew = Journal(path, {}, {}, resume=False, force=True)
+    with pytest.raises(InvalidInput, match="written by another run"):
+        anew.add(row)
+    first.add(row | {"setting": 2})
+    first.close()
+    again = Journal(path, {}, {}, resume=True)
+    assert len(again.rows) == 2
+    again.close()
+
+
 def test_a_run_that_does_not_begin_leaves_the_journal_as_it_was(tmp_path: Path) -> None:
     path = tmp_path / "j.jsonl"
     Journal(path, {}, {}, resume=False).close()

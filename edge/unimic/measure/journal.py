@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import zlib
 from collections.abc import Mapping
 from dataclasses import replace
@@ -22,6 +23,9 @@ from unimic.measure.codecs import Setting
 from unimic.measure.metrics import METRICS, Features
 from unimic.measure.outputs import as_json
 from unimic.measure.run import Row, Task, family
+
+if sys.platform != "win32":
+    import fcntl
 
 WIDTH = 2048  # features of a crop
 FEATURES = ".features"  # of the file beside a journal
@@ -41,7 +45,8 @@ class Journal:
         rows: what is known of each measurement, by the key of its task.
 
     Raises:
-        InvalidInput: the file exists, and neither is set, or other versions made it.
+        InvalidInput: the file exists, and neither is set, other versions made it, or another run
+            writes it.
     """
 
     def __init__(self, path: Path, versions: Mapping[str, str],
@@ -50,12 +55,18 @@ class Journal:
         self.rows: dict[tuple[str, str, Setting], Row] = {}
         self._path, self._features = path, path.with_suffix(FEATURES)
         self._made_by = {"made_by": versions, "codecs": codecs}
-        self._mode: Literal["w", "a", "x"] = "w" if force else "a" if path.exists() else "x"
         self._file: TextIO | None = None
-        if self._mode == "a":
+        self._begun = False
+        self._anew = force
+        if path.exists() and not force:
             if not resume:
                 raise _exists(path)
-            self._read(path, versions, codecs)
+            self._file = self._open("a")
+            try:
+                self._read(path, versions, codecs)
+            except InvalidInput:
+                self._file.close()
+                raise
 
     def _read(self, path: Path, versions: Mapping[str, str],
               codecs: Mapping[str, Mapping[str, str]]) -> None:
@@ -92,20 +103,30 @@ class Journal:
     def add(self, row: Row) -> None:
         """Keep a row; the first one makes the file, or takes the place of what was there."""
         if self._file is None:
-            self._file = self._open()
+            self._file = self._open("a" if self._anew else "x")
+            self._file.truncate(0)
+            self._features.unlink(missing_ok=True)
+        if not self._begun:
             self._write(self._file, self._made_by)
+            self._begun = True
         self._learn(row)
         self._write(self._file, {
             name: self._kept(value) if isinstance(value, np.ndarray) else value
             for name, value in row.items()})
 
-    def _open(self) -> TextIO:
+    def _open(self, mode: Literal["a", "x"]) -> TextIO:
+        """The file, for this run alone where the system can see to that."""
         try:
-            file = self._path.open(self._mode, encoding="utf-8")
+            file = self._path.open(mode, encoding="utf-8")
         except FileExistsError as error:  # another run was sooner
             raise _exists(self._path) from error
-        if self._mode != "a":
-            self._features.unlink(missing_ok=True)
+        if sys.platform != "win32":
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                file.close()
+                raise InvalidInput(str(self._path), "is being written by another run",
+                                   "wait for it, or use another name") from error
         return file
 
     def _write(self, file: TextIO, line: Mapping[str, Any]) -> None:
