@@ -2,7 +2,7 @@
 
 A byte-level BPE: text is cut into bytes, frequent runs of bytes are one token, every single byte is
 one too. So each Unicode string has tokens, without an unknown token and without a normaliser, and
-the tokens give back the very same string. Id 0 marks the beginning and the end of a text for the
+the tokens give back the very same string. Id 0 marks the beginning of a text for the
 models; it stands for no text, and `TextTokenizer.encode` never returns it.
 """
 

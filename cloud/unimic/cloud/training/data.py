@@ -1,7 +1,7 @@
 """Reading the training data: tar shards of images, caption and question files.
 
-The layout is that of ``data/README.md`` beside the shards: ``NAME-00.tar`` …, the captions as
-JSON lines, question–answer pairs as CSV, text as gzip. Splits are kept here, in one place: nothing
+A folder has images in shards ``NAME-00.tar`` …, the captions as JSON lines, question–answer pairs
+as CSV, text as gzip. Splits are kept here, in one place: nothing
 that trains can reach a test image by accident.
 """
 
