@@ -108,7 +108,11 @@ async def test_a_server_of_another_space():
             pass
 
 
-async def test_a_server_that_refuses_before_it_listens(monkeypatch):
+@pytest.mark.parametrize(("status", "reason"), [
+    (grpc.StatusCode.RESOURCE_EXHAUSTED, "RESOURCE_EXHAUSTED: is full; try again later"),
+    (grpc.StatusCode.OK, "OK: the server ended the session; connect again"),
+])
+async def test_a_server_that_ends_before_it_listens(monkeypatch, status, reason):
     """gRPC may tell who writes that there was an internal error, and not why the stream ended."""
     write = grpc.aio._call.StreamStreamCall.write
 
@@ -120,9 +124,10 @@ async def test_a_server_that_refuses_before_it_listens(monkeypatch):
 
     class Server(MultimodalServicer):
         async def Session(self, messages, context):
-            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "is full")
+            if status is not grpc.StatusCode.OK:
+                await context.abort(status, "is full")
 
     monkeypatch.setattr(grpc.aio._call.StreamStreamCall, "write", late)
     async with address_of(Server()) as address:
-        with pytest.raises(ServiceError, match="RESOURCE_EXHAUSTED: is full; try again later"):
+        with pytest.raises(ServiceError, match=reason):
             await AsyncClient(address, models=fake_models()).connect()

@@ -58,6 +58,7 @@ class ServiceError(UnimicError):
         self.status, self.details = status, details
 
 
+_ENDED = "the server ended the session"
 _REMEDIES = {
     grpc.StatusCode.UNAVAILABLE: "check that the service runs there, its TLS, and whether it "
                                  "asks for a client's certificate, and connect again",
@@ -274,8 +275,7 @@ class Connection:
         try:
             while isinstance(message := await self._stream.read(), pb.ServerMessage):
                 self._receive(message)
-            lost = ServiceError(self.address, await self._stream.code(),
-                                "the server ended the session")
+            lost = ServiceError(self.address, await self._stream.code(), _ENDED)
         except grpc.aio.AioRpcError as error:
             lost = self._loss(error)
         except Exception as error:
@@ -297,8 +297,10 @@ class Connection:
         self._ended = now(stream.code()), now(stream.details()) or ""
 
     def _loss(self, error: grpc.aio.AioRpcError) -> ServiceError:
-        return ServiceError(self.address,
-                            *(self._ended or (error.code(), error.details() or "")))
+        """Why the stream has ended; one without an error may end while something is written."""
+        status, details = self._ended or (error.code(), error.details() or "")
+        return ServiceError(self.address, status,
+                            _ENDED if status is grpc.StatusCode.OK else details)
 
     def _receive(self, message: pb.ServerMessage) -> None:
         kind = message.WhichOneof("message")
