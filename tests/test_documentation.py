@@ -23,6 +23,7 @@ def find_blocks(page: str) -> list[tuple[str, str]]:
 
 
 PAGES = sorted((ROOT / "docs").glob("*.md"))
+LINKING = [*ROOT.glob("*.md"), *PAGES, *(ROOT / "codec/unimic/codec/models").glob("*/README.md")]
 # Of `python -m unimic…`: the module and the rest, up to the end of the line or of the code.
 TRAININGS = sorted({(module, rest) for page in PAGES for module, rest in re.findall(
     r"python -m (unimic\.cloud\.training\.\w+)((?:\\\n|[^`\n])*)",
@@ -50,10 +51,28 @@ def test_examples_run(page: str, made: tuple[str, ...], wide: int, said: str,
     assert names["wide"].image.size == (wide, 176)  # type: ignore[attr-defined]
 
 
-def test_files_that_it_names_exist() -> None:
-    for target in re.findall(r"\]\(([^)#]+)\)", README):
-        if not target.startswith("http"):
-            assert (ROOT / target).exists(), target
+def prose(page: Path) -> str:
+    """A page without its blocks of code, each of which ends."""
+    text = page.read_text(encoding="utf-8")
+    assert not len(re.findall(r"^```", text, re.MULTILINE)) % 2, f"{page}: a block has no end"
+    return re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE)
+
+
+def anchors(page: Path) -> set[str]:
+    """What links may name in a page: its titles as GitHub turns them into addresses."""
+    titles = re.findall(r"^#+ (.*)", prose(page), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("page", LINKING, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", prose(page)):
+        if target.startswith("http"):
+            continue
+        name, _, anchor = target.partition("#")
+        there = page.parent / name if name else page
+        assert there.exists(), target
+        assert not anchor or anchor in anchors(there), target
 
 
 def test_commands_that_documents_name_parse() -> None:
