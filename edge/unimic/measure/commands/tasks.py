@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from unimic.codec.errors import InvalidInput
-from unimic.edge.console import picture_bytes, progress, write_output
+from unimic.edge.console import HelpFormatter, picture_bytes, progress, write_output
 from unimic.measure import machine, outputs
 from unimic.measure.commands.options import codec_families, comma_list, service_options
 
@@ -22,7 +22,7 @@ def add(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the action."""
     tasks = actions.add_parser(
         "tasks", help="answers, captions, inpainting and drawings, judged", epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter, parents=[service_options()],
+        formatter_class=HelpFormatter, parents=[service_options()],
         description="Give a service the tasks of test sets: the questions of easy-VQA and of "
         "DAQUAR, photos of Flickr8k to describe, to inpaint and to make from their captions, and "
         "drawings to make. What it says about tokens stands beside what it says about pictures "
