@@ -254,6 +254,10 @@ def test_entropy_of_little(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert [name for name in facts if name.startswith("texts")] == [f"texts {p}" for p in texts]
     measure("entropy", "--images", tiny)
     assert " –\n" in capsys.readouterr().out
+    measure("entropy", "--texts", texts[0])
+    printed = capsys.readouterr().out
+    assert "bits per character: zlib " in printed
+    assert len({len(line) for line in printed.splitlines()[1:]}) == 1  # figures in one column
 
 
 def test_nothing_to_measure(tmp_path: Path) -> None:
