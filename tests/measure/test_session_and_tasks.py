@@ -282,6 +282,7 @@ def test_session_report(metric: str) -> None:
     lines = "\n".join(session_report.text(facts))
     report = session_report.html(facts)
     assert "jpeg 5 1,600 5.0 3,200 10.0 6,400 20.0" in re.sub(" +", " ", lines)
+    assert "axes need not begin at 0" in report
     for times in "5.0", "10.0", "20.0":
         assert f">{times}<" in report
     assert ("no evidence" in lines) == ("no evidence" in report) == (metric == "lpips-alex")

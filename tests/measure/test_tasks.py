@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import re
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -19,7 +20,7 @@ from unimic.codec.errors import InvalidInput
 from unimic.codec.store import ModelStore
 from unimic.codec.tokens import TokenGrid
 from unimic.edge.images import load_image
-from unimic.measure import cli, codecs, metrics
+from unimic.measure import cli, codecs, html, metrics
 from unimic.measure.tasks import (
     answers,
     captions,
@@ -114,6 +115,16 @@ def drawing(colour: str, shape: str, size: int = 224, ground: str = "#eef4ff") -
 def plain(colour: str, **facts: Any) -> Subject:
     image = Image.new("RGB", (64, 64), colour)
     return Subject(colour, lambda: image, **facts)
+
+
+def assert_marks_are_explained(found: findings.Findings) -> None:
+    """Each training loss among the columns has its †, and both outputs say what that means."""
+    for column in found.columns:
+        if column.field in metrics.METRICS and metrics.METRICS[column.field].training_loss:
+            assert column.title.endswith(" †")
+    page = findings.html([found], "unimic", "machine", {})
+    for text in "\n".join(findings.text([found])), page:
+        assert re.search("† a .*training loss", text)
 
 
 def nobody(done: int, all_: int) -> None:
@@ -214,6 +225,8 @@ def test_answers_against_bits(broken: Subject) -> None:
     assert any("75.0" in line for line in findings.text([found]))
     page = findings.html([found], "unimic", "machine", {})
     assert "75.0" in page
+    assert "right, % (higher is better)" in page
+    assert html.AXES in page
     assert "broken" in page
 
 
@@ -300,6 +313,7 @@ def test_inpainting(square: Image.Image, broken: Subject) -> None:
     small = Subject("small", lambda: square.resize((100, 100)), captions=("a cup",))
     subjects = [broken, small, Subject("coffee", lambda: square, captions=("a cup",))]
     found = inpainting.measure(cloud, MODELS, subjects, samples, nobody)
+    assert_marks_are_explained(found)
     assert [row["picture"] for row in found.failed] == ["broken", "small"]
     for part in ("middle", "right"):
         rows = {row["method"]: row for row in found.rows if row["part"] == part}
@@ -373,6 +387,7 @@ def test_photos(square: Image.Image, broken: Subject) -> None:
     cloud: Any = Cloud(square)
     found = photos.measure(cloud, MODELS, [subjects[0], broken, small, subjects[1]], samples,
                            nobody)
+    assert_marks_are_explained(found)
     rows = {row["pictures"]: row for row in found.rows}
     assert rows["unimic"]["count"] == 2
     assert rows["unimic"]["kid"] < rows[photos.FLOOR]["kid"]  # photos beside tiny blocks of grey

@@ -74,6 +74,9 @@ for (const box of document.querySelectorAll(".legend input")) box.onchange = () 
 };
 """
 
+AXES = "Rates are logarithmic; value axes need not begin at 0."
+"""What to know of curves against rates."""
+
 
 @dataclass(frozen=True)
 class Column:

@@ -24,6 +24,7 @@ from unimic.measure.curves import (
     families,
 )
 from unimic.measure.html import (
+    AXES,
     Column,
     Drawing,
     Point,
@@ -126,7 +127,7 @@ def html(rows: Sequence[Row], facts: Row, metrics: Sequence[Metric], context: Co
         section("Rate and fidelity",
                 paragraph("Means over the pictures. A curve is the best that a codec reaches over "
                           "all its settings, with and without scaling; point at a dot to see which "
-                          "it is. Rates are logarithmic; value axes need not begin at 0."),
+                          f"it is. {AXES}"),
                 legend(series), "<div class=plots>",
                 *(drawing.figure() for drawing in _curves(means, metrics).values()), "</div>"),
         _bd_rates(facts, metrics, context.anchor),

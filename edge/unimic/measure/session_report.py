@@ -77,7 +77,7 @@ def html(facts: Row) -> str:
         section("Drift", paragraph(
             "The photo is edited again and again in its right half. Shown is the left half, which "
             "nobody edits, against the original: ours as the service holds it, in tokens; the "
-            "others' coded anew in every turn." + (
+            "others' coded anew in every turn. Value axes need not begin at 0." + (
                 " Means over the photos, of the codecs that did it with all." if several else "")),
             legend(codecs), "<div class=plots>",
             *(drawing.figure() for drawing in _curves(drift, metric).values()), "</div>",
