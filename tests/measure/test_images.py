@@ -574,6 +574,39 @@ def test_points_of_no_bits_are_left_out_of_logarithmic_plots() -> None:
     assert html.draw("t", "x", {"b": none})
 
 
+class _Lines(HTMLParser):
+    """The colours and dashes of each series, in legends and plots."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: dict[str, set[tuple[str | None, str | None]]] = {}
+        self._name = ""
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        given = dict(attrs)
+        self._name = given.get("data-series") or given.get("value") or self._name
+        if "stroke-dasharray" in given:
+            self.found.setdefault(self._name, set()).add(
+                (given["stroke"], given["stroke-dasharray"]))
+
+
+def test_curves_are_told_apart_without_colour() -> None:
+    """By their dashes, and the legend shows them, whatever the names and whichever are missing."""
+    names = ["unimic", "o'q\"<b>", *"cdefghijkl"]
+    curves = {name: [html.Point(i, i, "")] for i, name in enumerate(names)}
+    drawing = html.draw("t", "x", curves | {"d": []})
+    assert drawing
+    assert "d" not in drawing.names.values()
+    lines = _Lines()
+    lines.feed(html.page("t", [html.legend(names), drawing.figure()]))
+    assert [*lines.found] == names
+    (line, *others) = (line for (line,) in lines.found.values())  # one each: key and curve agree
+    assert line[1] == "none"
+    assert len({dashes for _, dashes in (line, *others[:8])}) == 9
+    assert len({line, *others}) == len(names)  # colours repeat, with other dashes
+    ElementTree.fromstring(drawing.file())
+
+
 def test_metrics(photo: Image.Image) -> None:
     judge = Judge(photo, ("psnr",))
     assert judge(photo)["psnr"] == 99

@@ -146,7 +146,7 @@ def html(rows: Sequence[Row], facts: Row, metrics: Sequence[Metric], context: Co
         made_with(context.versions,
                   *(paragraph(f"{metric.title}: {metric.source}.") for metric in metrics)),
     ]
-    return page("UniMIC: rate and fidelity", [part for part in sections if part], series)
+    return page("UniMIC: rate and fidelity", [part for part in sections if part])
 
 
 def text(facts: Row, metrics: Sequence[Metric]) -> list[str]:
@@ -223,8 +223,7 @@ def _lead(facts: Row, metrics: Sequence[Metric]) -> str:
 
 def plots(facts: Row, metrics: Sequence[Metric]) -> dict[str, str]:
     """The curves as SVG files, by metric."""
-    means = facts["averages"]
-    return {name: drawing.file(_names(means)) for name, drawing in _curves(means, metrics).items()}
+    return {name: drawing.file() for name, drawing in _curves(facts["averages"], metrics).items()}
 
 
 def _names(means: Sequence[Row]) -> list[str]:
@@ -235,10 +234,12 @@ def _names(means: Sequence[Row]) -> list[str]:
 def _curves(means: Sequence[Row], metrics: Sequence[Metric]) -> dict[str, Drawing]:
     drawings = {}
     for metric in metrics:
+        fronts = dict(families(means, metric.name, metric.higher))
         curves = {name: [Point(row["bpp"], row[metric.name],
                                f"{row['codec']} {row['setting']}: {row['bpp']:.4f} bpp, "
-                               f"{row[metric.name]:.{metric.digits}f}") for row in rows]
-                  for name, rows in families(means, metric.name, metric.higher)}
+                               f"{row[metric.name]:.{metric.digits}f}")
+                         for row in fronts.get(name, [])]
+                  for name in _names(means)}
         if drawing := draw(f"{metric.marked} ({metric.better} is better)", "bits per pixel (file)",
                            curves, bold=OURS, log_x=True):
             drawings[metric.name] = drawing

@@ -86,13 +86,13 @@ def html(facts: Row) -> str:
             [Column("what", "what"), Column("why", "why", left=True)], left_out))]
           if left_out else []),
         made_with(facts["versions"]),
-    ], codecs)
+    ])
 
 
 def plots(facts: Row) -> dict[str, str]:
     """The drift as SVG files, by metric."""
     drift = _drift(facts["sessions"], _metric(facts))
-    return {f"drift-{metric}": drawing.file(_names(drift))
+    return {f"drift-{metric}": drawing.file()
             for metric, drawing in _curves(drift, _metric(facts)).items()}
 
 

@@ -82,7 +82,7 @@ def html(findings: Sequence[Findings], command: str, machine: str,
         if found.left_out:
             parts.append(table([Column("name", "left out"), Column("error", "why", left=True)],
                                found.left_out))
-    return page("UniMIC: tasks", [*parts, made_with(versions)], names)
+    return page("UniMIC: tasks", [*parts, made_with(versions)])
 
 
 def _plots(found: Findings, names: Sequence[str]) -> list[str]:
