@@ -9,6 +9,7 @@ import io
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from concurrent.futures import Future
@@ -605,6 +606,35 @@ def test_curves_are_told_apart_without_colour() -> None:
     assert len({dashes for _, dashes in (line, *others[:8])}) == 9
     assert len({line, *others}) == len(names)  # colours repeat, with other dashes
     ElementTree.fromstring(drawing.file())
+
+
+BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
+
+
+@pytest.mark.skipif(BROWSER is None, reason="no browser is installed")
+def test_the_script_of_pages(tmp_path: Path) -> None:
+    """Keys reach what sorts; legends agree, whatever the names."""
+    names, columns = ["unimic", "o'q\"<b>"], [html.Column("a", "a"), html.Column("b", "b")]
+    rows = [{"a": name, "b": value} for name, value in (("x", 9), ("y", None), ("z", 1000))]
+    drawing = html.draw("t", "x", {name: [html.Point(1, 2, "")] for name in names})
+    assert drawing
+    page = tmp_path / "page.html"
+    page.write_text(html.page("t", [html.legend(names), drawing.figure(), html.legend(names),
+                                    html.table(columns, rows)]) + """<script>
+        const first = document.querySelectorAll("th button")[1];
+        first.click(); first.click(); boxes[1].click();
+        document.body.innerHTML = "<pre>" + JSON.stringify([
+            first.tabIndex, first.parentNode.getAttribute("aria-sort"),
+            [...document.querySelectorAll("td:first-child")].map(cell => cell.textContent).join(""),
+            [...boxes].map(box => box.checked),
+            [...document.querySelectorAll("g")].map(part => part.style.display)]) + "</pre>";
+        </script>""")
+    shown = subprocess.run([str(BROWSER), "--headless", "--no-sandbox", "--disable-gpu",
+                            f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom", page.as_uri()],
+                           capture_output=True, text=True, check=True, timeout=60).stdout
+    found = re.search("<pre>(.*)</pre>", shown)
+    assert found
+    assert json.loads(found[1]) == [0, "descending", "zxy", [True, False] * 2, ["", "none"]]
 
 
 def test_metrics(photo: Image.Image) -> None:

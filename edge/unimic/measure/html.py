@@ -43,9 +43,12 @@ table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size
 th, td { padding: .28rem .7rem; text-align: right; border-bottom: 1px solid var(--line);
   white-space: nowrap; }
 th:first-child, td:first-child, .left { text-align: left; }
-th { position: sticky; top: 0; background: var(--ground); cursor: pointer; font-weight: 600;
-  vertical-align: bottom; white-space: normal; }
-th[aria-sort=ascending]::after { content: " ▲"; } th[aria-sort=descending]::after { content: " ▼"; }
+th { position: sticky; top: 0; background: var(--ground); font-weight: 600; vertical-align: bottom;
+  white-space: normal; }
+th button { all: unset; display: block; width: 100%; cursor: pointer; }
+th button:focus-visible { outline: 2px solid var(--strong); outline-offset: 2px; }
+th[aria-sort=ascending] button::after { content: " ▲"; }
+th[aria-sort=descending] button::after { content: " ▼"; }
 tbody tr:hover { background: var(--band); } tr.ours td { color: var(--strong); font-weight: 600; }
 .plots { display: grid; gap: 1.4rem;
   grid-template-columns: repeat(auto-fill, minmax(min(25rem, 100%), 1fr)); }
@@ -60,7 +63,7 @@ summary { cursor: pointer; color: var(--strong); margin: .6rem 0; }
 """
 
 _SCRIPT = """
-for (const th of document.querySelectorAll("th")) th.onclick = () => {
+const sort = th => {
   const body = th.closest("table").tBodies[0], at = th.cellIndex;
   const up = th.getAttribute("aria-sort") !== "ascending";
   for (const other of th.parentNode.cells) other.removeAttribute("aria-sort");
@@ -74,7 +77,15 @@ for (const th of document.querySelectorAll("th")) th.onclick = () => {
   };
   body.append(...[...body.rows].sort(compare));
 };
-for (const box of document.querySelectorAll(".legend input")) box.onchange = () => {
+for (const th of document.querySelectorAll("th")) {
+  const button = document.createElement("button");            // keys reach it
+  button.append(...th.childNodes);
+  button.onclick = () => sort(th);
+  th.append(button);
+}
+const boxes = document.querySelectorAll(".legend input");
+for (const box of boxes) box.onchange = () => {
+  for (const other of boxes) if (other.value === box.value) other.checked = box.checked;
   for (const part of document.querySelectorAll("[data-series]"))
     if (part.dataset.series === box.value) part.style.display = box.checked ? "" : "none";
 };
