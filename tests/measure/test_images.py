@@ -18,6 +18,7 @@ from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
@@ -611,30 +612,56 @@ def test_curves_are_told_apart_without_colour() -> None:
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
 
 
-@pytest.mark.skipif(BROWSER is None, reason="no browser is installed")
+def in_browser(page: str, script: str, folder: Path, size: str = "1000,800") -> Any:
+    """What an expression is on a page, if there is a browser."""
+    if BROWSER is None:
+        pytest.skip("no browser is installed")
+    file = folder / "page.html"
+    file.write_text(f"""{page}<script>
+        document.body.innerHTML = "<pre>" + JSON.stringify({script}) + "</pre>";
+        </script>""")
+    shown = subprocess.run(
+        [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", f"--window-size={size}",
+         f"--user-data-dir={folder / 'profile'}", "--dump-dom", file.as_uri()],
+        capture_output=True, text=True, check=True, timeout=60).stdout
+    found = re.search("<pre>(.*)</pre>", shown)
+    assert found
+    return json.loads(found[1])
+
+
 def test_the_script_of_pages(tmp_path: Path) -> None:
     """Keys reach what sorts; legends agree, whatever the names."""
     names, columns = ["unimic", "o'q\"<b>"], [html.Column("a", "a"), html.Column("b", "b")]
     rows = [{"a": name, "b": value} for name, value in (("x", 9), ("y", None), ("z", 1000))]
     drawing = html.draw("t", "x", {name: [html.Point(1, 2, "")] for name in names})
     assert drawing
-    page = tmp_path / "page.html"
-    page.write_text(html.page("t", [html.legend(names), drawing.figure(), html.legend(names),
-                                    html.table(columns, rows)]) + """<script>
-        const first = document.querySelectorAll("th button")[1];
-        first.click(); first.click(); boxes[1].click();
-        document.body.innerHTML = "<pre>" + JSON.stringify([
-            first.tabIndex, first.parentNode.getAttribute("aria-sort"),
-            [...document.querySelectorAll("td:first-child")].map(cell => cell.textContent).join(""),
-            [...boxes].map(box => box.checked),
-            [...document.querySelectorAll("g")].map(part => part.style.display)]) + "</pre>";
-        </script>""")
-    shown = subprocess.run([str(BROWSER), "--headless", "--no-sandbox", "--disable-gpu",
-                            f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom", page.as_uri()],
-                           capture_output=True, text=True, check=True, timeout=60).stdout
-    found = re.search("<pre>(.*)</pre>", shown)
-    assert found
-    assert json.loads(found[1]) == [0, "descending", "zxy", [True, False] * 2, ["", "none"]]
+    page = html.page("t", [html.legend(names), drawing.figure(), html.legend(names),
+                           html.table(columns, rows)])
+    assert in_browser(page, """(() => {
+        const all = (what, of) => [...document.querySelectorAll(what)].map(of);
+        const title = document.querySelectorAll("th button")[1];
+        title.click(); title.click(); boxes[1].click();
+        return [title.tabIndex, title.parentNode.getAttribute("aria-sort"),
+                all("td:first-child", cell => cell.textContent).join(""),
+                all("input", box => box.checked), all("g", part => part.style.display)];
+        })()""", tmp_path) == [0, "descending", "zxy", [True, False] * 2, ["", "none"]]
+
+
+def test_what_is_long_stays_in_sight(tmp_path: Path) -> None:
+    """Why something failed, beside a long name; titles, above many rows; a plot's letters."""
+    rows = [{"what": "x" * 244, "why": "it cannot be read " * 9}, *[{"what": "y", "why": "z"}] * 99]
+    columns = [html.Column("what", "what"), html.Column("why", "why", left=True)]
+    plot = html.plot("t", "x", {"a": [html.Point(1, 2, "")]})
+    page = html.page("t", ["<div class=plots>", plot, "</div>", html.table(columns, rows)])
+    width, right, below, letters = in_browser(page, """(() => {
+        const box = what => document.querySelector(what).getBoundingClientRect();
+        document.querySelector(".scroll").scrollTop = 500;
+        return [innerWidth, box("td.left").right, box("th").top - box(".scroll").top,
+                box(".plots svg").width / 560];
+        })()""", tmp_path, "500,800")
+    assert right <= width
+    assert below == 0
+    assert letters > 0.8
 
 
 def test_metrics(photo: Image.Image) -> None:

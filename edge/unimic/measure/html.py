@@ -12,10 +12,10 @@ from pathlib import Path
 # For a light and a dark ground, with a contrast of 3 at least. No two are nearer than 15 by
 # CIEDE2000, nor as protanopes and deuteranopes see them, and 11 for tritanopes (Machado et al.,
 # 2009). Thin lines want more than that, so nobody needs the colours: the dashes differ, too.
-_COLOURS = (("#0b62c4", "#5aa9ff"), ("#e72374", "#e596b2"), ("#b08d18", "#eff303"),
+_COLOURS = (("#0b62c4", "#5aa9ff"), ("#e72374", "#e596b2"), ("#056150", "#c9f7c7"),
             ("#0a9182", "#03fcfd"), ("#502863", "#a06781"), ("#5a2f0c", "#6e7e49"),
-            ("#056150", "#c9f7c7"), ("#806221", "#93a80d"), ("#2c96f4", "#4f6dd3"))
-_DASHES = ("none", "7 4", "1.5 3", "18 4", "10 3 2 3", "6 10", "18 4 6 4", "2 8",
+            ("#b08d18", "#eff303"), ("#806221", "#93a80d"), ("#2c96f4", "#4f6dd3"))
+_DASHES = ("none", "7 4", "2 3", "18 4", "10 3 2 3", "6 10", "18 4 6 4", "2 8",
            "10 3 2 3 2 3")
 _LIGHT, _DARK = ("".join(f"--series-{i}:{colours[ground]};" for i, colours in enumerate(_COLOURS))
                  for ground in (0, 1))
@@ -38,11 +38,13 @@ h1 { font-size: 1.7rem; margin: 0 0 .3rem; } h2 { font-size: 1.2rem; margin: 2.6
 p { max-width: 52rem; margin: .4rem 0; } .faint, figcaption { color: var(--faint); }
 code { font-family: ui-monospace, "DejaVu Sans Mono", monospace; font-size: .9em;
   overflow-wrap: anywhere; }
-.scroll { overflow-x: auto; margin: .6rem 0; }
+.scroll { overflow: auto; max-height: 90vh; margin: .6rem 0; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .88rem; }
 th, td { padding: .28rem .7rem; text-align: right; border-bottom: 1px solid var(--line);
   white-space: nowrap; }
-th:first-child, td:first-child, .left { text-align: left; }
+th:first-child, td:first-child, .left { text-align: left; white-space: normal;
+  overflow-wrap: anywhere; min-width: 6rem; max-width: 30rem; }
+th:first-child, td:first-child { min-width: 8rem; }
 th { position: sticky; top: 0; background: var(--ground); font-weight: 600; vertical-align: bottom;
   white-space: normal; }
 th button { all: unset; display: block; width: 100%; cursor: pointer; }
@@ -51,15 +53,22 @@ th[aria-sort=ascending] button::after { content: " ▲"; }
 th[aria-sort=descending] button::after { content: " ▼"; }
 tbody tr:hover { background: var(--band); } tr.ours td { color: var(--strong); font-weight: 600; }
 .plots { display: grid; gap: 1.4rem;
-  grid-template-columns: repeat(auto-fill, minmax(min(25rem, 100%), 1fr)); }
-figure { margin: 0; } figcaption { font-size: .85rem; }
-.plots svg { width: 100%; height: auto; }
+  grid-template-columns: repeat(auto-fill, minmax(min(31rem, 100%), 1fr)); }
+figure { margin: 0; } figcaption { font-size: .85rem; overflow-wrap: anywhere; }
+.plots figure { overflow-x: auto; } .plots svg { width: 100%; min-width: 30rem; height: auto; }
 .legend { display: flex; flex-wrap: wrap; gap: .2rem 1.1rem; margin: .6rem 0; }
 .legend label { cursor: pointer; display: inline-flex; align-items: center; gap: .35rem; }
 .crops { display: flex; flex-wrap: wrap; gap: .8rem; margin: .6rem 0 1.4rem; }
 .crops figure { width: 13rem; } .crops img { width: 100%; display: block; border-radius: 3px; }
+.crops .pair { display: flex; gap: .8rem; max-width: 100%; }
 .crops .map img { image-rendering: pixelated; }
 summary { cursor: pointer; color: var(--strong); margin: .6rem 0; }
+@media print {
+  .scroll { overflow: visible; max-height: none; } th { position: static; }
+  table { font-size: .6rem; } th, td { padding: .15rem .35rem; }
+  .left { min-width: 4rem; } th:first-child, td:first-child { min-width: 6rem; }
+  h2, h2 + p, .legend, summary { break-after: avoid; } tr, figure { break-inside: avoid; }
+}
 """
 
 _SCRIPT = """
@@ -234,7 +243,7 @@ class Drawing:
         """For a file of its own, light and dark, which names the curves."""
         names, x, y = [], LEFT, HEIGHT + 18
         for i, name in self.names.items():
-            width = KEY + 16 + 7 * len(name)
+            width = KEY + 24 + 7 * len(name)
             if x + width > WIDTH:
                 x, y = LEFT, y + 20
             names.append(f'{_key(i, x, y - 4)}<text x="{x + KEY + 6}" y="{y}">'

@@ -306,8 +306,7 @@ def _bits(rows: Sequence[Row], titles: Mapping[str, str]) -> str:
     tokens = {name: sum(row["parts"].get(name, 0.0) for row in full) for name in names}
     lines = [{"part": name, "bits": bits / len(full), "share": 100 * bits / total}
              for name, bits in tokens.items()]
-    maps = [part for row in full if "token_bits" in row
-            for part in _bit_map(row, titles[row["image"]])]
+    maps = [_bit_map(row, titles[row["image"]]) for row in full if "token_bits" in row]
     return section("Where our bits go", paragraph(
         "With every token sent. Tokens are coded in ten groups, from a sparse lattice to a "
         "dense one; the later, the more of the picture is known."),
@@ -317,7 +316,8 @@ def _bits(rows: Sequence[Row], titles: Mapping[str, str]) -> str:
         if maps else "", "<div class=crops>", *maps, "</div>")
 
 
-def _bit_map(row: Row, title: str) -> list[str]:
+def _bit_map(row: Row, title: str) -> str:
+    """Beside its picture."""
     bits = np.array(row["token_bits"])
     level = np.clip(bits / bits.max() if bits.max() else bits, 0, 1)
     ramp = np.array([[20, 16, 48], [120, 28, 109], [229, 92, 48], [252, 240, 160]], float)
@@ -327,9 +327,10 @@ def _bit_map(row: Row, title: str) -> list[str]:
     Image.fromarray(colours.astype(np.uint8)).save(file, "WEBP", lossless=True)
     picture = load_image(row["image"])
     picture.thumbnail((400, 400))
-    return [_figure(webp_base64(picture), title, "original"),
-            _figure(base64.b64encode(file.getvalue()).decode(), "bits a token",
-                    f"{bits.min():.1f} … {bits.max():.1f}, mean {bits.mean():.2f}", "map")]
+    return "".join(("<div class=pair>", _figure(webp_base64(picture), title, "original"),
+                    _figure(base64.b64encode(file.getvalue()).decode(), "bits a token",
+                            f"{bits.min():.1f} … {bits.max():.1f}, mean {bits.mean():.2f}", "map"),
+                    "</div>"))
 
 
 def _troubles(facts: Row, metrics: Sequence[Metric], titles: Mapping[str, str]) -> str:
