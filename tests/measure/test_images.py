@@ -78,6 +78,7 @@ def test_one_command(files: list[Path], tmp_path: Path, capsys: pytest.CaptureFi
     text = page.read_text()
     assert not re.search(r"(src|href)=['\"]?http", text)
     assert "prefers-color-scheme: dark" in text
+    assert ">+0.0<" in text  # the anchor's BD-rate
     assert "measure images" not in err
     _Balanced().feed(text)
 
@@ -732,6 +733,32 @@ def test_training_losses_are_marked() -> None:
     assert all("†" in title for title in titles)
     assert "pip install it" in text
     assert report.text(facts, [METRICS["lpips-alex"]])
+
+
+def test_differences_have_their_sign() -> None:
+    table = html.table([html.Column("x", "x", 1, signed=True), html.Column("y", "y", 1)],
+                       [{"x": value, "y": value} for value in (1234.5, -80.8)])
+    assert re.findall(r">([^<>]+)</td>", table) == ["+1,234.5", "1,234.5", "−80.8", "-80.8"]
+
+
+def test_side_by_side(files: list[Path]) -> None:
+    """How far each rate is from ours, and beside each picture the map of its bits."""
+    crop = run.webp_base64(Image.open(files[0]))
+    rows = [{"image": str(files[0]), "codec": codec, "setting": setting, "file_bytes": size,
+             "bpp": size / 1000, "ideal_bits": 1.0, "payload_bytes": 1, "encode_seconds": 0.0021,
+             "decode_seconds": 1.0, "psnr": 20.0, "crop": crop}
+            for codec, setting, size in (("unimic", 100, 100), ("jpeg", 5, 176), ("webp", 5, 88))]
+    rows[0] |= {"parts": {"header": 8.0}, "token_bits": [[1.0, 2.0]]}
+    judges = [METRICS["psnr"]]
+    context = report.Context("unimic measure", "a machine", {}, {curves.BD_RATE: "no"}, "jpeg")
+    text = report.html(rows, report.summary(rows, judges, context), judges, context)
+    assert "100 bytes, " in text
+    assert "176 bytes (+76 %), " in text
+    assert "88 bytes (−12 %), " in text
+    assert re.search("<div class=pair><figure class=''>.*</figure><figure class='map'>.*</figure>"
+                     "</div>", text)
+    assert ">0.002<" in text  # seconds
+    _Balanced().feed(text)
 
 
 def test_pages_are_safe() -> None:

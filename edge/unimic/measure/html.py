@@ -106,12 +106,16 @@ AXES = "Rates are logarithmic; value axes need not begin at 0."
 
 @dataclass(frozen=True)
 class Column:
-    """A column of a table: the field of its rows, its title, digits behind the point."""
+    """A column of a table: the field of its rows, its title, digits behind the point.
+
+    ``signed`` ones are differences and have a plus, too.
+    """
 
     field: str
     title: str
     digits: int | None = None
     left: bool = False
+    signed: bool = False
 
 
 @dataclass(frozen=True)
@@ -152,12 +156,13 @@ def titles(images: Iterable[str]) -> dict[str, str]:
     return found
 
 
-def shown(value: object, digits: int | None = None) -> str:
+def shown(value: object, digits: int | None = None, *, signed: bool = False) -> str:
     """A value as tables show it; an unknown one as a dash."""
     if value is None:
         return "–"
     if isinstance(value, (int, float)) and not isinstance(value, bool):
-        return f"{value:,.{digits}f}" if digits is not None else f"{value:,}"
+        number = f"{value:+,.{digits}f}" if digits is not None else f"{value:+,}"
+        return number.replace("-", "−") if signed else number.removeprefix("+")
     return str(value)
 
 
@@ -171,7 +176,7 @@ def table(columns: Sequence[Column], rows: Sequence[Mapping[str, object]], ours:
             value = row.get(column.field)
             key = f' data-sort="{float(value)!r}"' if isinstance(value, (int, float)) else ""
             cells.append(f"<td{' class=left' if column.left else ''}{key}>"
-                         f"{escape(shown(value, column.digits))}</td>")
+                         f"{escape(shown(value, column.digits, signed=column.signed))}</td>")
         mark = " class=ours" if ours and row.get(columns[0].field) == ours else ""
         body.append(f"<tr{mark}>{''.join(cells)}</tr>")
     return (f"<div class=scroll><table><thead><tr>{head}</tr></thead><tbody>"

@@ -45,7 +45,7 @@ from unimic.measure.run import ORIGINAL, Row, family, middle, webp_base64
 FULL = 100  # the setting of ours that sends every token
 _SIZES = [Column("ideal_bits", "ideal, bits", 0), Column("payload_bytes", "payload, bytes", 0),
           Column("file_bytes", "file, bytes", 0), Column("bpp", "bits per pixel", 4)]
-_TIMES = [Column("encode_seconds", "encode, s", 2), Column("decode_seconds", "decode, s", 2)]
+_TIMES = [Column("encode_seconds", "encode, s", 3), Column("decode_seconds", "decode, s", 3)]
 
 
 @dataclass(frozen=True)
@@ -256,8 +256,8 @@ def _bd_rates(facts: Row, metrics: Sequence[Metric], anchor: str) -> str:
         "Bits that a codec needs more (+) or less (−) than the anchor for equal fidelity, in "
         "percent, between the curves above (Bjøntegaard, Akima interpolation). A dash: fewer than "
         "four points, or curves that hardly overlap."),
-        table([Column("codec", "codec"), *(Column(metric.name, metric.marked + ", %", 1)
-                                           for metric in metrics)],
+        table([Column("codec", "codec"),
+               *(Column(metric.name, metric.marked + ", %", 1, signed=True) for metric in metrics)],
               sorted(rows, key=lambda row: row["codec"] != OURS), OURS))
 
 
@@ -283,12 +283,20 @@ def _crops(rows: Sequence[Row], means: Sequence[Row], metrics: Sequence[Metric],
         original = webp_base64(middle(load_image(image)))
         parts += ["<div class=crops>", _figure(original, titles[image], "original"), *(
             _figure(row["crop"], f"{row['codec']} {row['setting']}",
-                    f"{row['file_bytes']:,} bytes, {row['bpp']:.4f} bpp, {judge.title} "
-                    f"{shown(row[judge.name], judge.digits)}")
+                    f"{row['file_bytes']:,} bytes{_more(row, own)}, {row['bpp']:.4f} bpp, "
+                    f"{judge.title} {shown(row[judge.name], judge.digits)}")
             for row in chosen), "</div>"]
-    return section("Side by side at about equal rate", paragraph(
+    return section("Side by side at our rate or the next above", paragraph(
         "The middle of the picture. Each codec at the setting chosen as under “At our rate”, for "
-        f"this picture, by {judge.title}."), *parts) if parts and judge else ""
+        f"this picture, by {judge.title}; in brackets how many bytes more (+) or fewer (−) than "
+        "ours."), *parts) if parts and judge else ""
+
+
+def _more(row: Row, own: Row) -> str:
+    """How much longer its file is than ours of the same picture."""
+    if row is own:
+        return ""
+    return f" ({shown(100 * (row['file_bytes'] / own['file_bytes'] - 1), 0, signed=True)} %)"
 
 
 def _figure(picture: str, title: str, note: str, kind: str = "") -> str:
