@@ -795,8 +795,13 @@ def test_a_narrower_resume_leaves_features_out(files: list[Path], tmp_path: Path
     assert "kid" not in json.loads(out.read_text())["averages"][0]
 
 
-def test_nothing_that_can_be_measured(tmp_path: Path) -> None:
+def test_nothing_that_can_be_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "a.png").write_bytes(b"")
-    out = tmp_path / "r.json"
-    assert measure(tmp_path / "a.png", "--codecs", "jpeg:10", "--json", out, "--jobs", 1) == 1
+    out, page = tmp_path / "r.json", tmp_path / "r.html"
+    assert measure(tmp_path / "a.png", "--codecs", "jpeg:10", "--json", out, "--jobs", 1,
+                   "--report", page) == 1
     assert json.loads(out.read_text(), parse_constant=pytest.fail)["averages"] == []
+    assert capsys.readouterr().out == "nothing was measured with every picture\n"
+    text = page.read_text()
+    assert re.findall("<h2>(.*)</h2>", text) == ["What could not be measured", "Made with"]
+    assert "<td>a.png</td>" in text

@@ -40,7 +40,7 @@ from unimic.measure.html import (
     titles,
 )
 from unimic.measure.metrics import METRICS, SMALLEST, Metric, losses
-from unimic.measure.run import ORIGINAL, Row, family, middle, webp_base64
+from unimic.measure.run import ANY, ORIGINAL, Row, family, middle, webp_base64
 
 FULL = 100  # the setting of ours that sends every token
 _SIZES = [Column("ideal_bits", "ideal, bits", 0), Column("payload_bytes", "payload, bytes", 0),
@@ -113,7 +113,7 @@ def summary(rows: Sequence[Row], metrics: Sequence[Metric], context: Context) ->
 def html(rows: Sequence[Row], facts: Row, metrics: Sequence[Metric], context: Context) -> str:
     """The report of rows and what `summary` says of them."""
     means: list[Row] = facts["averages"]
-    series, named = _names(means), titles(row["image"] for row in rows)
+    named = titles(row["image"] for row in rows)
     good = [row for row in rows if "error" not in row and row["codec"] != ORIGINAL]
     single = [metric for metric in metrics if not metric.of_sets]
     count = len({row["image"] for row in good})
@@ -124,24 +124,12 @@ def html(rows: Sequence[Row], facts: Row, metrics: Sequence[Metric], context: Co
                   "bare codestreams, AV1, HEVC and VVC as raw bitstreams, ours with its container. "
                   + losses(metrics)),
         _our_rate(facts, metrics),
-        section("Rate and fidelity",
-                paragraph("Means over the pictures. A curve is the best that a codec reaches over "
-                          "all its settings, with and without scaling; point at a dot to see which "
-                          f"it is. {AXES}"),
-                legend(series), "<div class=plots>",
-                *(drawing.figure() for drawing in _curves(means, metrics).values()), "</div>"),
+        _rate_and_fidelity(means, metrics),
         _bd_rates(facts, metrics, context.anchor),
         _crops(good, means, single, named),
         _bits(good, named),
-        section("All settings", paragraph("Means over the pictures; a click on a title sorts."),
-                table([Column("codec", "codec"), Column("setting", "setting"), *_SIZES,
-                       *_metric_columns(metrics), *_TIMES], means, OURS)),
-        section("Picture by picture", "<details><summary>Show the table</summary>",
-                table([Column("codec", "codec"), Column("setting", "setting"),
-                       Column("image", "picture", left=True), *_SIZES, *_metric_columns(single),
-                       *_TIMES],
-                      [row | {"image": named[row["image"]]} for row in good], OURS),
-                "</details>"),
+        _all_settings(means, metrics),
+        _each_picture(good, single, named),
         _troubles(facts, metrics, named),
         made_with(context.versions,
                   *(paragraph(f"{metric.title}: {metric.source}.") for metric in metrics)),
@@ -154,6 +142,8 @@ def text(facts: Row, metrics: Sequence[Metric]) -> list[str]:
     rows = {metric.name: {family(row): row for row in found}
             for metric, found in zip(metrics, facts["at_our_rate"].values(), strict=False)}
     names = list(dict.fromkeys(name for found in rows.values() for name in found))
+    if not facts["averages"]:
+        return ["nothing was measured with every picture"]
     if not names:
         lines = [f"{row['codec']:<10}{row['setting']!s:>6}{row['bpp']:>10.4f} bpp" + "".join(
             f"{metric.marked:>18} {shown(row[metric.name], metric.digits)}" for metric in metrics)
@@ -224,6 +214,32 @@ def _lead(facts: Row, metrics: Sequence[Metric]) -> str:
 def plots(facts: Row, metrics: Sequence[Metric]) -> dict[str, str]:
     """The curves as SVG files, by metric."""
     return {name: drawing.file() for name, drawing in _curves(facts["averages"], metrics).items()}
+
+
+def _rate_and_fidelity(means: Sequence[Row], metrics: Sequence[Metric]) -> str:
+    return section("Rate and fidelity", paragraph(
+        "Means over the pictures. A curve is the best that a codec reaches over all its settings, "
+        f"with and without scaling; point at a dot to see which it is. {AXES}"),
+        legend(_names(means)), "<div class=plots>",
+        *(drawing.figure() for drawing in _curves(means, metrics).values()),
+        "</div>") if means else ""
+
+
+def _all_settings(means: Sequence[Row], metrics: Sequence[Metric]) -> str:
+    return section(
+        "All settings", paragraph("Means over the pictures; a click on a title sorts."),
+        table([Column("codec", "codec"), Column("setting", "setting"), *_SIZES,
+               *_metric_columns(metrics), *_TIMES], means, OURS)) if means else ""
+
+
+def _each_picture(rows: Sequence[Row], metrics: Sequence[Metric], titles: Mapping[str, str]
+                  ) -> str:
+    return section(
+        "Picture by picture", "<details><summary>Show the table</summary>",
+        table([Column("codec", "codec"), Column("setting", "setting"),
+               Column("image", "picture", left=True), *_SIZES, *_metric_columns(metrics), *_TIMES],
+              [row | {"image": titles[row["image"]]} for row in rows], OURS),
+        "</details>") if rows else ""
 
 
 def _names(means: Sequence[Row]) -> list[str]:
@@ -344,7 +360,7 @@ def _bit_map(row: Row, title: str) -> str:
 def _troubles(facts: Row, metrics: Sequence[Metric], titles: Mapping[str, str]) -> str:
     rows = [{"what": name, "why": f"skipped: {why}"} for name, why in facts["missing"].items()]
     rows += [{"what": title, "why": why} for title, why in without_mean(facts, metrics).items()]
-    rows += [{"what": f"{row['codec']} {row['setting']}, {titles[row['image']]}",
-              "why": row["error"]} for row in facts["errors"]]
+    rows += [{"what": (f"{row['codec']} {row['setting']}, " if row["codec"] != ANY else "")
+              + titles[row["image"]], "why": row["error"]} for row in facts["errors"]]
     return section("What could not be measured", table(
         [Column("what", "what"), Column("why", "why", left=True)], rows)) if rows else ""
