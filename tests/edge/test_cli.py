@@ -19,6 +19,7 @@ from PIL import Image
 from unimic.codec import store as store_module
 from unimic.codec.errors import InvalidInput
 from unimic.codec.store import ModelStore, add_model
+from unimic.edge import cli
 from unimic.edge.cli import main
 from unimic.edge.console import MOST_PIXELS_A_SIDE, picture_bytes, picture_format
 
@@ -185,6 +186,25 @@ def test_wrong_usage(arguments: list[str], capsys: pytest.CaptureFixture[str]) -
         run(*arguments)
     assert stop.value.code == 2
     assert "usage:" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["encode", "decode", "ask", "measure images", "measure session",
+                                     "measure tasks", "measure entropy", "measure speed"])
+def test_help_fits_the_terminal_and_keeps_examples(
+        command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit):
+        run(*command.split(), "--help")
+    wrapped, _, examples = capsys.readouterr().out.partition("\nexamples:\n")
+    assert max(map(len, wrapped.splitlines())) <= 80
+    assert all(line.startswith("  ") for line in examples.splitlines() if line)
+    assert f"  unimic {command} " in examples
+
+
+def test_help_of_all_commands_is_as_it_was_laid_out(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        run("--help")
+    assert cli.DESCRIPTION in capsys.readouterr().out
 
 
 def test_a_damaged_file_never_decodes_to_something_else() -> None:

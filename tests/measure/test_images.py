@@ -9,6 +9,7 @@ import io
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from concurrent.futures import Future
@@ -17,6 +18,7 @@ from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
@@ -76,6 +78,7 @@ def test_one_command(files: list[Path], tmp_path: Path, capsys: pytest.CaptureFi
     text = page.read_text()
     assert not re.search(r"(src|href)=['\"]?http", text)
     assert "prefers-color-scheme: dark" in text
+    assert ">+0.0<" in text  # the anchor's BD-rate
     assert "measure images" not in err
     _Balanced().feed(text)
 
@@ -592,6 +595,94 @@ def test_points_of_no_bits_are_left_out_of_logarithmic_plots() -> None:
     assert html.draw("t", "x", {"b": none})
 
 
+class _Lines(HTMLParser):
+    """The colours and dashes of each series, in legends and plots."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: dict[str, set[tuple[str | None, str | None]]] = {}
+        self._name = ""
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        given = dict(attrs)
+        self._name = given.get("data-series") or given.get("value") or self._name
+        if "stroke-dasharray" in given:
+            self.found.setdefault(self._name, set()).add(
+                (given["stroke"], given["stroke-dasharray"]))
+
+
+def test_curves_are_told_apart_without_colour() -> None:
+    """By their dashes, and the legend shows them, whatever the names and whichever are missing."""
+    names = ["unimic", "o'q\"<b>", *"cdefghijkl"]
+    curves = {name: [html.Point(i, i, "")] for i, name in enumerate(names)}
+    drawing = html.draw("t", "x", curves | {"d": []})
+    assert drawing
+    assert "d" not in drawing.names.values()
+    lines = _Lines()
+    lines.feed(html.page("t", [html.legend(names), drawing.figure()]))
+    assert [*lines.found] == names
+    (line, *others) = (line for (line,) in lines.found.values())  # one each: key and curve agree
+    assert line[1] == "none"
+    assert len({dashes for _, dashes in (line, *others[:8])}) == 9
+    assert len({line, *others}) == len(names)  # colours repeat, with other dashes
+    ElementTree.fromstring(drawing.file())
+
+
+BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
+
+
+def in_browser(page: str, script: str, folder: Path, size: str = "1000,800") -> Any:
+    """What an expression is on a page, if there is a browser."""
+    if BROWSER is None:
+        pytest.skip("no browser is installed")
+    file = folder / "page.html"
+    file.write_text(f"""{page}<script>
+        document.body.innerHTML = "<pre>" + JSON.stringify({script}) + "</pre>";
+        </script>""")
+    shown = subprocess.run(
+        [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", f"--window-size={size}",
+         f"--user-data-dir={folder / 'profile'}", "--dump-dom", file.as_uri()],
+        capture_output=True, text=True, check=True, timeout=60).stdout
+    found = re.search("<pre>(.*)</pre>", shown)
+    assert found
+    return json.loads(found[1])
+
+
+def test_the_script_of_pages(tmp_path: Path) -> None:
+    """Keys reach what sorts; legends agree, whatever the names."""
+    names, columns = ["unimic", "o'q\"<b>"], [html.Column("a", "a"), html.Column("b", "b")]
+    rows = [{"a": name, "b": value} for name, value in (("x", 9), ("y", None), ("z", 1000))]
+    drawing = html.draw("t", "x", {name: [html.Point(1, 2, "")] for name in names})
+    assert drawing
+    page = html.page("t", [html.legend(names), drawing.figure(), html.legend(names),
+                           html.table(columns, rows)])
+    assert in_browser(page, """(() => {
+        const all = (what, of) => [...document.querySelectorAll(what)].map(of);
+        const title = document.querySelectorAll("th button")[1];
+        title.click(); title.click(); boxes[1].click();
+        return [title.tabIndex, title.parentNode.getAttribute("aria-sort"),
+                all("td:first-child", cell => cell.textContent).join(""),
+                all("input", box => box.checked), all("g", part => part.style.display)];
+        })()""", tmp_path) == [0, "descending", "zxy", [True, False] * 2, ["", "none"]]
+
+
+def test_what_is_long_stays_in_sight(tmp_path: Path) -> None:
+    """Why something failed, beside a long name; titles, above many rows; a plot's letters."""
+    rows = [{"what": "x" * 244, "why": "it cannot be read " * 9}, *[{"what": "y", "why": "z"}] * 99]
+    columns = [html.Column("what", "what"), html.Column("why", "why", left=True)]
+    plot = html.plot("t", "x", {"a": [html.Point(1, 2, "")]})
+    page = html.page("t", ["<div class=plots>", plot, "</div>", html.table(columns, rows)])
+    width, right, below, letters = in_browser(page, """(() => {
+        const box = what => document.querySelector(what).getBoundingClientRect();
+        document.querySelector(".scroll").scrollTop = 500;
+        return [innerWidth, box("td.left").right, box("th").top - box(".scroll").top,
+                box(".plots svg").width / 560];
+        })()""", tmp_path, "500,800")
+    assert right <= width
+    assert below == 0
+    assert letters > 0.8
+
+
 def test_metrics(photo: Image.Image) -> None:
     judge = Judge(photo, ("psnr",))
     assert judge(photo)["psnr"] == 99
@@ -662,6 +753,32 @@ def test_training_losses_are_marked() -> None:
     assert report.text(facts, [METRICS["lpips-alex"]])
 
 
+def test_differences_have_their_sign() -> None:
+    table = html.table([html.Column("x", "x", 1, signed=True), html.Column("y", "y", 1)],
+                       [{"x": value, "y": value} for value in (1234.5, -80.8)])
+    assert re.findall(r">([^<>]+)</td>", table) == ["+1,234.5", "1,234.5", "−80.8", "-80.8"]
+
+
+def test_side_by_side(files: list[Path]) -> None:
+    """How far each rate is from ours, and beside each picture the map of its bits."""
+    crop = run.webp_base64(Image.open(files[0]))
+    rows = [{"image": str(files[0]), "codec": codec, "setting": setting, "file_bytes": size,
+             "bpp": size / 1000, "ideal_bits": 1.0, "payload_bytes": 1, "encode_seconds": 0.0021,
+             "decode_seconds": 1.0, "psnr": 20.0, "crop": crop}
+            for codec, setting, size in (("unimic", 100, 100), ("jpeg", 5, 176), ("webp", 5, 88))]
+    rows[0] |= {"parts": {"header": 8.0}, "token_bits": [[1.0, 2.0]]}
+    judges = [METRICS["psnr"]]
+    context = report.Context("unimic measure", "a machine", {}, {curves.BD_RATE: "no"}, "jpeg")
+    text = report.html(rows, report.summary(rows, judges, context), judges, context)
+    assert "100 bytes, " in text
+    assert "176 bytes (+76 %), " in text
+    assert "88 bytes (−12 %), " in text
+    assert re.search("<div class=pair><figure class=''>.*</figure><figure class='map'>.*</figure>"
+                     "</div>", text)
+    assert ">0.002<" in text  # seconds
+    _Balanced().feed(text)
+
+
 def test_pages_are_safe() -> None:
     nasty = "<script>alert(1)</script>"
     text = html.page("t", [html.table([html.Column("a", "a")], [{"a": nasty}]),
@@ -696,8 +813,13 @@ def test_a_narrower_resume_leaves_features_out(files: list[Path], tmp_path: Path
     assert "kid" not in json.loads(out.read_text())["averages"][0]
 
 
-def test_nothing_that_can_be_measured(tmp_path: Path) -> None:
+def test_nothing_that_can_be_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "a.png").write_bytes(b"")
-    out = tmp_path / "r.json"
-    assert measure(tmp_path / "a.png", "--codecs", "jpeg:10", "--json", out, "--jobs", 1) == 1
+    out, page = tmp_path / "r.json", tmp_path / "r.html"
+    assert measure(tmp_path / "a.png", "--codecs", "jpeg:10", "--json", out, "--jobs", 1,
+                   "--report", page) == 1
     assert json.loads(out.read_text(), parse_constant=pytest.fail)["averages"] == []
+    assert capsys.readouterr().out == "nothing was measured with every picture\n"
+    text = page.read_text()
+    assert re.findall("<h2>(.*)</h2>", text) == ["What could not be measured", "Made with"]
+    assert "<td>a.png</td>" in text

@@ -254,6 +254,10 @@ def test_entropy_of_little(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert [name for name in facts if name.startswith("texts")] == [f"texts {p}" for p in texts]
     measure("entropy", "--images", tiny)
     assert " –\n" in capsys.readouterr().out
+    measure("entropy", "--texts", texts[0])
+    printed = capsys.readouterr().out
+    assert "bits per character: zlib " in printed
+    assert len({len(line) for line in printed.splitlines()[1:]}) == 1  # figures in one column
 
 
 def test_nothing_to_measure(tmp_path: Path) -> None:
@@ -278,6 +282,7 @@ def test_session_report(metric: str) -> None:
     lines = "\n".join(session_report.text(facts))
     report = session_report.html(facts)
     assert "jpeg 5 1,600 5.0 3,200 10.0 6,400 20.0" in re.sub(" +", " ", lines)
+    assert "axes need not begin at 0" in report
     for times in "5.0", "10.0", "20.0":
         assert f">{times}<" in report
     assert ("no evidence" in lines) == ("no evidence" in report) == (metric == "lpips-alex")

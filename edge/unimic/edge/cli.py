@@ -22,7 +22,7 @@ from importlib.metadata import entry_points
 from unimic.codec.errors import InvalidInput, UnimicError
 from unimic.codec.version import __version__
 from unimic.edge.commands import demo, files, models, tasks
-from unimic.edge.console import be_lenient, discard_output, plain
+from unimic.edge.console import HelpFormatter, be_lenient, discard_output, plain
 
 DESCRIPTION = """\
 Code pictures and texts as tokens, and work on them with a multimodal model in the cloud.
@@ -39,7 +39,7 @@ def build_parser(argv: Sequence[str]) -> argparse.ArgumentParser:
     """The parser of the commands that are installed; others than ``argv`` asks for may lack."""
     parser = argparse.ArgumentParser(
         prog="unimic", description=DESCRIPTION, epilog="unimic COMMAND --help tells more.",
-        formatter_class=argparse.RawDescriptionHelpFormatter)
+        formatter_class=HelpFormatter)
     parser.add_argument("--version", action="version", version=f"unimic {__version__}")
     subparsers = parser.add_subparsers(metavar="COMMAND", required=True)
     for module in (files, tasks, models, demo):

@@ -27,6 +27,13 @@ MOST_PIXELS_A_SIDE = {"JPEG": 65500, "WEBP": 16383, "AVIF": 32768, "GIF": 65535}
 """Where an encoder, or for AVIF the decoder, has a limit."""
 
 
+class HelpFormatter(argparse.HelpFormatter):
+    """Wraps texts of one line; what is laid out in lines, as examples are, stays as it is."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return text if "\n" in text else super()._fill_text(text, width, indent)
+
+
 def quality_option(parser: argparse._ActionsContainer) -> None:
     """Add ``--quality``."""
     parser.add_argument("--quality", type=int, default=USUAL_QUALITY, metavar="25-200",

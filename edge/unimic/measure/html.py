@@ -9,12 +9,18 @@ from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
-# Okabe and Ito's colours, which people with any colour vision can tell apart, for both grounds.
-_COLOURS = (("#0b62c4", "#5aa9ff"), ("#c4540a", "#ff9a4d"), ("#00806a", "#2fd0ae"),
-            ("#a0417f", "#e58fc6"), ("#7a6a00", "#e0cf45"), ("#5b4bc0", "#a99bff"),
-            ("#2f7d1f", "#83d46c"), ("#b3202c", "#ff8088"), ("#4a5568", "#b5bfcc"))
+# For a light and a dark ground, with a contrast of 3 at least. No two are nearer than 15 by
+# CIEDE2000, nor as protanopes and deuteranopes see them, and 11 for tritanopes (Machado et al.,
+# 2009). Thin lines want more than that, so nobody needs the colours: the dashes differ, too.
+_COLOURS = (("#0b62c4", "#5aa9ff"), ("#e72374", "#e596b2"), ("#056150", "#c9f7c7"),
+            ("#0a9182", "#03fcfd"), ("#502863", "#a06781"), ("#5a2f0c", "#6e7e49"),
+            ("#b08d18", "#eff303"), ("#806221", "#93a80d"), ("#2c96f4", "#4f6dd3"))
+_DASHES = ("none", "7 4", "2 3", "18 4", "10 3 2 3", "6 10", "18 4 6 4", "2 8",
+           "10 3 2 3 2 3")
+_LIGHT, _DARK = ("".join(f"--series-{i}:{colours[ground]};" for i, colours in enumerate(_COLOURS))
+                 for ground in (0, 1))
 
-_DRAWN = """
+_DRAWN = f":root{{{_LIGHT}}}@media (prefers-color-scheme: dark){{:root{{{_DARK}}}}}" + """
 :root { color-scheme: light dark; --ground: #fff; --text: #1c2430; --faint: #5b6675;
   --line: #d9dee5; --band: #f4f6f9; --strong: #0b62c4; }
 @media (prefers-color-scheme: dark) { :root { --ground: #14181e; --text: #e6eaf0; --faint: #9aa5b3;
@@ -32,29 +38,41 @@ h1 { font-size: 1.7rem; margin: 0 0 .3rem; } h2 { font-size: 1.2rem; margin: 2.6
 p { max-width: 52rem; margin: .4rem 0; } .faint, figcaption { color: var(--faint); }
 code { font-family: ui-monospace, "DejaVu Sans Mono", monospace; font-size: .9em;
   overflow-wrap: anywhere; }
-.scroll { overflow-x: auto; margin: .6rem 0; }
+.scroll { overflow: auto; max-height: 90vh; margin: .6rem 0; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .88rem; }
 th, td { padding: .28rem .7rem; text-align: right; border-bottom: 1px solid var(--line);
   white-space: nowrap; }
-th:first-child, td:first-child, .left { text-align: left; }
-th { position: sticky; top: 0; background: var(--ground); cursor: pointer; font-weight: 600;
-  vertical-align: bottom; white-space: normal; }
-th[aria-sort=ascending]::after { content: " ▲"; } th[aria-sort=descending]::after { content: " ▼"; }
+th:first-child, td:first-child, .left { text-align: left; white-space: normal;
+  overflow-wrap: anywhere; min-width: 6rem; max-width: 30rem; }
+th:first-child, td:first-child { min-width: 8rem; }
+th { position: sticky; top: 0; background: var(--ground); font-weight: 600; vertical-align: bottom;
+  white-space: normal; }
+th button { all: unset; display: block; width: 100%; cursor: pointer; }
+th button:focus-visible { outline: 2px solid var(--strong); outline-offset: 2px; }
+th[aria-sort=ascending] button::after { content: " ▲"; }
+th[aria-sort=descending] button::after { content: " ▼"; }
 tbody tr:hover { background: var(--band); } tr.ours td { color: var(--strong); font-weight: 600; }
 .plots { display: grid; gap: 1.4rem;
-  grid-template-columns: repeat(auto-fill, minmax(min(25rem, 100%), 1fr)); }
-figure { margin: 0; } figcaption { font-size: .85rem; } svg { width: 100%; height: auto; }
+  grid-template-columns: repeat(auto-fill, minmax(min(31rem, 100%), 1fr)); }
+figure { margin: 0; } figcaption { font-size: .85rem; overflow-wrap: anywhere; }
+.plots figure { overflow-x: auto; } .plots svg { width: 100%; min-width: 30rem; height: auto; }
 .legend { display: flex; flex-wrap: wrap; gap: .2rem 1.1rem; margin: .6rem 0; }
 .legend label { cursor: pointer; display: inline-flex; align-items: center; gap: .35rem; }
-.legend i { width: 1.3rem; height: .25rem; border-radius: 2px; display: inline-block; }
 .crops { display: flex; flex-wrap: wrap; gap: .8rem; margin: .6rem 0 1.4rem; }
 .crops figure { width: 13rem; } .crops img { width: 100%; display: block; border-radius: 3px; }
+.crops .pair { display: flex; gap: .8rem; max-width: 100%; }
 .crops .map img { image-rendering: pixelated; }
 summary { cursor: pointer; color: var(--strong); margin: .6rem 0; }
+@media print {
+  .scroll { overflow: visible; max-height: none; } th { position: static; }
+  table { font-size: .6rem; } th, td { padding: .15rem .35rem; }
+  .left { min-width: 4rem; } th:first-child, td:first-child { min-width: 6rem; }
+  h2, h2 + p, .legend, summary { break-after: avoid; } tr, figure { break-inside: avoid; }
+}
 """
 
 _SCRIPT = """
-for (const th of document.querySelectorAll("th")) th.onclick = () => {
+const sort = th => {
   const body = th.closest("table").tBodies[0], at = th.cellIndex;
   const up = th.getAttribute("aria-sort") !== "ascending";
   for (const other of th.parentNode.cells) other.removeAttribute("aria-sort");
@@ -68,21 +86,36 @@ for (const th of document.querySelectorAll("th")) th.onclick = () => {
   };
   body.append(...[...body.rows].sort(compare));
 };
-for (const box of document.querySelectorAll(".legend input")) box.onchange = () => {
-  for (const part of document.querySelectorAll(`[data-series="${box.value}"]`))
-    part.style.display = box.checked ? "" : "none";
+for (const th of document.querySelectorAll("th")) {
+  const button = document.createElement("button");            // keys reach it
+  button.append(...th.childNodes);
+  button.onclick = () => sort(th);
+  th.append(button);
+}
+const boxes = document.querySelectorAll(".legend input");
+for (const box of boxes) box.onchange = () => {
+  for (const other of boxes) if (other.value === box.value) other.checked = box.checked;
+  for (const part of document.querySelectorAll("[data-series]"))
+    if (part.dataset.series === box.value) part.style.display = box.checked ? "" : "none";
 };
 """
+
+AXES = "Rates are logarithmic; value axes need not begin at 0."
+"""What to know of curves against rates."""
 
 
 @dataclass(frozen=True)
 class Column:
-    """A column of a table: the field of its rows, its title, digits behind the point."""
+    """A column of a table: the field of its rows, its title, digits behind the point.
+
+    ``signed`` ones are differences and have a plus, too.
+    """
 
     field: str
     title: str
     digits: int | None = None
     left: bool = False
+    signed: bool = False
 
 
 @dataclass(frozen=True)
@@ -94,11 +127,11 @@ class Point:
     label: str
 
 
-def page(title: str, sections: Sequence[str], series: Sequence[str] = ()) -> str:
-    """A whole document; ``series`` are the names that have a colour, in their order."""
+def page(title: str, sections: Sequence[str]) -> str:
+    """A whole document."""
     return (f"<!doctype html>\n<html lang=en><meta charset=utf-8><meta name=viewport "
             f'content="width=device-width"><title>{escape(title)}</title>'
-            f"<style>{_STYLE}{_colours(series)}</style>\n<h1>{escape(title)}</h1>\n"
+            f"<style>{_STYLE}</style>\n<h1>{escape(title)}</h1>\n"
             + "\n".join(sections) + f"\n<script>{_SCRIPT}</script>\n")
 
 
@@ -123,12 +156,13 @@ def titles(images: Iterable[str]) -> dict[str, str]:
     return found
 
 
-def shown(value: object, digits: int | None = None) -> str:
+def shown(value: object, digits: int | None = None, *, signed: bool = False) -> str:
     """A value as tables show it; an unknown one as a dash."""
     if value is None:
         return "–"
     if isinstance(value, (int, float)) and not isinstance(value, bool):
-        return f"{value:,.{digits}f}" if digits is not None else f"{value:,}"
+        number = f"{value:+,.{digits}f}" if digits is not None else f"{value:+,}"
+        return number.replace("-", "−") if signed else number.removeprefix("+")
     return str(value)
 
 
@@ -142,7 +176,7 @@ def table(columns: Sequence[Column], rows: Sequence[Mapping[str, object]], ours:
             value = row.get(column.field)
             key = f' data-sort="{float(value)!r}"' if isinstance(value, (int, float)) else ""
             cells.append(f"<td{' class=left' if column.left else ''}{key}>"
-                         f"{escape(shown(value, column.digits))}</td>")
+                         f"{escape(shown(value, column.digits, signed=column.signed))}</td>")
         mark = " class=ours" if ours and row.get(columns[0].field) == ours else ""
         body.append(f"<tr{mark}>{''.join(cells)}</tr>")
     return (f"<div class=scroll><table><thead><tr>{head}</tr></thead><tbody>"
@@ -165,26 +199,31 @@ def legend(series: Sequence[str]) -> str:
     """Names of the curves; a click hides one in all plots."""
     return "<div class=legend>" + "".join(
         f"<label><input type=checkbox checked value='{escape(name)}'>"
-        f"<i style='background:{_colour(i)}'></i>{escape(name)}</label>"
+        f'<svg width="{KEY}" height="6" aria-hidden="true">{_key(i, 0, 3)}</svg>'
+        f"{escape(name)}</label>"
         for i, name in enumerate(series)) + "</div>"
+
+
+def _key(index: int, x: int, y: int) -> str:
+    """A piece of the line of a series."""
+    return f'<path d="M{x} {y}h{KEY}" {_line(index)} stroke-width="{3 if index == 0 else 2}"/>'
+
+
+def _line(index: int) -> str:
+    """How the line of a series is drawn."""
+    # Colours repeat from the tenth on, with other dashes.
+    dashes = _DASHES[(index + index // len(_COLOURS)) % len(_DASHES)]
+    return f'fill="none" stroke="{_colour(index)}" stroke-dasharray="{dashes}"'
 
 
 def _colour(index: int) -> str:
     return f"var(--series-{index % len(_COLOURS)})"
 
 
-def _colours(series: Sequence[str]) -> str:
-    """The style that gives each series its colour, light and dark."""
-    light, dark = ("".join(f"--series-{i}:{pair[mode]};" for i, pair in enumerate(_COLOURS))
-                   for mode in (0, 1))
-    return (f":root{{{light}}}@media (prefers-color-scheme: dark){{:root{{{dark}}}}}"
-            + "".join(f"[{_series(name)}]{{--colour:{_colour(i)}}}"
-                      for i, name in enumerate(series)))
-
-
 # ── plots ─────────────────────────────────────────────────────────────────────────────────────
 
 WIDTH, HEIGHT, LEFT, TOP, RIGHT, BOTTOM = 560, 350, 58, 34, 14, 44
+KEY = 48  # the width of a key: all that a line's dashes have
 
 
 @dataclass(frozen=True)
@@ -194,32 +233,32 @@ class Drawing:
     Attributes:
         title: of the drawing.
         content: of the ``svg`` element, which is `WIDTH` × `HEIGHT`.
+        names: of the curves, by their place in the legend.
     """
 
     title: str
     content: str
+    names: Mapping[int, str]
 
     def figure(self) -> str:
         """For a page, whose `legend` names the curves."""
         return f"<figure>{self._svg(f'0 0 {WIDTH} {HEIGHT}', self.content)}</figure>"
 
-    def file(self, series: Sequence[str]) -> str:
-        """For a file of its own, light and dark, which names those of ``series`` that it has."""
+    def file(self) -> str:
+        """For a file of its own, light and dark, which names the curves."""
         names, x, y = [], LEFT, HEIGHT + 18
-        for i, name in enumerate(series):
-            if _series(name) not in self.content:
-                continue
-            width = 34 + 7 * len(name)
+        for i, name in self.names.items():
+            width = KEY + 24 + 7 * len(name)
             if x + width > WIDTH:
                 x, y = LEFT, y + 20
-            names.append(f'<path d="M{x} {y - 4}h18" stroke="{_colour(i)}" stroke-width="3"/>'
-                         f'<text x="{x + 24}" y="{y}">{escape(name)}</text>')
+            names.append(f'{_key(i, x, y - 4)}<text x="{x + KEY + 6}" y="{y}">'
+                         f"{escape(name)}</text>")
             x += width
         width, height = WIDTH + 32, y + 30
         ground = f'<rect x="-16" y="-16" width="{width}" height="{height}" fill="var(--ground)"/>'
         return self._svg(
             f'-16 -16 {width} {height}" width="{width}" height="{height}',
-            f"<style>{_DRAWN}{_colours(series)}</style>{ground}{self.content}{''.join(names)}"
+            f"<style>{_DRAWN}</style>{ground}{self.content}{''.join(names)}"
         ) + "\n"
 
     def _svg(self, box: str, content: str) -> str:
@@ -243,7 +282,8 @@ def draw(title: str, x_title: str, curves: Mapping[str, Sequence[Point]], *,
     Args:
         title: above it: what the value axis shows.
         x_title: below it.
-        curves: points by series, in the order of x.
+        curves: points by series, in the order of x; the series in the order of the legend, which
+            gives each its colour and dashes, so those without points too.
         bold: the series drawn thicker.
         log_x: whether x is logarithmic; points at 0 have no place there and are left out.
     """
@@ -274,20 +314,16 @@ def draw(title: str, x_title: str, curves: Mapping[str, Sequence[Point]], *,
         parts.append(f'<path class="axis" d="M{x(tick):.1f} {TOP}V{HEIGHT - BOTTOM}"/><text '
                      f'x="{x(tick):.1f}" y="{HEIGHT - BOTTOM + 17}" text-anchor="middle">'
                      f'{tick:g}</text>')
-    for name, curve in curves.items():
-        line = "".join(f"{'L' if i else 'M'}{x(p.x):.1f} {y(p.y):.1f}"
-                       for i, p in enumerate(curve))
+    drawn = {i: name for i, (name, curve) in enumerate(curves.items()) if curve}
+    for i, name in drawn.items():
+        curve = curves[name]
+        line = "M" + "L".join(f"{x(p.x):.1f} {y(p.y):.1f}" for p in curve)
         size, width = (4, 3) if name == bold else (2.8, 1.6)
         dots = "".join(f'<circle cx="{x(p.x):.1f}" cy="{y(p.y):.1f}" r="{size}">'
                        f"<title>{escape(p.label)}</title></circle>" for p in curve)
-        parts.append(f'<g {_series(name)} fill="var(--colour)"><path d="{line}" fill="none" '
-                     f'stroke="var(--colour)" stroke-linejoin="round" stroke-width="{width}"/>'
-                     f"{dots}</g>")
-    return Drawing(title, "".join(parts))
-
-
-def _series(name: str) -> str:
-    return f'data-series="{escape(name)}"'
+        parts.append(f'<g data-series="{escape(name)}" fill="{_colour(i)}"><path d="{line}" '
+                     f'{_line(i)} stroke-linejoin="round" stroke-width="{width}"/>{dots}</g>')
+    return Drawing(title, "".join(parts), drawn)
 
 
 def _ticks(low: float, high: float) -> list[float]:

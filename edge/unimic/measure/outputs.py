@@ -100,11 +100,17 @@ def _table(facts: dict[str, Any]) -> list[str]:
     lines = []
     for title, figures in facts.items():
         lines.append(title)
-        for name, value in figures.items():
-            if isinstance(value, dict):
-                lines += [f"  {name.replace('_', ' ')}: {inner} {number:.3f}"
-                          for inner, number in value.items()]
-            else:
-                cell = shown(value, 3 if isinstance(value, float) else None)
-                lines.append(f"  {name.replace('_', ' '):<40} {cell:>12}")
+        for name, value in _flat(figures):
+            cell = shown(value, 3 if isinstance(value, float) else None)
+            lines.append(f"  {name:<40} {cell:>12}")
     return lines
+
+
+def _flat(figures: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Figures by their names in words, those of figures within them too."""
+    for key, value in figures.items():
+        name = key.replace("_", " ")
+        if isinstance(value, dict):
+            yield from ((f"{name}: {inner}", number) for inner, number in value.items())
+        else:
+            yield name, value

@@ -24,6 +24,7 @@ from unimic.measure.curves import (
     families,
 )
 from unimic.measure.html import (
+    AXES,
     Column,
     Drawing,
     Point,
@@ -39,12 +40,12 @@ from unimic.measure.html import (
     titles,
 )
 from unimic.measure.metrics import METRICS, SMALLEST, Metric, losses
-from unimic.measure.run import ORIGINAL, Row, family, middle, webp_base64
+from unimic.measure.run import ANY, ORIGINAL, Row, family, middle, webp_base64
 
 FULL = 100  # the setting of ours that sends every token
 _SIZES = [Column("ideal_bits", "ideal, bits", 0), Column("payload_bytes", "payload, bytes", 0),
           Column("file_bytes", "file, bytes", 0), Column("bpp", "bits per pixel", 4)]
-_TIMES = [Column("encode_seconds", "encode, s", 2), Column("decode_seconds", "decode, s", 2)]
+_TIMES = [Column("encode_seconds", "encode, s", 3), Column("decode_seconds", "decode, s", 3)]
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,7 @@ def summary(rows: Sequence[Row], metrics: Sequence[Metric], context: Context) ->
 def html(rows: Sequence[Row], facts: Row, metrics: Sequence[Metric], context: Context) -> str:
     """The report of rows and what `summary` says of them."""
     means: list[Row] = facts["averages"]
-    series, named = _names(means), titles(row["image"] for row in rows)
+    named = titles(row["image"] for row in rows)
     good = [row for row in rows if "error" not in row and row["codec"] != ORIGINAL]
     single = [metric for metric in metrics if not metric.of_sets]
     count = len({row["image"] for row in good})
@@ -123,29 +124,17 @@ def html(rows: Sequence[Row], facts: Row, metrics: Sequence[Metric], context: Co
                   "bare codestreams, AV1, HEVC and VVC as raw bitstreams, ours with its container. "
                   + losses(metrics)),
         _our_rate(facts, metrics),
-        section("Rate and fidelity",
-                paragraph("Means over the pictures. A curve is the best that a codec reaches over "
-                          "all its settings, with and without scaling; point at a dot to see which "
-                          "it is. Rates are logarithmic; value axes need not begin at 0."),
-                legend(series), "<div class=plots>",
-                *(drawing.figure() for drawing in _curves(means, metrics).values()), "</div>"),
+        _rate_and_fidelity(means, metrics),
         _bd_rates(facts, metrics, context.anchor),
         _crops(good, means, single, named),
         _bits(good, named),
-        section("All settings", paragraph("Means over the pictures; a click on a title sorts."),
-                table([Column("codec", "codec"), Column("setting", "setting"), *_SIZES,
-                       *_metric_columns(metrics), *_TIMES], means, OURS)),
-        section("Picture by picture", "<details><summary>Show the table</summary>",
-                table([Column("codec", "codec"), Column("setting", "setting"),
-                       Column("image", "picture", left=True), *_SIZES, *_metric_columns(single),
-                       *_TIMES],
-                      [row | {"image": named[row["image"]]} for row in good], OURS),
-                "</details>"),
+        _all_settings(means, metrics),
+        _each_picture(good, single, named),
         _troubles(facts, metrics, named),
         made_with(context.versions,
                   *(paragraph(f"{metric.title}: {metric.source}.") for metric in metrics)),
     ]
-    return page("UniMIC: rate and fidelity", [part for part in sections if part], series)
+    return page("UniMIC: rate and fidelity", [part for part in sections if part])
 
 
 def text(facts: Row, metrics: Sequence[Metric]) -> list[str]:
@@ -153,6 +142,8 @@ def text(facts: Row, metrics: Sequence[Metric]) -> list[str]:
     rows = {metric.name: {family(row): row for row in found}
             for metric, found in zip(metrics, facts["at_our_rate"].values(), strict=False)}
     names = list(dict.fromkeys(name for found in rows.values() for name in found))
+    if not facts["averages"]:
+        return ["nothing was measured with every picture"]
     if not names:
         lines = [f"{row['codec']:<10}{row['setting']!s:>6}{row['bpp']:>10.4f} bpp" + "".join(
             f"{metric.marked:>18} {shown(row[metric.name], metric.digits)}" for metric in metrics)
@@ -222,8 +213,33 @@ def _lead(facts: Row, metrics: Sequence[Metric]) -> str:
 
 def plots(facts: Row, metrics: Sequence[Metric]) -> dict[str, str]:
     """The curves as SVG files, by metric."""
-    means = facts["averages"]
-    return {name: drawing.file(_names(means)) for name, drawing in _curves(means, metrics).items()}
+    return {name: drawing.file() for name, drawing in _curves(facts["averages"], metrics).items()}
+
+
+def _rate_and_fidelity(means: Sequence[Row], metrics: Sequence[Metric]) -> str:
+    return section("Rate and fidelity", paragraph(
+        "Means over the pictures. A curve is the best that a codec reaches over all its settings, "
+        f"with and without scaling; point at a dot to see which it is. {AXES}"),
+        legend(_names(means)), "<div class=plots>",
+        *(drawing.figure() for drawing in _curves(means, metrics).values()),
+        "</div>") if means else ""
+
+
+def _all_settings(means: Sequence[Row], metrics: Sequence[Metric]) -> str:
+    return section(
+        "All settings", paragraph("Means over the pictures; a click on a title sorts."),
+        table([Column("codec", "codec"), Column("setting", "setting"), *_SIZES,
+               *_metric_columns(metrics), *_TIMES], means, OURS)) if means else ""
+
+
+def _each_picture(rows: Sequence[Row], metrics: Sequence[Metric], titles: Mapping[str, str]
+                  ) -> str:
+    return section(
+        "Picture by picture", "<details><summary>Show the table</summary>",
+        table([Column("codec", "codec"), Column("setting", "setting"),
+               Column("image", "picture", left=True), *_SIZES, *_metric_columns(metrics), *_TIMES],
+              [row | {"image": titles[row["image"]]} for row in rows], OURS),
+        "</details>") if rows else ""
 
 
 def _names(means: Sequence[Row]) -> list[str]:
@@ -234,10 +250,12 @@ def _names(means: Sequence[Row]) -> list[str]:
 def _curves(means: Sequence[Row], metrics: Sequence[Metric]) -> dict[str, Drawing]:
     drawings = {}
     for metric in metrics:
+        fronts = dict(families(means, metric.name, metric.higher))
         curves = {name: [Point(row["bpp"], row[metric.name],
                                f"{row['codec']} {row['setting']}: {row['bpp']:.4f} bpp, "
-                               f"{row[metric.name]:.{metric.digits}f}") for row in rows]
-                  for name, rows in families(means, metric.name, metric.higher)}
+                               f"{row[metric.name]:.{metric.digits}f}")
+                         for row in fronts.get(name, [])]
+                  for name in _names(means)}
         if drawing := draw(f"{metric.marked} ({metric.better} is better)", "bits per pixel (file)",
                            curves, bold=OURS, log_x=True):
             drawings[metric.name] = drawing
@@ -254,8 +272,8 @@ def _bd_rates(facts: Row, metrics: Sequence[Metric], anchor: str) -> str:
         "Bits that a codec needs more (+) or less (−) than the anchor for equal fidelity, in "
         "percent, between the curves above (Bjøntegaard, Akima interpolation). A dash: fewer than "
         "four points, or curves that hardly overlap."),
-        table([Column("codec", "codec"), *(Column(metric.name, metric.marked + ", %", 1)
-                                           for metric in metrics)],
+        table([Column("codec", "codec"),
+               *(Column(metric.name, metric.marked + ", %", 1, signed=True) for metric in metrics)],
               sorted(rows, key=lambda row: row["codec"] != OURS), OURS))
 
 
@@ -281,12 +299,20 @@ def _crops(rows: Sequence[Row], means: Sequence[Row], metrics: Sequence[Metric],
         original = webp_base64(middle(load_image(image)))
         parts += ["<div class=crops>", _figure(original, titles[image], "original"), *(
             _figure(row["crop"], f"{row['codec']} {row['setting']}",
-                    f"{row['file_bytes']:,} bytes, {row['bpp']:.4f} bpp, {judge.title} "
-                    f"{shown(row[judge.name], judge.digits)}")
+                    f"{row['file_bytes']:,} bytes{_more(row, own)}, {row['bpp']:.4f} bpp, "
+                    f"{judge.title} {shown(row[judge.name], judge.digits)}")
             for row in chosen), "</div>"]
-    return section("Side by side at about equal rate", paragraph(
+    return section("Side by side at our rate or the next above", paragraph(
         "The middle of the picture. Each codec at the setting chosen as under “At our rate”, for "
-        f"this picture, by {judge.title}."), *parts) if parts and judge else ""
+        f"this picture, by {judge.title}; in brackets how many bytes more (+) or fewer (−) than "
+        "ours."), *parts) if parts and judge else ""
+
+
+def _more(row: Row, own: Row) -> str:
+    """How much longer its file is than ours of the same picture."""
+    if row is own:
+        return ""
+    return f" ({shown(100 * (row['file_bytes'] / own['file_bytes'] - 1), 0, signed=True)} %)"
 
 
 def _figure(picture: str, title: str, note: str, kind: str = "") -> str:
@@ -304,8 +330,7 @@ def _bits(rows: Sequence[Row], titles: Mapping[str, str]) -> str:
     tokens = {name: sum(row["parts"].get(name, 0.0) for row in full) for name in names}
     lines = [{"part": name, "bits": bits / len(full), "share": 100 * bits / total}
              for name, bits in tokens.items()]
-    maps = [part for row in full if "token_bits" in row
-            for part in _bit_map(row, titles[row["image"]])]
+    maps = [_bit_map(row, titles[row["image"]]) for row in full if "token_bits" in row]
     return section("Where our bits go", paragraph(
         "With every token sent. Tokens are coded in ten groups, from a sparse lattice to a "
         "dense one; the later, the more of the picture is known."),
@@ -315,7 +340,8 @@ def _bits(rows: Sequence[Row], titles: Mapping[str, str]) -> str:
         if maps else "", "<div class=crops>", *maps, "</div>")
 
 
-def _bit_map(row: Row, title: str) -> list[str]:
+def _bit_map(row: Row, title: str) -> str:
+    """Beside its picture."""
     bits = np.array(row["token_bits"])
     level = np.clip(bits / bits.max() if bits.max() else bits, 0, 1)
     ramp = np.array([[20, 16, 48], [120, 28, 109], [229, 92, 48], [252, 240, 160]], float)
@@ -325,15 +351,16 @@ def _bit_map(row: Row, title: str) -> list[str]:
     Image.fromarray(colours.astype(np.uint8)).save(file, "WEBP", lossless=True)
     picture = load_image(row["image"])
     picture.thumbnail((400, 400))
-    return [_figure(webp_base64(picture), title, "original"),
-            _figure(base64.b64encode(file.getvalue()).decode(), "bits a token",
-                    f"{bits.min():.1f} … {bits.max():.1f}, mean {bits.mean():.2f}", "map")]
+    return "".join(("<div class=pair>", _figure(webp_base64(picture), title, "original"),
+                    _figure(base64.b64encode(file.getvalue()).decode(), "bits a token",
+                            f"{bits.min():.1f} … {bits.max():.1f}, mean {bits.mean():.2f}", "map"),
+                    "</div>"))
 
 
 def _troubles(facts: Row, metrics: Sequence[Metric], titles: Mapping[str, str]) -> str:
     rows = [{"what": name, "why": f"skipped: {why}"} for name, why in facts["missing"].items()]
     rows += [{"what": title, "why": why} for title, why in without_mean(facts, metrics).items()]
-    rows += [{"what": f"{row['codec']} {row['setting']}, {titles[row['image']]}",
-              "why": row["error"]} for row in facts["errors"]]
+    rows += [{"what": (f"{row['codec']} {row['setting']}, " if row["codec"] != ANY else "")
+              + titles[row["image"]], "why": row["error"]} for row in facts["errors"]]
     return section("What could not be measured", table(
         [Column("what", "what"), Column("why", "why", left=True)], rows)) if rows else ""

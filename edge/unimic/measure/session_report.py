@@ -77,7 +77,7 @@ def html(facts: Row) -> str:
         section("Drift", paragraph(
             "The photo is edited again and again in its right half. Shown is the left half, which "
             "nobody edits, against the original: ours as the service holds it, in tokens; the "
-            "others' coded anew in every turn." + (
+            "others' coded anew in every turn. Value axes need not begin at 0." + (
                 " Means over the photos, of the codecs that did it with all." if several else "")),
             legend(codecs), "<div class=plots>",
             *(drawing.figure() for drawing in _curves(drift, metric).values()), "</div>",
@@ -86,13 +86,13 @@ def html(facts: Row) -> str:
             [Column("what", "what"), Column("why", "why", left=True)], left_out))]
           if left_out else []),
         made_with(facts["versions"]),
-    ], codecs)
+    ])
 
 
 def plots(facts: Row) -> dict[str, str]:
     """The drift as SVG files, by metric."""
     drift = _drift(facts["sessions"], _metric(facts))
-    return {f"drift-{metric}": drawing.file(_names(drift))
+    return {f"drift-{metric}": drawing.file()
             for metric, drawing in _curves(drift, _metric(facts)).items()}
 
 

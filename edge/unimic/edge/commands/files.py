@@ -20,6 +20,7 @@ from unimic.codec.tokens import TokenGrid, grid_shape
 from unimic.edge.arguments import USUAL_QUALITY
 from unimic.edge.console import (
     PIPE,
+    HelpFormatter,
     check_output,
     check_picture_size,
     common_options,
@@ -57,10 +58,9 @@ examples:
 
 def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the three commands."""
-    raw_text = argparse.RawDescriptionHelpFormatter
     parser = subparsers.add_parser(
         "encode", help="code a picture or a text into a .umc file", epilog=ENCODE_EXAMPLES,
-        formatter_class=raw_text, parents=[common_options(overwrite=True)],
+        formatter_class=HelpFormatter, parents=[common_options(overwrite=True)],
         description="Code a picture (JPEG, PNG, WebP, AVIF, …) or a UTF-8 text into a .umc file.")
     parser.add_argument("input", metavar="IN", help="picture or text; - is standard input")
     parser.add_argument("output", metavar="OUT", help=".umc file; - is standard output")
@@ -78,7 +78,7 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
 
     parser = subparsers.add_parser(
         "decode", help="turn a .umc file back into a picture or a text", epilog=DECODE_EXAMPLES,
-        formatter_class=raw_text, parents=[common_options(overwrite=True)],
+        formatter_class=HelpFormatter, parents=[common_options(overwrite=True)],
         description="Turn a .umc file back. A picture is written in the format of OUT's "
         "extension, a text as UTF-8.")
     parser.add_argument("input", metavar="IN", help=".umc file; - is standard input")

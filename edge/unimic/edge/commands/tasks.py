@@ -13,6 +13,7 @@ from unimic.codec.umc import MAGIC
 from unimic.edge.arguments import number
 from unimic.edge.console import (
     PIPE,
+    HelpFormatter,
     check_output,
     check_picture_size,
     common_options,
@@ -70,7 +71,7 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
                 ) -> argparse.ArgumentParser:
         return subparsers.add_parser(
             name, help=help_, description=help_[0].upper() + help_[1:] + ".", parents=parents,
-            epilog=EXAMPLES[name], formatter_class=argparse.RawDescriptionHelpFormatter)
+            epilog=EXAMPLES[name], formatter_class=HelpFormatter)
 
     parser = command("ask", "answer a question about a picture", common, service)
     parser.add_argument("input", metavar="IN", help=INPUT)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from unimic.codec.errors import InvalidInput
 from unimic.codec.store import ModelStore
-from unimic.edge.console import common_options, progress
+from unimic.edge.console import HelpFormatter, common_options, progress
 from unimic.measure import outputs
 from unimic.measure.commands.options import picture_files, text_lines
 
@@ -28,7 +28,7 @@ def add(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the action."""
     entropy = actions.add_parser(
         "entropy", parents=[common_options()], help="rates of the entropy models",
-        epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog=EXAMPLES, formatter_class=HelpFormatter,
         description="Code pictures and texts with the shipped entropy models and say how many bits "
         "they take: ideal, payload and wire, beside fixed-length tokens and an order-0 histogram.")
     entropy.add_argument("--images", type=Path, nargs="+", default=[], metavar="PATH",

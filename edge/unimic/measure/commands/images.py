@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unimic.codec.errors import InvalidInput
-from unimic.edge.console import make_folder, progress
+from unimic.edge.console import HelpFormatter, make_folder, progress
 from unimic.measure import machine, outputs
 from unimic.measure.commands.options import comma_list, picture_files, tell_missing
 
@@ -33,7 +33,7 @@ def add(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the action."""
     images = actions.add_parser(
         "images", help="rate and fidelity beside other codecs", epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=HelpFormatter,
         description="Code pictures with every codec at every setting, and say how many bits they "
         "take, how near they come to the originals and how long it lasts.")
     images.add_argument("images", type=Path, nargs="+", metavar="IMAGE",

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from unimic.codec.errors import InvalidInput
 from unimic.codec.store import ModelStore
-from unimic.edge.console import PIPE, make_folder, progress, quality_option
+from unimic.edge.console import PIPE, HelpFormatter, make_folder, progress, quality_option
 from unimic.measure import machine, outputs
 from unimic.measure.commands.options import (
     codec_families,
@@ -30,7 +30,7 @@ def add(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the action."""
     session = actions.add_parser(
         "session", help="bytes and drift of a session of many turns", epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=HelpFormatter,
         parents=[service_options(resumable=True)],
         description="Hold a session of ten turns with a service and count the bytes of the "
         "connection, beside what its pictures would take with other codecs that come no farther "

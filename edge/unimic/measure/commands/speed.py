@@ -7,15 +7,22 @@ from pathlib import Path
 from typing import Any
 
 from unimic.codec.store import ModelStore
-from unimic.edge.console import common_options, progress
+from unimic.edge.console import HelpFormatter, common_options, progress
 from unimic.measure import outputs
 from unimic.measure.commands.options import picture_files
+
+EXAMPLES = """\
+examples:
+  unimic measure speed kodak/
+  unimic measure speed kodak/ --threads 1 --device cuda --json
+"""
 
 
 def add(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the action."""
     speed = actions.add_parser(
         "speed", parents=[common_options()], help="time of coding, on a device and in a service",
+        epilog=EXAMPLES, formatter_class=HelpFormatter,
         description="Time the image encoder beside the entropy coder at 256×256 pixels, and count "
         "the image packets that are decoded in a second, alone and in batches of 8 and 64.")
     speed.add_argument("images", type=Path, nargs="+", metavar="IMAGE",

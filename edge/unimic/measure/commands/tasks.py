@@ -6,7 +6,8 @@ import argparse
 from pathlib import Path
 
 from unimic.codec.errors import InvalidInput
-from unimic.edge.console import picture_bytes, progress, write_output
+from unimic.codec.store import ModelStore
+from unimic.edge.console import HelpFormatter, picture_bytes, progress, write_output
 from unimic.measure import machine, outputs
 from unimic.measure.commands.options import codec_families, comma_list, service_options
 
@@ -22,7 +23,7 @@ def add(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the action."""
     tasks = actions.add_parser(
         "tasks", help="answers, captions, inpainting and drawings, judged", epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter, parents=[service_options()],
+        formatter_class=HelpFormatter, parents=[service_options()],
         description="Give a service the tasks of test sets: the questions of easy-VQA and of "
         "DAQUAR, photos of Flickr8k to describe, to inpaint and to make from their captions, and "
         "drawings to make. What it says about tokens stands beside what it says about pictures "
@@ -55,6 +56,7 @@ def measure_tasks(args: argparse.Namespace) -> None:
     from unimic.edge.client import Client
     from unimic.edge.demo import service
     from unimic.edge.models import Models
+    from unimic.measure import metrics, ours
     from unimic.measure.tasks import findings, run
 
     for option in "count", "seeds":
@@ -74,7 +76,8 @@ def measure_tasks(args: argparse.Namespace) -> None:
             with progress(name) as show:
                 found.append(part(cloud, show))
     command, described = machine.command(), machine.describe()
-    versions = machine.versions(versions)
+    versions = machine.versions(versions, metrics.versions(run.judges(parts)),
+                                ours.versions(ModelStore.default()))
     facts = {**{part.title: part.as_dict() for part in found}, "command": command,
              "machine": described, "versions": versions}
     outputs.write(args, facts, findings.text(found),

@@ -8,6 +8,7 @@ from typing import Any
 
 from unimic.measure.codecs import OURS
 from unimic.measure.html import (
+    AXES,
     Column,
     Point,
     legend,
@@ -34,8 +35,9 @@ class Findings:
         columns: the first names the rows.
         rows: their figures.
         failed: pictures that could not be read: ``picture``, ``error``.
-        curve: the column to plot against bits per pixel.
+        curve: the column to plot against bits per pixel; of it, higher is better.
         codecs: that failed, and how.
+        losses: what a † in the titles means.
     """
 
     title: str
@@ -45,6 +47,7 @@ class Findings:
     failed: Sequence[Row]
     curve: str | None = None
     codecs: Mapping[str, str] = field(default_factory=dict)
+    losses: str = ""
 
     def as_dict(self) -> Row:
         """For JSON."""
@@ -62,6 +65,7 @@ def text(findings: Sequence[Findings]) -> list[str]:
     lines: list[str] = []
     for found in findings:
         lines += ["", found.title, *aligned(found.columns, found.rows)]
+        lines += [f"  {found.losses}"] if found.losses else []
         lines += [f"  left out: {row['name']}: {row['error']}" for row in found.left_out]
     return lines[1:]
 
@@ -73,12 +77,12 @@ def html(findings: Sequence[Findings], command: str, machine: str,
                                for row in found.rows if row.get("share")))
     parts = [made_by(command, machine)]
     for found in findings:
-        parts.append(section(found.title, paragraph(found.about), *_plots(found, names),
-                             table(found.columns, found.rows, OURS)))
+        parts.append(section(found.title, paragraph(f"{found.about} {found.losses}"),
+                             *_plots(found, names), table(found.columns, found.rows, OURS)))
         if found.left_out:
             parts.append(table([Column("name", "left out"), Column("error", "why", left=True)],
                                found.left_out))
-    return page("UniMIC: tasks", [*parts, made_with(versions)], names)
+    return page("UniMIC: tasks", [*parts, made_with(versions)])
 
 
 def _plots(found: Findings, names: Sequence[str]) -> list[str]:
@@ -90,5 +94,6 @@ def _plots(found: Findings, names: Sequence[str]) -> list[str]:
         Point(row["bpp"], row[found.curve], f"{name}: {row['bpp']:.4f} bpp, {row[found.curve]:.3f}")
         for row in found.rows if row["codec"] == name and row.get("share")),
         key=lambda point: point.x) for name in names}
-    return [legend(names), "<div class=plots>",
-            plot(title, "bits per pixel", curves, bold=OURS, log_x=True), "</div>"]
+    return [paragraph(AXES), legend(names), "<div class=plots>",
+            plot(f"{title} (higher is better)", "bits per pixel", curves, bold=OURS, log_x=True),
+            "</div>"]

@@ -107,7 +107,7 @@ def measure(cloud: Client, models: Models, subjects: Sequence[Subject], samples:
                 if len(samples) < SAMPLES and filled.method == PLAIN:
                     samples.append(Tile(filled.image, f"made anew: the {part} part", "",
                                         filled.cost))
-    return Findings(TITLE, ABOUT, COLUMNS, _rows(values), failed)
+    return Findings(TITLE, ABOUT, COLUMNS, _rows(values), failed, losses=LOSSES)
 
 
 def fills(cloud: Client, models: Models, photo: Image.Image, part: str, box: Box, prompt: str
@@ -167,10 +167,11 @@ ABOUT = (
     "token that is sent tells anything of them. LPIPS and DISTS of the hidden part cut out, "
     "against the original; how much lower it is than with the better of mean fill and Telea; "
     "tokens that equal the original's there. Re-encoded: the original's own tokens, decoded; "
-    "nothing made of tokens can be expected to be nearer. † a training loss: LPIPS-AlexNet of the "
-    "image tokenizer and, at first, of what the compact model puts there without a prompt; "
-    "LPIPS-VGG of the latter since then, and of the network that refines new pixels. DISTS was "
-    "none, but sees through the layers of VGG too.")
+    "nothing made of tokens can be expected to be nearer.")
+LOSSES = (
+    "† a training loss: LPIPS-AlexNet of the image tokenizer and, at first, of what the compact "
+    "model puts there without a prompt; LPIPS-VGG of the latter since then, and of the network "
+    "that refines new pixels. DISTS was none, but sees through the layers of VGG too.")
 COLUMNS = (Column("method", "method"), Column("part", "part", left=True),
            Column("lpips-vgg", "LPIPS-VGG †", 4), Column("gain-lpips-vgg", "lower by, %", 1),
            Column("dists", "DISTS", 4), Column("gain-dists", "lower by, %", 1),

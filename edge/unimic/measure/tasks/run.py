@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from unimic.edge.client import Client
 from unimic.edge.contact_sheet import Tile, contact_sheet
 from unimic.edge.models import Models
 from unimic.measure.codecs import Variant
+from unimic.measure.metrics import METRICS, Metric
 from unimic.measure.tasks import answers, captions, drawings, grounds, inpainting, photos
 from unimic.measure.tasks.findings import Findings
 
@@ -87,6 +88,12 @@ def plan(models: Models, options: Options, samples: Samples) -> dict[str, Part]:
     if not parts:
         raise InvalidInput("--tasks", "have no test set", "name its folder")
     return parts
+
+
+def judges(parts: Iterable[str]) -> list[Metric]:
+    """What parts of a `plan` judge pictures by."""
+    of_parts = {"inpainting": inpainting.JUDGES, "photos": (photos.JUDGE,)}
+    return [METRICS[name] for part in parts for name in of_parts.get(part, ())]
 
 
 def sheet(samples: Samples) -> Image.Image | None:
