@@ -12,7 +12,7 @@ from fake_backend import SPACE, EchoBackend
 from PIL import Image
 
 from unimic.cloud.backends import base
-from unimic.cloud.backends.base import Answer, load_backend
+from unimic.cloud.backends.base import Answer, Sampling, load_backend
 from unimic.codec.errors import InvalidInput, UnimicError, UnknownModel
 from unimic.codec.store import ModelStore
 
@@ -115,6 +115,42 @@ async def test_answers_that_are_none(connect, caplog, answer, said):
         assert said in caplog.text
 
 
+class Raising(EchoBackend):
+    """Raises what it is told to."""
+
+    def __init__(self, error):
+        super().__init__()
+        self.error = error
+
+    def generate(self, requests, watch):
+        raise self.error
+
+
+class Bare(UnimicError):
+    def __init__(self):
+        pass
+
+
+@pytest.mark.parametrize(("error", "said"), [
+    (InvalidInput("task", "file \udcff is bad", "mend it"), r"task: file \? is bad; mend it"),
+    (InvalidInput("task", "x" * 2_000_000, "mend it"), "task: x{1000}; mend it"),
+    (InvalidInput(7, "is bad", "mend it"), "internal error"),
+    (InvalidInput("task", None, "mend it"), "internal error"), (Bare(), "internal error")])
+async def test_errors_of_many_kinds(connect, error, said):
+    async with connect(backend=Raising(error)) as cloud:
+        with pytest.raises(UnimicError, match=said):
+            await cloud.generate("a", 32, 32)
+        assert await cloud.share(PHOTO)
+
+
+async def test_an_answer_that_is_too_long(connect, caplog):
+    async with connect(backend=Returning([Answer("a" * 16_385, 0.5)])) as cloud:
+        photo = await cloud.share(PHOTO)
+        with pytest.raises(UnimicError, match="internal error"):
+            await cloud.ask(photo, "what?")
+        assert "16385 text tokens, over 16384" in caplog.text
+
+
 @pytest.mark.parametrize("progress", [(2, 1), (-1, 1), (1, 1 << 40), ("a", 2), (0.5, 1)])
 async def test_progress_that_is_none(connect, caplog, progress):
     class Watching(EchoBackend):
@@ -139,6 +175,14 @@ class Half(EchoBackend):
     max_tokens = None
 
 
+class Freezing(EchoBackend):
+    defaults = Sampling(seed=1, steps=4, temperature=float("nan"), guidance=2.0)
+
+
+def leaving(store, device, weights):
+    raise SystemExit(5)
+
+
 def broken(store, device, weights):
     raise ModuleNotFoundError("No module named 'giant'")
 
@@ -153,7 +197,9 @@ def test_a_backend_that_is_offered(monkeypatch):
     (broken, r"'mine' of one cannot be made \(ModuleNotFoundError: No module named 'giant'\)"),
     (lambda store: None, "cannot be made.*TypeError"), (7, "cannot be made.*TypeError"),
     (lambda *_: None, "'mine' of one is a NoneType, no Backend"),
-    (lambda *_: Half(), "has None as max_tokens in place of int")])
+    (leaving, r"cannot be made \(SystemExit: 5\)"),
+    (lambda *_: Half(), "has None as max_tokens in place of int"),
+    (lambda *_: Freezing(), "has nan as defaults.temperature in place of 0 or more")])
 def test_backends_that_are_none(monkeypatch, factory, said):
     offer(monkeypatch, one=factory)
     with pytest.raises(UnknownModel, match=said):

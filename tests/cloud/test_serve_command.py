@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import subprocess
+import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -85,6 +87,22 @@ def test_limits():
     assert changed == Limits(max_objects=4, max_tokens=7)
 
 
+def test_a_backend_that_goes_on_is_left():
+    script = """
+import time
+from concurrent.futures import ThreadPoolExecutor
+from unimic.cloud import cli
+from unimic.cloud.batching import THREADS
+pool = ThreadPoolExecutor(1, thread_name_prefix=THREADS)
+pool.submit(time.sleep, 100)
+pool.shutdown(wait=False)
+cli._leave_the_backend()
+"""
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, timeout=60)
+    assert ended.returncode == 0
+    assert b"its process is ended" in ended.stderr
+
+
 def test_an_unknown_backend(monkeypatch):
     store = object.__new__(ModelStore)
     with pytest.raises(UnknownModel, match="installed are"):
@@ -92,10 +110,12 @@ def test_an_unknown_backend(monkeypatch):
     assert "nonesuch" not in backend_names()
 
 
-async def test_models_of_another_space_are_refused():
+@pytest.mark.parametrize("space", [
+    TokenSpace(b"other---"), replace(EchoBackend.space, image_codes=100)])
+async def test_models_of_another_space_are_refused(space):
     from unimic.cloud.server import Server, ServerOptions
     coder = FakeCoder()
-    coder.space = TokenSpace(b"other---")
+    coder.space = space
     with pytest.raises(UnknownModel, match="token space"):
         Server(EchoBackend(), coder, FakeText(), Limits(), ServerOptions())
 

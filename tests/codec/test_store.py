@@ -143,6 +143,15 @@ def test_the_shipped_models_are_whole(store: ModelStore) -> None:
         store.verify(name)
 
 
+def test_a_space_of_a_patch_that_no_header_can_say(folder: Path) -> None:
+    path = folder / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["models"]["image-tokenizer"]["sizes"]["patch"] = 80
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(CorruptData, match="a patch of 80 pixels; use a tokenizer of 8 to 64"):
+        ModelStore(folder).space()
+
+
 def test_a_space_without_its_sizes(folder: Path) -> None:
     path = folder / "manifest.json"
     manifest = json.loads(path.read_text())

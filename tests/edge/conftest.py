@@ -22,6 +22,9 @@ class TinyStore:
     def space(self) -> TokenSpace:
         return TokenSpace(b"tinytiny")
 
+    def fits(self, name: str) -> bool:
+        return True
+
     def path(self, name: str, file: str) -> Path:
         return self.folder / name / file
 

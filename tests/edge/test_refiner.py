@@ -117,3 +117,10 @@ def test_the_shipped_network_changes_holes_a_little(store: ModelStore) -> None:
     refined = Refiner(store, threads=1)(shown, shown, made)
     assert (refined[~made] == shown[~made]).all()
     assert np.abs(refined.astype(int) - shown).mean() < 8
+
+
+def test_a_network_for_other_tokens_is_not_used(tiny_store: Any,
+                                                monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tiny_store, "fits", lambda name: False)
+    shown = noise(1)
+    assert (Refiner(tiny_store)(shown, noise(2), hole(32, 48, 80, 96)) == shown).all()

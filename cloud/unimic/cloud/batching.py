@@ -28,6 +28,9 @@ from unimic.codec.errors import InvalidInput, UnimicError
 from unimic.codec.progress import Progress
 from unimic.codec.tokens import Codes, check_codes
 
+THREADS = "backend"
+"""What the names of worker threads begin with."""
+_PARTS = "field", "message", "remedy"  # of an error
 LINGER_SECONDS = 0.005
 """An idle worker waits this long for company: requests that were sent together arrive together."""
 MOST_TOKENS = 1 << 14
@@ -70,7 +73,7 @@ class Batcher:
             AnswerRequest: backend.answer,
         }
         self._backend = backend
-        self._threads = ThreadPoolExecutor(workers, thread_name_prefix="backend")
+        self._threads = ThreadPoolExecutor(workers, thread_name_prefix=THREADS)
         self._waiting: list[_Batch] = []
         self._workers, self._metrics = workers, metrics
         self._running: set[asyncio.Task[None]] = set()
@@ -155,8 +158,12 @@ class Batcher:
             requests = copy.deepcopy([job.request for job in jobs])
             try:
                 return self._checked(self._methods[type(requests[0])](requests, watch), requests)
-            except (UnimicError, Cancelled):
+            except Cancelled:
                 raise
+            except UnimicError as error:
+                if all(isinstance(vars(error).get(part), str) for part in _PARTS):
+                    raise
+                raise RuntimeError(f"backend {self._backend.name}: {error!r}") from error
             except BaseException as error:  # the loop would take some for its own, or not at all
                 raise RuntimeError(f"backend {self._backend.name}: {error!r}") from error
 

@@ -5,12 +5,17 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import logging
+import os
 import re
 import signal
+import sys
+import threading
 from dataclasses import replace
 from pathlib import Path
 
 from unimic.cloud.backends.base import backend_names, load_backend
+from unimic.cloud.batching import THREADS
 from unimic.cloud.coding import Together
 from unimic.cloud.metrics import Metrics
 from unimic.cloud.networks import check_device, load_device_coder
@@ -19,6 +24,10 @@ from unimic.codec.errors import InvalidInput
 from unimic.codec.limits import Limits
 from unimic.codec.store import ModelStore
 from unimic.codec.text import TextTokenizer
+
+log = logging.getLogger(__name__)
+END_SECONDS = 1
+"""A backend that calls ``watch`` has noticed by then, mostly, that nobody waits any more."""
 
 
 def add_serve(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -87,7 +96,21 @@ def serve(options: argparse.Namespace) -> int:
         asyncio.run(run())
         for number in (signal.SIGTERM, signal.SIGINT):  # it has ended as it was told to
             signal.signal(number, signal.SIG_IGN)
+    _leave_the_backend()
     return 0
+
+
+def _leave_the_backend() -> None:
+    """End the process if a backend goes on computing what was given up, as one that does not call
+    ``watch`` does: Python would wait for its thread."""
+    workers = [thread for thread in threading.enumerate() if thread.name.startswith(THREADS)]
+    for worker in workers:
+        worker.join(END_SECONDS)
+    if any(worker.is_alive() for worker in workers):
+        log.warning("the backend goes on with what was given up: its process is ended")
+        logging.shutdown()
+        sys.stdout.flush()
+        os._exit(0)
 
 
 def _allow_many_connections() -> None:

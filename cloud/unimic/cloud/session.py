@@ -17,6 +17,7 @@ import numpy as np
 from google.protobuf.message import DecodeError
 
 from unimic.cloud.backends.base import (
+    MAX_STEPS,
     Answer,
     AnswerRequest,
     Backend,
@@ -43,7 +44,7 @@ from unimic.codec.packets import (
 )
 from unimic.codec.progress import run_to_end
 from unimic.codec.text import TextTokenizer
-from unimic.codec.tokens import Codes, Mask, TokenGrid, check_size, grid_shape
+from unimic.codec.tokens import Codes, Mask, TokenGrid, TokenSpace, check_size, grid_shape
 from unimic.codec.version import __version__
 from unimic.codec.wire import Leaving, UnknownObject, to_failure
 from unimic.v1 import packet_pb2
@@ -56,9 +57,10 @@ Write = Callable[[pb.ServerMessage], Awaitable[None]]
 
 OPEN_SECONDS = 10
 """A client that has not said open by then has gone astray."""
-MAX_STEPS = 1000
 MOST_THREADS = 512
 """For what is to be coded, of all sessions. Few of them compute: those of images mostly wait."""
+MOST_ANSWER = Limits().max_text_tokens
+"""Text tokens of an answer: a client takes no more, unless it was told to."""
 QUESTIONS = (pb.TASK_KIND_ANSWER, pb.TASK_KIND_CAPTION)
 FILLS = (pb.TASK_KIND_INPAINT, pb.TASK_KIND_OUTPAINT)
 TASKS = (pb.TASK_KIND_GENERATE, *FILLS, *QUESTIONS)
@@ -83,11 +85,11 @@ class Engine:
     threads: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(MOST_THREADS))
 
     def __post_init__(self) -> None:
-        if self.coder.space.id != self.backend.space.id:
+        if self.coder.space != self.backend.space:
             raise UnknownModel(
                 "backend", f"{self.backend.name} works in the token space "
-                f"{self.backend.space.id.hex()}, the entropy models in {self.coder.space.id.hex()}",
-                "take models of the backend's space")
+                f"{_described(self.backend.space)}, the entropy models in "
+                f"{_described(self.coder.space)}", "take models of the backend's space")
 
     def wire_limits(self) -> pb.Limits:
         """The limits as a client is told them."""
@@ -394,6 +396,8 @@ class Session:
 
     def _pack_answer(self, answer: str, coder: Coder) -> packet_pb2.Packet:
         ids = self._engine.text.encode(answer)
+        if len(ids) > MOST_ANSWER:
+            raise RuntimeError(f"the answer has {len(ids)} text tokens, over {MOST_ANSWER}")
         return for_session(pack_text(coder, ids, raw=self._raw(coder.text_model)).packet)
 
     async def _image(self, name: int, source: asyncio.Task[TokenGrid | None] | None) -> TokenGrid:
@@ -461,12 +465,17 @@ def _inside(packet: str) -> Iterator[None]:
         raise error.inside(f"{packet}.") from error
 
 
+def _described(space: TokenSpace) -> str:
+    return (f"{space.id.hex()} ({space.image_codes} image codes, {space.text_codes} text codes, "
+            f"{space.patch} pixels a token)")
+
+
 def _sampling(wanted: pb.Sampling, defaults: Sampling) -> Sampling:
     """What the client asks for, checked, and ``defaults`` for the rest."""
     temperature = wanted.temperature if wanted.HasField("temperature") else defaults.temperature
     guidance = wanted.guidance if wanted.HasField("guidance") else defaults.guidance
     for name, value in (("temperature", temperature), ("guidance", guidance)):
-        if not 0 <= value < 1000:  # NaN fails too
+        if wanted.HasField(name) and not 0 <= value < 1000:  # NaN fails too
             raise InvalidInput(f"task.sampling.{name}", f"{value} is out of range",
                                "use 0 or more, below 1000")
     if wanted.steps > MAX_STEPS:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from unimic.codec.errors import CorruptData, InvalidInput, UnknownModel
-from unimic.codec.tokens import TokenSpace
+from unimic.codec.tokens import PITCHES, TokenSpace
 
 MANIFEST = "manifest.json"
 FORMAT = 1
@@ -212,6 +212,9 @@ def _space(entries: Mapping[str, Entry]) -> TokenSpace:
         raise CorruptData("manifest", "the sizes of the token space are "
                           f"{', '.join(sorted(sizes)) or 'missing'}, not image_codes, patch and "
                           "text_codes", "install the models anew")
+    if sizes["patch"] not in PITCHES:
+        raise CorruptData("manifest", f"a patch of {sizes['patch']} pixels",
+                          f"use a tokenizer of {PITCHES[0]} to {PITCHES[-1]}")
     return TokenSpace(digest[:ID_BYTES], **sizes)
 
 

@@ -14,6 +14,8 @@ from unimic.v1 import service_pb2 as pb
 KEEPALIVE_SECONDS = 20
 """A silent peer is asked for a sign of life this often; both sides allow it that often."""
 KEEPALIVE_TIMEOUT_SECONDS = 5
+LONGEST = 1000
+"""Characters of each part of an error that go to the other side."""
 
 
 class UnknownObject(UnimicError):
@@ -65,8 +67,13 @@ def to_failure(request: int, error: UnimicError) -> pb.Failure:
     """The message that carries ``error`` to the other side."""
     code = next((code for kind, code in _CODES.items() if isinstance(error, kind)),
                 pb.Failure.CODE_INTERNAL)
-    return pb.Failure(id=request, code=code, field=error.field,
-                      message=f"{error.message}; {error.remedy}")
+    field, message, remedy = map(_words, (error.field, error.message, error.remedy))
+    return pb.Failure(id=request, code=code, field=field, message=f"{message}; {remedy}")
+
+
+def _words(text: str) -> str:
+    """As a message carries it: what a backend says may be long, or hold what is no text."""
+    return text[:LONGEST].encode("utf-8", "replace").decode("utf-8")
 
 
 def from_failure(failure: pb.Failure) -> UnimicError:

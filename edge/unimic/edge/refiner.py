@@ -31,7 +31,7 @@ class Refiner:
     """
 
     def __init__(self, store: ModelStore, threads: int | None = None) -> None:
-        self._known = IMAGE_REFINER in store.entries
+        self._known = IMAGE_REFINER in store.entries and store.fits(IMAGE_REFINER)
         self._network = cache(partial(load, store, threads, IMAGE_REFINER, REFINER))
 
     def __call__(self, shown: Pixels, decoded: Pixels, hole: Mask) -> Pixels:

@@ -17,6 +17,8 @@ Watch = Callable[[int, int], None]
 """Called as ``watch(step, steps)`` after each step of a computation; raises `Cancelled` when
 nobody waits for any of the batch any more. Let it pass through."""
 
+MAX_STEPS = 1000  # of one request
+
 
 class Cancelled(BaseException):
     """Nobody waits for the result: stop computing. No error, so that nobody takes it for one."""
@@ -182,7 +184,7 @@ def load_backend(name: str, store: ModelStore, device: str, weights: str | None 
         backend: Backend = point.load()(store, device, weights)
     except UnimicError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise UnknownModel("backend", f"{name!r} of {package} cannot be made "
                            f"({type(error).__name__}: {error})", "-vv shows where") from error
     if wrong := _wrong(backend):
@@ -205,4 +207,12 @@ def _wrong(backend: object) -> str:
             return f"has {value!r} as {name} in place of {kind.__name__}"
         if isinstance(value, int) and value < 1:
             return f"has {value} as {name} in place of 1 or more"
+    for name, (least, below) in _DEFAULTS.items():
+        value = getattr(backend.defaults, name)
+        if not isinstance(value, (int, float)) or not least <= value < below:  # NaN fails too
+            return f"has {value!r} as defaults.{name} in place of {least} or more, below {below}"
     return ""
+
+
+_DEFAULTS = {"seed": (0, 1 << 64), "steps": (1, MAX_STEPS + 1), "temperature": (0, 1000),
+             "guidance": (0, 1000)}
