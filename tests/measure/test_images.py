@@ -234,6 +234,18 @@ def test_a_codec_that_fails_is_a_row(files: list[Path], monkeypatch: pytest.Monk
     assert row["error"] == "SystemExit: no licence"
 
 
+@pytest.mark.parametrize("wrong", [
+    {"ideal_bits": float("nan")}, {"ideal_bits": float("inf")}, {"ideal_bits": -1.0},
+    {"payload_bytes": -1}, {"payload_bytes": 2.5}, {"parts": {"x": float("nan")}},
+    {"token_bits": np.full((2, 2), np.nan)}])
+def test_figures_that_are_none_are_a_row(wrong: dict[str, Any], files: list[Path],
+                                         monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run.Variant, "encode", lambda *_: codecs.Encoded(b"1", **wrong))
+    monkeypatch.setattr(run.Variant, "decode", lambda *_: Image.open(files[0]))
+    row = run.measure(run.Task(files[0], "jpeg", 10, (), fast=False, keep=False))
+    assert row["error"].startswith(f"{next(iter(wrong))}: ")
+
+
 class Pool:
     """Answers at once; the second task is the death of its process, and takes the third with it."""
 
@@ -689,6 +701,8 @@ def test_metrics(photo: Image.Image) -> None:
     assert judge(Image.eval(photo, lambda v: v ^ 1))["psnr"] == pytest.approx(48.13, abs=0.01)
     with pytest.raises(InvalidInput, match="the original has"):
         judge(photo.crop((0, 0, 9, 9)))
+    with pytest.raises(InvalidInput, match="picture: mode YCbCr; decode it to RGB"):
+        judge(photo.convert("YCbCr"))
 
 
 def test_network_metrics(photo: Image.Image) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
+import math
 import multiprocessing
 import os
 import signal
@@ -19,6 +20,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import cache, lru_cache
+from numbers import Integral
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -29,7 +31,7 @@ from PIL import Image
 from unimic.codec.errors import InvalidInput, UnimicError
 from unimic.edge.images import load_image
 from unimic.measure import codecs
-from unimic.measure.codecs import Setting, Variant
+from unimic.measure.codecs import Encoded, Setting, Variant
 from unimic.measure.metrics import Judge, features
 
 ANY = "any"  # in place of a codec: the picture cannot be measured at all
@@ -102,6 +104,7 @@ def _measure(task: Task) -> Row:
     began = perf_counter()
     coded = variant.encode(original, task.setting)
     encoded = perf_counter()
+    _check(coded)
     decoded = variant.decode(coded.data, original.size)
     ended = perf_counter()
     pixels = original.width * original.height
@@ -119,6 +122,18 @@ def _measure(task: Task) -> Row:
         if coded.token_bits is not None:
             row["token_bits"] = np.round(coded.token_bits, 1).tolist()
     return row
+
+
+def _check(coded: Encoded) -> None:
+    """Refuse figures that are none, of a codec that counts wrongly."""
+    bits, size = coded.ideal_bits, coded.payload_bytes
+    if bits is not None and not 0 <= bits < math.inf:
+        raise InvalidInput("ideal_bits", f"{bits}", "give a finite number from 0 up, or None")
+    if size is not None and not (isinstance(size, Integral) and int(size) >= 0):
+        raise InvalidInput("payload_bytes", f"{size!r}", "give a whole number from 0 up, or None")
+    for name, figures in ("parts", [*coded.parts.values()]), ("token_bits", coded.token_bits):
+        if figures is not None and not np.isfinite(figures).all():
+            raise InvalidInput(name, "not all are finite", "give finite numbers, or leave it out")
 
 
 def unreadable(path: Path) -> Row | None:
