@@ -10,6 +10,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from concurrent.futures import Future
@@ -334,12 +335,17 @@ def codec():
 """
 
 
-def test_a_codec_that_prints_and_counts_with_numpy(files: list[Path], tmp_path: Path) -> None:
-    (tmp_path / "chatty.py").write_text(CHATTY)
-    info = tmp_path / "chatty-1.dist-info"
+def install(name: str, code: str, folder: Path) -> None:
+    """A package with a codec, both of this name."""
+    (folder / f"{name}.py").write_text(code)
+    info = folder / f"{name}-1.dist-info"
     info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: chatty\nVersion: 1\n")
-    (info / "entry_points.txt").write_text("[unimic.codecs]\nchatty = chatty:codec\n")
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1\n")
+    (info / "entry_points.txt").write_text(f"[unimic.codecs]\n{name} = {name}:codec\n")
+
+
+def test_a_codec_that_prints_and_counts_with_numpy(files: list[Path], tmp_path: Path) -> None:
+    install("chatty", CHATTY, tmp_path)
     for again in ([], ["--resume"]):
         done = subprocess.run(
             [sys.executable, "-m", "unimic.edge.cli", "measure", "images", files[0], "--codecs",
@@ -355,6 +361,40 @@ def test_a_codec_that_prints_and_counts_with_numpy(files: list[Path], tmp_path: 
             (codec, setting, 7, {"first": 8, "count": 24}) for codec, setting in
             (("chatty", 4), ("chatty", 5), ("chatty", 6), ("chatty", 7), ("chatty/2", 5))]
         assert said.count("python") == said.count("program") == (0 if again else 5)
+
+
+HANGS = """\
+import time
+from unimic.measure.codecs import Codec
+
+def encode(image, setting):
+    print("works")
+    time.sleep(600)
+
+def codec():
+    return Codec("hangs", range(9), range(9), encode, None, {})
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no process groups")
+def test_one_interrupt_ends_a_codec_that_hangs(files: list[Path], tmp_path: Path) -> None:
+    install("hangs", HANGS, tmp_path)
+    with subprocess.Popen(
+            [sys.executable, "-m", "unimic.edge.cli", "measure", "images", files[0], "--codecs",
+             "hangs", "--metrics", "psnr", "--jobs", "2", "--json", "r.json"], cwd=tmp_path,
+            env=os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])},
+            stderr=subprocess.PIPE, start_new_session=True) as process:
+        try:
+            assert process.stderr
+            while b"works" not in process.stderr.readline():
+                assert process.poll() is None
+            os.killpg(process.pid, signal.SIGINT)
+            said = process.communicate(timeout=30)[1]
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+    assert process.returncode == 130
+    assert b"Traceback" not in said
 
 
 def test_journal(tmp_path: Path) -> None:

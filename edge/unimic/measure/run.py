@@ -13,11 +13,13 @@ import math
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from numbers import Integral
@@ -180,6 +182,7 @@ def measure_all(tasks: Sequence[Task], jobs: int, done: Callable[[Row], None]) -
     """Do all measurements in ``jobs`` processes; ``done`` gets each row as it comes.
 
     Of the measurements that were under way when a process died, each is done once more by itself.
+    An exception, as an interrupt is, ends the processes, whatever they are doing.
     """
     left = deque(tasks)
     os.environ["OMP_NUM_THREADS"] = "1"  # for the processes: each keeps to one core
@@ -188,7 +191,8 @@ def measure_all(tasks: Sequence[Task], jobs: int, done: Callable[[Row], None]) -
             running: dict[Future[Row], Task] = {}
             try:
                 while left:
-                    future = pool.submit(measure, left[0])
+                    with _interrupts_later():  # submitting may start a process
+                        future = pool.submit(measure, left[0])
                     running[future] = left.popleft()
                     if len(running) >= jobs:
                         _collect(running, done)
@@ -205,7 +209,8 @@ def measure_all(tasks: Sequence[Task], jobs: int, done: Callable[[Row], None]) -
                     else:  # it may be another one's fault
                         measure_all([task], 1, done)
             except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
+                for process in list(pool._processes.values()):  # a codec may hang
+                    process.kill()
                 raise
 
 
@@ -217,9 +222,24 @@ def _collect(running: dict[Future[Row], Task], done: Callable[[Row], None]) -> N
         done(row)
 
 
+@contextmanager
+def _interrupts_later() -> Iterator[None]:
+    """Processes that begin meanwhile get no interrupts, so before `_leave_be`, too."""
+    if sys.platform == "win32":
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _leave_be() -> None:
     """An interrupt is for the process that started the others; if that is killed, so are they."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if sys.platform != "win32":
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
