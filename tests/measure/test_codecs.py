@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import threading
+from collections.abc import Callable
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -167,6 +169,45 @@ def test_unknown_and_missing_codecs(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (chosen.name, chosen.ladder) == ("jpeg/2", (3, 5))
 
 
+def offer(name: str, made: Callable[[], Codec], package: str = "other") -> SimpleNamespace:
+    """An entry point of another package."""
+    return SimpleNamespace(name=name, value=f"{package}:codec", load=lambda: made,
+                           dist=SimpleNamespace(name=package))
+
+
+def test_one_name_of_several_packages(monkeypatch: pytest.MonkeyPatch) -> None:
+    def made() -> Codec:
+        return flat({10: 10}).codec
+
+    monkeypatch.setattr(codecs, "entry_points", lambda group: [
+        offer("jpeg", made), offer("both", made, "b"), offer("both", made, "a"),
+        offer("twice", made), offer("twice", made)])
+    for name, packages in ("jpeg/2", "other and by unimic"), ("both", "a and by b"):
+        with pytest.raises(InvalidInput, match=f"'{name[:4]}' is offered by {packages}; uninstall"):
+            codecs.find([name])
+    (webp, twice), missing = codecs.find(["webp", "twice"])  # nobody asked for the others
+    assert (webp.name, twice.name, missing) == ("webp", "twice", {})
+
+
+def test_names_that_nobody_could_write(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = "a/b", "a:b", "a,b", "jpeg/2"
+    monkeypatch.setattr(codecs, "entry_points", lambda group: [
+        offer(name, lambda: flat({10: 10}).codec) for name in names])
+    assert codecs.all_names() == [*dict.fromkeys(
+        name if scale == 1 else f"{name}/{scale}" for name in codecs.BUILT_IN
+        for scale in ((1,) if name == "unimic" else codecs.SCALES))]
+    assert [*codecs.misnamed()] == [f"'{name}' of other" for name in names]
+
+
+@pytest.mark.parametrize("field", ["knob", "ladder"])
+def test_a_codec_without_settings_is_skipped(field: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    codec = replace(flat({10: 10}).codec, **{field: np.arange(0)})
+    monkeypatch.setattr(codecs, "entry_points", lambda group: [offer("empty", lambda: codec)])
+    found, missing = codecs.find(["empty"])
+    assert not found
+    assert missing["empty"].startswith(f"{field}: has no settings")
+
+
 def test_a_codec_of_another_package(monkeypatch: pytest.MonkeyPatch, photo: Image.Image) -> None:
     """Few lines are enough: this one sends the mean colour."""
     def mean() -> Codec:
@@ -180,9 +221,9 @@ def test_a_codec_of_another_package(monkeypatch: pytest.MonkeyPatch, photo: Imag
         raise SystemExit("bye")
 
     # The second one forgot to say its name: workers find it by the entry point's.
-    entries = [SimpleNamespace(name=name, load=lambda made=made: made) for name, made in (
-        ("mean", mean), ("again", mean), ("leaves", leaves))]
-    monkeypatch.setattr(codecs, "entry_points", lambda group: entries)
+    monkeypatch.setattr(codecs, "entry_points", lambda group: [
+        offer(name, made) for name, made in (
+            ("mean", mean), ("again", mean), ("leaves", leaves))])
     (variant, again), missing = codecs.find(["mean", "again", "leaves"])
     assert (variant.name, again.name, list(missing)) == ("mean", "again", ["leaves"])
     assert variant.decode(variant.encode(photo, 0).data, (5, 4)).size == (5, 4)

@@ -10,6 +10,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from concurrent.futures import Future
@@ -234,6 +235,18 @@ def test_a_codec_that_fails_is_a_row(files: list[Path], monkeypatch: pytest.Monk
     assert row["error"] == "SystemExit: no licence"
 
 
+@pytest.mark.parametrize("wrong", [
+    {"ideal_bits": float("nan")}, {"ideal_bits": float("inf")}, {"ideal_bits": -1.0},
+    {"payload_bytes": -1}, {"payload_bytes": 2.5}, {"parts": {"x": float("nan")}},
+    {"token_bits": np.full((2, 2), np.nan)}])
+def test_figures_that_are_none_are_a_row(wrong: dict[str, Any], files: list[Path],
+                                         monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run.Variant, "encode", lambda *_: codecs.Encoded(b"1", **wrong))
+    monkeypatch.setattr(run.Variant, "decode", lambda *_: Image.open(files[0]))
+    row = run.measure(run.Task(files[0], "jpeg", 10, (), fast=False, keep=False))
+    assert row["error"].startswith(f"{next(iter(wrong))}: ")
+
+
 class Pool:
     """Answers at once; the second task is the death of its process, and takes the third with it."""
 
@@ -322,12 +335,17 @@ def codec():
 """
 
 
-def test_a_codec_that_prints_and_counts_with_numpy(files: list[Path], tmp_path: Path) -> None:
-    (tmp_path / "chatty.py").write_text(CHATTY)
-    info = tmp_path / "chatty-1.dist-info"
+def install(name: str, code: str, folder: Path) -> None:
+    """A package with a codec, both of this name."""
+    (folder / f"{name}.py").write_text(code)
+    info = folder / f"{name}-1.dist-info"
     info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: chatty\nVersion: 1\n")
-    (info / "entry_points.txt").write_text("[unimic.codecs]\nchatty = chatty:codec\n")
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1\n")
+    (info / "entry_points.txt").write_text(f"[unimic.codecs]\n{name} = {name}:codec\n")
+
+
+def test_a_codec_that_prints_and_counts_with_numpy(files: list[Path], tmp_path: Path) -> None:
+    install("chatty", CHATTY, tmp_path)
     for again in ([], ["--resume"]):
         done = subprocess.run(
             [sys.executable, "-m", "unimic.edge.cli", "measure", "images", files[0], "--codecs",
@@ -343,6 +361,40 @@ def test_a_codec_that_prints_and_counts_with_numpy(files: list[Path], tmp_path: 
             (codec, setting, 7, {"first": 8, "count": 24}) for codec, setting in
             (("chatty", 4), ("chatty", 5), ("chatty", 6), ("chatty", 7), ("chatty/2", 5))]
         assert said.count("python") == said.count("program") == (0 if again else 5)
+
+
+HANGS = """\
+import time
+from unimic.measure.codecs import Codec
+
+def encode(image, setting):
+    print("works")
+    time.sleep(600)
+
+def codec():
+    return Codec("hangs", range(9), range(9), encode, None, {})
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no process groups")
+def test_one_interrupt_ends_a_codec_that_hangs(files: list[Path], tmp_path: Path) -> None:
+    install("hangs", HANGS, tmp_path)
+    with subprocess.Popen(
+            [sys.executable, "-m", "unimic.edge.cli", "measure", "images", files[0], "--codecs",
+             "hangs", "--metrics", "psnr", "--jobs", "2", "--json", "r.json"], cwd=tmp_path,
+            env=os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])},
+            stderr=subprocess.PIPE, start_new_session=True) as process:
+        try:
+            assert process.stderr
+            while b"works" not in process.stderr.readline():
+                assert process.poll() is None
+            os.killpg(process.pid, signal.SIGINT)
+            said = process.communicate(timeout=30)[1]
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+    assert process.returncode == 130
+    assert b"Traceback" not in said
 
 
 def test_journal(tmp_path: Path) -> None:
@@ -689,6 +741,8 @@ def test_metrics(photo: Image.Image) -> None:
     assert judge(Image.eval(photo, lambda v: v ^ 1))["psnr"] == pytest.approx(48.13, abs=0.01)
     with pytest.raises(InvalidInput, match="the original has"):
         judge(photo.crop((0, 0, 9, 9)))
+    with pytest.raises(InvalidInput, match="picture: mode YCbCr; decode it to RGB"):
+        judge(photo.convert("YCbCr"))
 
 
 def test_network_metrics(photo: Image.Image) -> None:

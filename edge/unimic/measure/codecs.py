@@ -8,6 +8,7 @@ group ``unimic.codecs`` of any installed package::
 
 The function raises `ImportError`, with the words of what to install, where something is missing;
 with any other exception, too, the codec is skipped. It is called once in every worker process.
+The name is that of no other codec, and without ``/``, ``:`` and ``,``.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from unimic.codec.errors import InvalidInput, UnimicError
 OURS = "unimic"
 SCALES = (1, 2, 4)
 GROUP = "unimic.codecs"
+SEPARATORS = frozenset("/:,")  # of what users write behind and between names
 Setting = int | str
 
 
@@ -119,9 +121,50 @@ BUILT_IN = {name: EntryPoint(name, f"unimic.measure.{function}", GROUP) for name
     "av1": "classical:av1", "hevc": "classical:hevc", "vvc": "classical:vvc"}.items()}
 
 
-def known() -> dict[str, EntryPoint]:
-    """Where the function of each codec is, by name: the built-in ones and other packages'."""
-    return {**BUILT_IN, **{entry.name: entry for entry in entry_points(group=GROUP)}}
+def known() -> dict[str, list[EntryPoint]]:
+    """Where the function of each codec is, by name: the built-in ones and other packages'.
+
+    Where several packages offer one name, it has several.
+    """
+    offers = {name: [entry] for name, entry in BUILT_IN.items()}
+    for entry in _of_packages():
+        if not SEPARATORS & {*entry.name}:
+            offers.setdefault(entry.name, []).append(entry)
+    return offers
+
+
+def misnamed() -> dict[str, str]:
+    """Codecs of other packages that nobody could name, and why."""
+    return {f"{entry.name!r} of {_package(entry)}":
+            "no name of a codec has '/', ':' or ','; tell its author"
+            for entry in _of_packages() if SEPARATORS & {*entry.name}}
+
+
+def _of_packages() -> list[EntryPoint]:
+    """Those of other packages; what is found twice, as of a package in two folders, counts once."""
+    return [*{(entry.name, entry.value, _package(entry)): entry
+              for entry in entry_points(group=GROUP)}.values()]
+
+
+def _package(entry: EntryPoint) -> str:
+    return entry.dist.name if entry.dist else "unimic"  # those of `BUILT_IN`
+
+
+def _only(name: str, offers: Sequence[EntryPoint]) -> EntryPoint:
+    if len(offers) > 1:
+        packages = " and by ".join(sorted(_package(entry) for entry in offers))
+        raise InvalidInput("--codecs", f"{name!r} is offered by {packages}",
+                           "uninstall all of them but one")
+    return offers[0]
+
+
+def _make(name: str, entry: EntryPoint) -> Codec:
+    """The codec of an entry point; in worker processes it is found again by this name."""
+    codec: Codec = replace(entry.load()(), name=name)
+    for what in "knob", "ladder":
+        if not len(getattr(codec, what)):
+            raise InvalidInput(what, "has no settings", "tell its author")
+    return codec
 
 
 def find(names: Sequence[str]) -> tuple[list[Variant], dict[str, str]]:
@@ -131,7 +174,7 @@ def find(names: Sequence[str]) -> tuple[list[Variant], dict[str, str]]:
         names: such as ``vvc``, behind scaling by 2 ``vvc/2``, at two settings ``vvc:44:50``.
 
     Raises:
-        InvalidInput: no codec has that name, or it has no such setting.
+        InvalidInput: no codec has that name, or several have, or it has no such setting.
     """
     entries, made, missing = known(), dict[str, Codec](), dict[str, str]()
     variants = []
@@ -141,10 +184,10 @@ def find(names: Sequence[str]) -> tuple[list[Variant], dict[str, str]]:
         if plain not in entries or not re.fullmatch("(|[1-9][0-9]?)", scale):
             raise InvalidInput("--codecs", f"{name!r} is unknown",
                                f"use {', '.join(entries)}, or one of them with /2 or /4")
+        entry = _only(plain, entries[plain])
         if plain not in made and plain not in missing:
             try:
-                # In worker processes it is found again by this name.
-                made[plain] = replace(entries[plain].load()(), name=plain)
+                made[plain] = _make(plain, entry)
             except (Exception, SystemExit) as error:  # of another package it may be anything
                 missing[plain] = reason(error)
         if plain in made:

@@ -189,8 +189,10 @@ class Judge:
         """Each metric of ``picture``; None where the pictures are too small for it.
 
         Raises:
-            InvalidInput: it has another size than the original.
+            InvalidInput: it has another size than the original, or is not RGB.
         """
+        if picture.mode != "RGB":
+            raise InvalidInput("picture", f"mode {picture.mode}", "decode it to RGB")
         if picture.size != self._original.size:
             raise InvalidInput("picture", f"{picture.size} pixels, the original has "
                                f"{self._original.size}", "decode it to the original's size")

@@ -9,16 +9,20 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
+import math
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, lru_cache
+from numbers import Integral
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -29,7 +33,7 @@ from PIL import Image
 from unimic.codec.errors import InvalidInput, UnimicError
 from unimic.edge.images import load_image
 from unimic.measure import codecs
-from unimic.measure.codecs import Setting, Variant
+from unimic.measure.codecs import Encoded, Setting, Variant
 from unimic.measure.metrics import Judge, features
 
 ANY = "any"  # in place of a codec: the picture cannot be measured at all
@@ -102,6 +106,7 @@ def _measure(task: Task) -> Row:
     began = perf_counter()
     coded = variant.encode(original, task.setting)
     encoded = perf_counter()
+    _check(coded)
     decoded = variant.decode(coded.data, original.size)
     ended = perf_counter()
     pixels = original.width * original.height
@@ -119,6 +124,18 @@ def _measure(task: Task) -> Row:
         if coded.token_bits is not None:
             row["token_bits"] = np.round(coded.token_bits, 1).tolist()
     return row
+
+
+def _check(coded: Encoded) -> None:
+    """Refuse figures that are none, of a codec that counts wrongly."""
+    bits, size = coded.ideal_bits, coded.payload_bytes
+    if bits is not None and not 0 <= bits < math.inf:
+        raise InvalidInput("ideal_bits", f"{bits}", "give a finite number from 0 up, or None")
+    if size is not None and not (isinstance(size, Integral) and int(size) >= 0):
+        raise InvalidInput("payload_bytes", f"{size!r}", "give a whole number from 0 up, or None")
+    for name, figures in ("parts", [*coded.parts.values()]), ("token_bits", coded.token_bits):
+        if figures is not None and not np.isfinite(figures).all():
+            raise InvalidInput(name, "not all are finite", "give finite numbers, or leave it out")
 
 
 def unreadable(path: Path) -> Row | None:
@@ -165,6 +182,7 @@ def measure_all(tasks: Sequence[Task], jobs: int, done: Callable[[Row], None]) -
     """Do all measurements in ``jobs`` processes; ``done`` gets each row as it comes.
 
     Of the measurements that were under way when a process died, each is done once more by itself.
+    An exception, as an interrupt is, ends the processes, whatever they are doing.
     """
     left = deque(tasks)
     os.environ["OMP_NUM_THREADS"] = "1"  # for the processes: each keeps to one core
@@ -173,7 +191,8 @@ def measure_all(tasks: Sequence[Task], jobs: int, done: Callable[[Row], None]) -
             running: dict[Future[Row], Task] = {}
             try:
                 while left:
-                    future = pool.submit(measure, left[0])
+                    with _interrupts_later():  # submitting may start a process
+                        future = pool.submit(measure, left[0])
                     running[future] = left.popleft()
                     if len(running) >= jobs:
                         _collect(running, done)
@@ -190,7 +209,8 @@ def measure_all(tasks: Sequence[Task], jobs: int, done: Callable[[Row], None]) -
                     else:  # it may be another one's fault
                         measure_all([task], 1, done)
             except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
+                for process in list(pool._processes.values()):  # a codec may hang
+                    process.kill()
                 raise
 
 
@@ -202,9 +222,24 @@ def _collect(running: dict[Future[Row], Task], done: Callable[[Row], None]) -> N
         done(row)
 
 
+@contextmanager
+def _interrupts_later() -> Iterator[None]:
+    """Processes that begin meanwhile get no interrupts, so before `_leave_be`, too."""
+    if sys.platform == "win32":
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _leave_be() -> None:
     """An interrupt is for the process that started the others; if that is killed, so are they."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if sys.platform != "win32":
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 

@@ -94,7 +94,7 @@ def measure_images(args: argparse.Namespace) -> int:
     judges, missing = metrics.find(args.metrics or list(metrics.METRICS))
     with outputs.for_results():
         variants, missing_codecs = codecs.find(args.codecs or codecs.all_names())
-    missing |= missing_codecs | curves.missing()
+    missing |= missing_codecs | codecs.misnamed() | curves.missing()
     tell_missing(missing)
     if not variants:
         raise InvalidInput("--codecs", "none of them can be had here", "name others")
