@@ -15,6 +15,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import ModuleType
 from zipfile import ZipFile
 
 import numpy as np
@@ -37,7 +38,9 @@ from unimic.cloud.training import (
     other_languages,
     shapes,
     train_compact,
+    train_image_entropy,
     train_painter,
+    train_text_entropy,
     train_tokenizer,
 )
 from unimic.cloud.training.command import command
@@ -304,6 +307,7 @@ def test_the_average_starts_anew_with_the_rounding_alone(tmp_path: Path, resumed
 TRAINING = """
 import itertools, sys, time
 from pathlib import Path
+from types import ModuleType
 import torch
 from torch.utils.data import IterableDataset
 from unimic.cloud.training import loop
@@ -379,10 +383,29 @@ def test_what_cannot_be_resumed(tmp_path: Path, capsys: pytest.CaptureFixture[st
     run.checkpoint.write_bytes(run.checkpoint.read_bytes()[:500])
     with pytest.raises(CorruptData, match="is no whole checkpoint; remove it"):
         run.restore(state)
-    with pytest.raises(InvalidInput, match="--minutes"):
-        Run(tmp_path, -5, 1.0)
-    with pytest.raises(InvalidInput, match="--rate"):
-        Run(tmp_path, 5, -1.0)
+
+
+@pytest.mark.parametrize("training", [train_tokenizer, train_text_entropy, train_image_entropy,
+                                      train_compact, train_painter])
+@pytest.mark.parametrize(("option", "value"), [
+    ("--minutes", "-5"), ("--minutes", "soon"), ("--rate", "-1"), ("--rate", "nan"),
+    ("--rate", "inf"), ("--seed", "-1"), ("--seed", "one")])
+def test_budgets_rates_and_seeds_that_cannot_be(
+        training: ModuleType, option: str, value: str, tmp_path: Path,
+        capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        training.main(["--out", str(tmp_path / "out"), option, value])
+    assert caught.value.code == 2
+    assert f"argument {option}: {value!r} is no" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_bits_cost_needs_a_model_of_them(tmp_path: Path,
+                                              capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        train_tokenizer.main(["--data", str(tmp_path), "--out", str(tmp_path / "out"),
+                              "--bit-price", "0.1"])
+    assert "--bit-price is of bits under an --entropy-model" in capsys.readouterr().err
 
 
 def test_what_cannot_be_written_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
@@ -495,6 +518,13 @@ def test_models_of_other_tokenizers_are_not_exported(tmp_path: Path, store: Mode
         torch.save({"made_for": made_for}, checkpoint)
         with pytest.raises(InvalidInput, match=r"--checkpoint: .* learned with another"):
             export.check_made_for(checkpoint, store.folder)
+    # An image tokenizer that nothing was ever trained with says nothing of itself; texts do.
+    shutil.copytree(store.folder, tmp_path / "store")
+    shutil.copy(store.folder / "image-tokenizer" / "decoder.onnx",
+                tmp_path / "store" / "image-tokenizer" / "encoder.onnx")
+    torch.save({"made_for": {"--text-tokenizer": "another"}}, checkpoint)
+    with pytest.raises(InvalidInput, match=r"another text-tokenizer than there is in"):
+        export.check_made_for(checkpoint, tmp_path / "store")
 
 
 def test_the_painter_starts_from_no_model_of_other_tokenizers(tmp_path: Path, store: ModelStore
@@ -639,6 +669,10 @@ def test_compact_training(tiny_data: Path, tmp_path: Path, monkeypatch: pytest.M
     assert load_weights(written.path("compact", "weights.safetensors")).config.painter_depth == 2
     grids.save_grids(tokens / "daquar-eval.npz", [("e", codes[0])], "two")
     with pytest.raises(InvalidInput, match="was made by another tokenizer"):
+        train_compact.main(arguments)
+    (tokens / "emoji-train.npz").unlink()
+    monkeypatch.setattr(train_compact, "load_albums", None)  # which takes long
+    with pytest.raises(InvalidInput, match=r"--tokens: .* has no emoji-train.npz; .* --emoji"):
         train_compact.main(arguments)
 
 

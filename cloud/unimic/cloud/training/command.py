@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import math
 import shutil
 from collections.abc import Callable
+from pathlib import Path
 
 from unimic.codec.errors import UnimicError
 
@@ -14,6 +16,34 @@ def count(text: str) -> int:
     if not text.isdecimal() or not int(text):
         raise argparse.ArgumentTypeError(f"{text!r} is no whole number of 1 or more")
     return int(text)
+
+
+def seed(text: str) -> int:
+    """The value of an option that chance begins with: 0 or more."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of 0 or more")
+    return int(text)
+
+
+def positive(text: str) -> float:
+    """The value of an option that measures something: more than 0."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of more than 0")
+    return value
+
+
+def run_options(parser: argparse.ArgumentParser, minutes: float, rate: float) -> None:
+    """The options of each `unimic.cloud.training.loop.Run`, with their defaults."""
+    parser.add_argument("--out", type=Path, required=True, help="folder for checkpoints")
+    parser.add_argument("--minutes", type=positive, default=minutes, help="the budget "
+                        "(default: %(default)g)")
+    parser.add_argument("--rate", type=positive, default=rate, help="of learning, at its highest "
+                        "(default: %(default)g)")
+    parser.add_argument("--seed", type=seed, default=1)
 
 
 def command(main: Callable[[], None]) -> None:

@@ -36,7 +36,7 @@ from unimic.cloud.models.image_entropy import (
     empty,
     layers,
 )
-from unimic.cloud.training.command import command
+from unimic.cloud.training.command import command, positive
 from unimic.cloud.training.cost import bits_of
 from unimic.cloud.training.grids import load_grids
 from unimic.cloud.training.loop import Average, Run, autocast, optimizers
@@ -186,7 +186,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tokens", type=Path, required=True, help="folder of the photos' tokens")
-    parser.add_argument("--minutes", type=float, default=10,
+    parser.add_argument("--minutes", type=positive, default=10,
                         help="of processor time, for each order")
     parser.add_argument("--out", type=Path, required=True, help="folder of the runs")
     parser.add_argument("--json", type=Path, help="where the figures go")

@@ -57,11 +57,11 @@ from unimic.cloud.training.shipped import (
     in_bytes,
     load_image_tokenizer,
     load_refiner,
-    made_by,
+    made_by_exported,
     read_checkpoint,
 )
 from unimic.cloud.training.tokenize_images import HISTOGRAM_OF
-from unimic.codec.errors import CorruptData, InvalidInput
+from unimic.codec.errors import InvalidInput
 from unimic.codec.image_rows import FIELDS, Integers
 from unimic.codec.networks import (
     GOLDEN,
@@ -232,10 +232,7 @@ def check_made_for(checkpoint: Path, store: Path, grids: Path | None = None) -> 
         InvalidInput: they are not the same.
     """
     text = mark(store / TEXT_TOKENIZER / TOKENIZER_FILE)
-    try:
-        image = made_by(load_image_tokenizer(store / IMAGE_TOKENIZER))
-    except CorruptData:  # of another kind, such as Show-o's: nothing to compare it by
-        return
+    image = made_by_exported(store / IMAGE_TOKENIZER)
     for option, learned in read_checkpoint(checkpoint).get("made_for", {}).items():
         if learned not in ("", image, text):
             raise InvalidInput("--checkpoint", f"{checkpoint} learned with another {option[2:]} "

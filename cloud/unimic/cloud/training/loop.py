@@ -169,9 +169,6 @@ class Run:
     def __init__(self, folder: Path, minutes: float, peak_rate: float, warmup: int = 200,
                  clock: Callable[[], float] = time.monotonic,
                  made_for: Mapping[str, str] | None = None) -> None:
-        for option, value in ("--minutes", minutes), ("--rate", peak_rate):
-            if not value > 0:
-                raise InvalidInput(option, f"is {value:g}", "use more than 0")
         self.folder, self.minutes, self.peak, self.warmup = folder, minutes, peak_rate, warmup
         self.clock, self.made_for = clock, dict(made_for or {})
         self.step, self.spent, self.stopped = 0, 0.0, False

@@ -34,11 +34,12 @@ def _initializers(path: Path) -> dict[str, Tensor]:
     arrays = {t.name: onnx.numpy_helper.to_array(t) for t in onnx.load(str(path)).graph.initializer}
     weights: dict[str, Tensor] = {}
     for name, values in arrays.items():
-        scale = arrays.get(name.replace("_integers", "_scale"))
-        if name.endswith("_integers") and scale is not None:
-            values = values * scale
-        plain = name.removesuffix("_integers").removeprefix("network.")
-        weights[plain] = torch.from_numpy(values.astype(np.float32))
+        plain = name.removesuffix("_integers")
+        if plain != name:
+            values = values * arrays[f"{plain}_scale"]
+        elif name.removesuffix("_scale") + "_integers" in arrays:
+            continue
+        weights[plain.removeprefix("network.")] = torch.from_numpy(values.astype(np.float32))
     return weights
 
 
@@ -60,8 +61,21 @@ def made_by(tokenizer: nn.Module) -> str:
     It is that of its encoder in the bytes that are exported, so that a checkpoint and what is
     exported of it, also with a polished decoder, are one.
     """
+    return _digest(tokenizer.get_submodule("encoder").state_dict())
+
+
+def made_by_exported(folder: Path) -> str:
+    """`made_by` of the image tokenizer of a store, ours or Show-o's; empty if it is another."""
+    part = "encoder."
+    weights = _initializers(folder / ENCODER)
+    own = {name.removeprefix(part): values for name, values in weights.items()
+           if name.startswith(part)}
+    return _digest(own) if own else ""
+
+
+def _digest(encoder: Mapping[str, Tensor]) -> str:
     digest = hashlib.sha256()
-    for name, tensor in sorted(tokenizer.get_submodule("encoder").state_dict().items()):
+    for name, tensor in sorted(encoder.items()):
         values = tensor.float().numpy(force=True)
         digest.update(name.encode())
         digest.update((in_bytes(values)[0] if values.ndim == 4 else values).tobytes())

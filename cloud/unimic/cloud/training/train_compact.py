@@ -47,7 +47,7 @@ from unimic.cloud.models.compact import (
     packed_texts,
 )
 from unimic.cloud.training import shapes
-from unimic.cloud.training.command import command, count
+from unimic.cloud.training.command import command, count, run_options
 from unimic.cloud.training.data import read_captions, read_questions
 from unimic.cloud.training.files import whole
 from unimic.cloud.training.grids import check_tokenizer, load_grids, opened
@@ -308,6 +308,19 @@ def text_loss(model: Compact, features: Tensor, batch: Batch) -> Tensor:
     return F.cross_entropy(logits, text[:, 1:][told])
 
 
+def load_part(tokens: Path, part: str) -> list[tuple[str, Codes]]:
+    """The grids of one of the files that ``tokenize_images`` makes.
+
+    Raises:
+        InvalidInput: there is none.
+    """
+    path = tokens / f"{part}.npz"
+    if not path.exists():
+        raise InvalidInput("--tokens", f"{tokens} has no {path.name}",
+                           "make it with tokenize_images, whose --emoji makes those of emoji")
+    return load_grids(path)
+
+
 def load_photos(data: Path, tokens: Path) -> list[Photo]:
     """Every photo that may be trained on, with its captions and questions."""
     captions = read_captions(data)
@@ -316,10 +329,10 @@ def load_photos(data: Path, tokens: Path) -> list[Photo]:
         pairs.setdefault(q.image, []).append((q.question, q.answer))
     photos = [Photo(codes, captions[name].captions)
               for part in ("flickr-train", "flickr-train-flipped")
-              for name, codes in load_grids(tokens / f"{part}.npz")]
+              for name, codes in load_part(tokens, part)]
     photos += [Photo(codes, pairs=tuple(pairs.get(name, ())))
                for part in ("daquar-train", "unlabelled", "flickr-train-320")
-               for name, codes in load_grids(tokens / f"{part}.npz")]
+               for name, codes in load_part(tokens, part)]
     return photos
 
 
@@ -361,39 +374,36 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--shapes", type=Path, required=True, help="tokens of the drawings, .npz")
     parser.add_argument("--tokenizer", type=Path, help="tokenizer to make --shapes with")
     parser.add_argument("--text-tokenizer", type=Path, required=True, help="tokenizer.json")
-    parser.add_argument("--out", type=Path, required=True, help="folder for checkpoints")
+    run_options(parser, minutes=60, rate=2.5e-3)
     parser.add_argument("--start", type=Path, help="weights.safetensors to go on from")
-    parser.add_argument("--minutes", type=float, default=60)
     parser.add_argument("--batch", type=count, default=3200, help="tokens of a step")
-    parser.add_argument("--rate", type=float, default=2.5e-3)
     parser.add_argument("--width", type=int, default=CompactConfig.width, help="without --start")
     parser.add_argument("--depth", type=int, default=CompactConfig.depth, help="without --start")
-    parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args(argv)
     if args.width < 1 or args.width % CompactConfig.head:
         parser.error(f"--width: use a multiple of {CompactConfig.head}")
 
     torch.manual_seed(args.seed)
     device = default_device()
-    albums = load_albums(args.shapes, args.tokenizer)
     model = (load_weights(args.start).train().requires_grad_(True) if args.start else
              Compact(CompactConfig(width=args.width, depth=args.depth))).to(device)
     average = Average(model, 0.99)
     optimizer = optimizers(model, model.blocks, args.rate)
+    texts = Texts(Words(TextTokenizer(args.text_tokenizer)))
+    photos = load_photos(args.data, args.tokens)
+    emoji, coloured = ([Photo(codes, captions=(name,))
+                        for name, codes in load_part(args.tokens, f"emoji-{part}")]
+                       for part in ("train", "coloured"))
+    albums = load_albums(args.shapes, args.tokenizer)  # last: to make them takes a while
     tokens = check_tokenizer([args.shapes, *sorted(args.tokens.glob("*.npz"))])
     run = Run(args.out, args.minutes, args.rate, warmup=100, made_for={
         "--tokens": tokens, "--text-tokenizer": mark(args.text_tokenizer)})
     state: dict[str, nn.Module | torch.optim.Optimizer] = {
         "model": model, "average": average.module, **optimizer}
     run.restore(state)
-    texts = Texts(Words(TextTokenizer(args.text_tokenizer)))
-    emoji, coloured = ([Photo(codes, captions=(name,))
-                        for name, codes in load_grids(args.tokens / f"emoji-{part}.npz")]
-                       for part in ("train", "coloured"))
-    mixture = Mixture(load_photos(args.data, args.tokens), emoji, coloured, albums, texts,
-                      args.batch, args.seed + run.step)
+    steps = prepared(Mixture(photos, emoji, coloured, albums, texts, args.batch,
+                             args.seed + run.step))
 
-    steps = prepared(mixture)
     for fraction in run:
         losses = {}
         model.zero_grad()

@@ -26,7 +26,7 @@ from torch.utils.data import IterableDataset
 from unimic.cloud.backends.show_o.magvit import Magvit
 from unimic.cloud.models.image_entropy import ImageEntropyConfig, ImageEntropyNet
 from unimic.cloud.models.image_tokenizer import PATCH, ImageTokenizer
-from unimic.cloud.training.command import command, count
+from unimic.cloud.training.command import command, count, run_options
 from unimic.cloud.training.cost import FEW_SHAPES, WindowRows, row_bits
 from unimic.cloud.training.data import flickr_images, read_captions, training_images
 from unimic.cloud.training.loop import (
@@ -175,12 +175,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--image-tokenizer", type=Path, required=True,
                         help="its exported folder, a checkpoint, or the folder magvitv2 of Show-o")
     parser.add_argument("--text-tokenizer", type=Path, required=True, help="tokenizer.json")
-    parser.add_argument("--out", type=Path, required=True, help="folder for checkpoints")
+    run_options(parser, minutes=45, rate=2e-3)
     parser.add_argument("--start", type=Path, help="weights.safetensors to go on from")
-    parser.add_argument("--minutes", type=float, default=45)
     parser.add_argument("--batch", type=count, default=16)
-    parser.add_argument("--rate", type=float, default=2e-3)
-    parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--compile", action="store_true", help="fuse element-wise operations: "
                         "steps in half the time, after minutes; needs a C++ compiler")
     args = parser.parse_args(argv)

@@ -29,7 +29,7 @@ from unimic.cloud.backends.compact import load_weights
 from unimic.cloud.models.compact import PROMPT, Block, Compact, Painter
 from unimic.cloud.models.image_tokenizer import ImageTokenizer
 from unimic.cloud.models.refiner import Refiner
-from unimic.cloud.training.command import command, count
+from unimic.cloud.training.command import command, count, run_options
 from unimic.cloud.training.data import training_images
 from unimic.cloud.training.fidelity import Fidelity
 from unimic.cloud.training.joining import covered, joined
@@ -177,13 +177,10 @@ def main(argv: list[str] | None = None) -> None:
                         "a checkpoint, to go on from")
     parser.add_argument("--emoji", type=Path, help="assets of the npm package "
                         "@lobehub/fluent-emoji-3d: learn from drawings too")
-    parser.add_argument("--out", type=Path, required=True, help="folder for checkpoints")
-    parser.add_argument("--minutes", type=float, default=75)
+    run_options(parser, minutes=75, rate=3e-3)
     parser.add_argument("--depth", type=int, default=0, help="blocks; those that START lacks are "
                         "added, and begin by changing nothing")
     parser.add_argument("--batch", type=count, default=16)
-    parser.add_argument("--rate", type=float, default=3e-3)
-    parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args(argv)
 
     torch.manual_seed(args.seed)

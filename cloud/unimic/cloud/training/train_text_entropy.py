@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from unimic.cloud.models.text_entropy import TextEntropyConfig, TextEntropyNet
-from unimic.cloud.training.command import command
+from unimic.cloud.training.command import command, run_options
 from unimic.cloud.training.cost import bits_of
 from unimic.cloud.training.data import read_captions, read_lines, read_questions, read_text
 from unimic.cloud.training.loop import (
@@ -107,11 +107,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--other", type=Path, required=True,
                         help="what unimic.cloud.training.other_languages collected")
     parser.add_argument("--tokenizer", type=Path, required=True, help="tokenizer.json")
-    parser.add_argument("--out", type=Path, required=True, help="folder for checkpoints")
+    run_options(parser, minutes=30, rate=2e-3)
     parser.add_argument("--start", type=Path, help="weights.safetensors to go on from")
-    parser.add_argument("--minutes", type=float, default=30)
-    parser.add_argument("--rate", type=float, default=2e-3)
-    parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args(argv)
 
     torch.manual_seed(args.seed)

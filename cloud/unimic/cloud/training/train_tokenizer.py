@@ -27,7 +27,7 @@ from torch.utils.data import IterableDataset
 from unimic.cloud.models.image_entropy import ImageEntropyNet
 from unimic.cloud.models.image_tokenizer import ImageTokenizer
 from unimic.cloud.training import shapes
-from unimic.cloud.training.command import command, count
+from unimic.cloud.training.command import command, count, positive, run_options
 from unimic.cloud.training.cost import TokenCost
 from unimic.cloud.training.data import read_emoji, training_images
 from unimic.cloud.training.fidelity import Fidelity
@@ -46,6 +46,7 @@ from unimic.cloud.training.shipped import load_exact, load_image_tokenizer, made
 CROP = 160
 DRAWN = 0.1  # share of crops that are of drawings, where there are any
 DRAWINGS = 960  # of each kind
+BIT_PRICE = 0.02
 PRICED = 24  # crops of a batch whose tokens are priced: their rows are made on the CPU
 
 
@@ -114,17 +115,15 @@ def usage_push(latents: Tensor) -> Tensor:
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="folder of the tar shards")
-    parser.add_argument("--out", type=Path, required=True, help="folder for checkpoints")
-    parser.add_argument("--minutes", type=float, default=60)
+    run_options(parser, minutes=60, rate=5e-4)
     parser.add_argument("--batch", type=count, default=24)
-    parser.add_argument("--rate", type=float, default=5e-4)
     parser.add_argument("--start", type=Path, help="folder of an exported tokenizer, or a "
                         "checkpoint, to go on from")
     parser.add_argument("--polish", type=Path, help="likewise, its encoder kept as it is")
     parser.add_argument("--entropy-model", type=Path, help="weights.safetensors of the image "
                         "entropy model that prices tokens")
-    parser.add_argument("--bit-price", type=float, default=0.02,
-                        help="loss of a bit per token under the entropy model")
+    parser.add_argument("--bit-price", type=positive, metavar="LOSS", help="of a bit per token "
+                        f"under the entropy model (default: {BIT_PRICE})")
     parser.add_argument("--adversarial", type=float, default=0.0, metavar="SHARE",
                         help="gradient of a discriminator on the pixels, as a share of the "
                         "norm of the other losses'")
@@ -132,12 +131,13 @@ def main(argv: list[str] | None = None) -> None:
                         "@lobehub/fluent-emoji-3d: learn from drawings too")
     parser.add_argument("--compile", action="store_true", help="fuse element-wise operations, "
                         "after a minute or two; needs a C++ compiler, on a GPU Triton")
-    parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args(argv)
-    if args.adversarial < 0:
+    if not args.adversarial >= 0:
         parser.error("--adversarial: use 0 or more")
     if args.polish and args.entropy_model:
         parser.error("--polish changes no token, so --entropy-model has nothing to do")
+    if args.bit_price and not args.entropy_model:
+        parser.error("--bit-price is of bits under an --entropy-model: name one")
 
     torch.manual_seed(args.seed)
     device = default_device()
@@ -184,7 +184,7 @@ def main(argv: list[str] | None = None) -> None:
         gradient, losses = fidelity.gradient(fake, real, same_warp(fake, real))
         roots, gradients = [fake], [gradient]
         if not args.polish:
-            roots.append(0.1 * usage_push(latents) + args.bit_price * bits)
+            roots.append(0.1 * usage_push(latents) + (args.bit_price or BIT_PRICE) * bits)
             gradients.append(torch.ones((), device=device))
         optimizer.zero_grad()
         torch.autograd.backward(roots, gradients)
