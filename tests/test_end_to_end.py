@@ -81,22 +81,24 @@ def test_a_session(address: str, models: Models) -> None:
 
 
 @pytest.mark.parametrize("how", [{}, {"quality": 70}, {"budget": 60}])
-def test_nothing_that_is_sent_depends_on_what_the_hole_hides(
+def test_nothing_depends_on_what_the_hole_hides(
         address: str, models: Models, how: dict[str, int]) -> None:
-    """Though the tokenizer sees some tokens around each."""
+    """Though the tokenizer sees some tokens around each, and the client has the pixels."""
     box = (48, 32, 80, 80)
     with Client(address, models=models, timeout=120) as cloud:
-        sent = []
+        sent, made = [], []
         for colour in ("red", "white"):
             picture = photo(140, 120)
             picture.paste(colour, box)
             shared = cloud.share(picture, hole=box, **how)
             assert shared.image.getpixel((60, 60)) == picture.getpixel((60, 60))
             sent.append((shared.grid.codes, shared.grid.size, shared.stats.up))
+            made.append(np.asarray(cloud.inpaint(shared, box, seed=1).image.crop(box)))
         (one, size, up), (other, *same) = sent
         assert (one == other).all()
         assert same == [size, up]
         assert len(np.unique(one)) > 10
+        assert (made[0] == made[1]).all()
 
 
 async def test_many_sessions_get_what_one_gets_alone(address: str, models: Models) -> None:

@@ -14,7 +14,7 @@ from PIL import Image
 from unimic.codec.canvas import Margins, enlarge
 from unimic.codec.errors import InvalidInput
 from unimic.codec.tokens import TokenGrid, TokenSpace
-from unimic.edge.regions import Region, View, find_region, grow, widen
+from unimic.edge.regions import Region, View, find_region, grow
 from unimic.edge.results import Canvas, Edit
 from unimic.edge.tiles import HALO
 
@@ -169,13 +169,11 @@ def test_only_the_edited_part_is_decoded_and_it_is_as_if_all_were():
     for left, top in ((500, 300), (0, 0), (1100, 940)):
         region = np.zeros((grid.height, grid.width), bool)
         region[top : top + 30, left : left + 30] = True
-        touched = widen(region, codes.shape, 16).repeat(16, 0).repeat(16, 1)
-        touched = touched[: grid.height, : grid.width]
         photo = whole.copy()  # as the tokens show it, but for what is to be made anew
-        photo[touched] = random.integers(0, 256, (touched.sum(), 3), dtype=np.uint8)
+        photo[region] = random.integers(0, 256, (region.sum(), 3), dtype=np.uint8)
         tokenizer.tokens = 0
         pixels = Canvas(grid, models, Edit(
-            Canvas(grid, models, photo), 0, 0, region, soft=False)).pixels
+            Canvas(grid, models, photo), 0, 0, region)).pixels
         assert 0 < tokenizer.tokens <= (2 * HALO + 3) ** 2  # 30 pixels touch three tokens
         assert (pixels[region] == whole[region]).all()
         assert (pixels[~region] == photo[~region]).all()
@@ -186,7 +184,7 @@ def test_what_a_picture_came_from_may_go():
     region = np.zeros((50, 70), bool)
     region[:9, :9] = True
     base = Canvas(GRID, models, np.zeros((50, 70, 3), np.uint8))
-    seen, edited = weakref.ref(base), Canvas(GRID, models, Edit(base, 0, 0, region, soft=True))
+    seen, edited = weakref.ref(base), Canvas(GRID, models, Edit(base, 0, 0, region))
     del base
     assert seen() is not None
     assert edited.pixels.shape == (50, 70, 3)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from unimic.edge.seams import RING, SEAM, adjusted, seam_weights
+from unimic.edge.seams import RING, SEAM, adjusted, fitted
 
 
 def hole(height: int = 64, width: int = 64) -> np.ndarray:
@@ -66,28 +66,40 @@ def test_the_shift_fades_to_the_mean_of_what_differs():
     assert shift.max() <= 40
 
 
-def test_seams_lie_inside_the_mask():
-    mask = np.zeros((64, 64), bool)
-    mask[10:40, 20:50] = True
-    weights = seam_weights(mask)
-    assert weights.shape == (64, 64)
-    assert (weights[~mask] == 0).all()
-    assert (weights[mask] > 0).all()
-    across = weights[25, 20:24]
-    assert (np.diff(across) > 0).all()
-    assert across[-1] == 1
-    assert weights[10 + SEAM, 20 + SEAM] == 1
+@pytest.mark.parametrize("region", [
+    hole(), ~hole(), np.ones((64, 64), bool), np.arange(64) < np.full((64, 1), 2)],
+    ids=["hole", "frame", "all", "thin"])
+def test_what_was_in_a_region_says_nothing(region):
+    """A removed object must leave no trace, and a measurement must not see what it hides."""
+    new, old = noise(1), noise(2)
+    other = np.where(region[..., None], noise(3), old)
+    assert (fitted(new, old, region) == fitted(new, other, region))[region].all()
 
 
-def test_seams_know_a_border_of_the_mask_from_one_of_the_canvas():
-    mask = np.zeros((32, 48), bool)
-    mask[:, :32] = True
-    weights = seam_weights(mask)
-    assert (weights[:, 0] == 1).all()  # the canvas ends here
-    assert (weights[:, 31] < 1).all()  # here only the mask does
+def test_new_pixels_take_on_what_differs_around_a_region_next_to_its_border():
+    new = np.full((96, 96, 3), 128, np.uint8)
+    region = np.zeros((96, 96), bool)
+    region[10:80, 20:90] = True
+    shift = fitted(new, new + np.uint8(40), region)[..., 0].astype(int) - 128
+    assert (shift[~region] == 0).all()
+    across = shift[45, 20:20 + SEAM]
+    assert (np.diff(across) < 0).all()
+    assert 35 < across[0] < 40
+    assert across[-1] > 0
+    assert (shift[10 + SEAM:80 - SEAM, 20 + SEAM:90 - SEAM] == 0).all()  # what is new stays new
 
 
-def test_thin_parts_are_wholly_new():
-    mask = np.zeros((32, 32), bool)
-    mask[10:12, :] = True
-    assert (seam_weights(mask)[mask] == 1).all()
+def test_the_border_of_a_canvas_is_none_of_a_region():
+    new = np.full((32, 64, 3), 128, np.uint8)
+    region = np.zeros((32, 64), bool)
+    region[:, :40] = True
+    shift = fitted(new, new - np.uint8(50), region)[..., 0].astype(int) - 128
+    assert (shift[:, :40 - SEAM] == 0).all()  # the canvas ends here, at three sides
+    assert (shift[:, 39] < -40).all()  # here only the region does
+
+
+def test_thin_parts_take_on_what_differs_around_them():
+    new = np.full((32, 32, 3), 128, np.uint8)
+    region = np.zeros((32, 32), bool)
+    region[10:12, :] = True
+    assert (fitted(new, new + np.uint8(34), region)[region] == 128 + 32).all()

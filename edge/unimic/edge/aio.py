@@ -306,7 +306,7 @@ class AsyncClient:
         base = self._own(photo).grid
         region = find_region(mask, photo.view, base.size)
         fill = _Fill(photo, base, region.tokens, pack_mask(region.tokens, *base.size),
-                     Edit(photo.canvas, 0, 0, region.pixels, soft=True))
+                     Edit(photo.canvas, 0, 0, region.pixels))
         return await self._image(task, prompt, photo.view, fill, on_progress)
 
     async def _outpaint(self, task: pb.Task, photo: Picture, wanted: Margins, prompt: str,
@@ -324,7 +324,7 @@ class AsyncClient:
         region[margins.top : margins.top + photo.grid.height,
                margins.left : margins.left + photo.grid.width] = False
         fill = _Fill(photo, base, mask, None,
-                     Edit(photo.canvas, margins.left, margins.top, region, soft=False))
+                     Edit(photo.canvas, margins.left, margins.top, region))
         return await self._image(task, prompt, view, fill, on_progress)
 
     async def _image(self, task: pb.Task, prompt: str, view: View, fill: _Fill,

@@ -17,7 +17,7 @@ from unimic.edge.cached import cached_property
 from unimic.edge.models import Models
 from unimic.edge.refiner import Pixels
 from unimic.edge.regions import View, around, spread, widen
-from unimic.edge.seams import joined, seam_weights
+from unimic.edge.seams import fitted, joined
 from unimic.edge.tiles import HALO
 
 
@@ -95,14 +95,12 @@ class Edit:
         left: of it within the new canvas, in pixels.
         top: likewise.
         region: bool ``(height, width)`` of the new canvas, True where the model's pixels go.
-        soft: whether they fade in at the region's border (inside it).
     """
 
     base: Canvas
     left: int
     top: int
     region: Mask
-    soft: bool
 
 
 class Canvas:
@@ -148,10 +146,7 @@ class Canvas:
         window, new = self._decode_around(made)
         before, region = pixels[window], edit.region[window]
         new = joined(new, before, spread(made, self.grid.pitch)[window], self.models.refiner)
-        if edit.soft:
-            weights = seam_weights(region)[..., None]
-            new = np.rint(before * (1 - weights) + new * weights).astype(np.uint8)
-        pixels[window] = np.where(region[..., None], new, before)
+        pixels[window] = np.where(region[..., None], fitted(new, before, region), before)
         return pixels
 
     def _decode_around(self, made: Mask) -> tuple[tuple[slice, slice], Pixels]:

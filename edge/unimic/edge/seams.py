@@ -1,4 +1,4 @@
-"""Where new pixels meet old ones: the new ones take on what tokens lost of the old, and fade in."""
+"""Where new pixels meet old ones: the new ones take on what tokens lost of the old."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from unimic.edge.regions import around
 
 Plane = NDArray[np.float32]
 
-SEAM = 3  # pixels within which the new fades in
+SEAM = 16  # pixels inside a region whose border lies amid tokens that take on what is around it
 RING = 1  # pixels around a hole that tell what the tokens lost
 
 
@@ -60,6 +60,29 @@ def adjusted(new: Pixels, old: Pixels, made: Mask) -> Pixels:
     return shifted
 
 
+def fitted(new: Pixels, old: Pixels, region: Mask) -> Pixels:
+    """New pixels, of which those next to the border of a region go on from the old ones around it.
+
+    Where that border lies amid tokens, some pixels around it were made anew that nobody will see.
+    Their difference from the old ones that are seen goes on into the region, and fades: what is new
+    shall stay new. What was in the region says nothing about that.
+
+    Args:
+        new: see `adjusted`; outside of whole tokens equal to ``old``.
+        old: see `adjusted`.
+        region: bool ``(height, width)``, what will be seen of ``new``, at least one pixel.
+    """
+    inside, closeness = region, np.zeros(region.shape, np.uint8)
+    for _ in range(SEAM):
+        inside = _eroded(inside)
+        closeness += region ^ inside
+    near = closeness > 0
+    weights = closeness[near, None] / np.float32(SEAM + 1)
+    shifted, fit = adjusted(new, old, region)[near], new.copy()
+    fit[near] = np.rint(weights * shifted + (1 - weights) * new[near])
+    return fit
+
+
 def covered(pixels: Pixels, hole: Mask) -> Pixels:
     """Pixels of which those in a hole go on from what is around it, and tell nothing of their own.
 
@@ -82,18 +105,15 @@ def covered(pixels: Pixels, hole: Mask) -> Pixels:
     return whole
 
 
-def seam_weights(region: Mask) -> Plane:
-    """How much of the new shows: 0 outside a region, rising to 1 within a few pixels inside it.
-
-    Parts too thin to have an inside are wholly new; the array's border is no border of the region.
-    """
-    mask = _mask(region)
-    inner = [mask.filter(ImageFilter.MinFilter(2 * depth + 1)) for depth in range(1, SEAM + 1)]
-    thick = np.asarray(inner[-1].filter(ImageFilter.MaxFilter(2 * SEAM + 1))) > 0
-    layers = np.stack([np.asarray(layer) for layer in (mask, *inner)])
-    weights: Plane = layers.mean(0, dtype=np.float32)
-    weights[region & ~thick] = 1
-    return weights
+def _eroded(region: Mask) -> Mask:
+    """Without the pixels that have others next to them; the array's border is none of a region."""
+    for axis in range(2):
+        along = np.moveaxis(region, axis, 0)
+        region = region.copy()
+        smaller = np.moveaxis(region, axis, 0)
+        smaller[1:] &= along[:-1]
+        smaller[:-1] &= along[1:]
+    return region
 
 
 def _mask(region: Mask) -> Image.Image:

@@ -13,8 +13,8 @@ What is visible stays as it was, in all of them. LPIPS and DISTS are those of th
 out, against the same part of the original. Tokens are right if they equal those of the original
 photo there; those of the simpler fills are made of the filled photo.
 
-For inpainting the whole photo is shared, as users do. Its visible tokens then know a little of the
-hidden part, for the encoder looks beyond its own 16×16 pixels.
+Neither the service nor the client has the hidden part: not even the pixels that the client joins
+the new ones to.
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ def fills(cloud: Client, models: Models, photo: Image.Image, part: str, box: Box
     """The photo with the box filled by each method."""
     for method, image in ((MEAN, mean_fill(photo, box)), (TELEA, telea(photo, box))):
         yield Filled(method, image, models.images.encode(image).codes)
-    shared = (cloud.share(photo, hole=box) if part == "middle" else
+    shared = (cloud.share(mean_fill(photo, box), hole=box) if part == "middle" else
               cloud.share(photo.crop((0, 0, box[0], photo.height))))
     for method, words in ((PLAIN, ""), (PROMPTED, prompt)):
         made = (cloud.inpaint(shared, box, words, seed=SEED) if part == "middle" else
