@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import replace
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -190,13 +191,24 @@ def test_one_name_of_several_packages(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_names_that_nobody_could_write(monkeypatch: pytest.MonkeyPatch) -> None:
-    names = "a/b", "a:b", "a,b", "jpeg/2"
+    names = "a/b", "a:b", "a,b", "jpeg/2", "any", "original"
     monkeypatch.setattr(codecs, "entry_points", lambda group: [
         offer(name, lambda: flat({10: 10}).codec) for name in names])
     assert codecs.all_names() == [*dict.fromkeys(
         name if scale == 1 else f"{name}/{scale}" for name in codecs.BUILT_IN
         for scale in ((1,) if name == "unimic" else codecs.SCALES))]
     assert [*codecs.misnamed()] == [f"'{name}' of other" for name in names]
+
+
+@pytest.mark.parametrize(("made", "wrong"), [
+    (np.zeros((8, 8, 3), np.uint8), "is a ndarray; decode to a PIL image"),
+    (Image.new("YCbCr", (4, 4)), "mode YCbCr; decode it to RGB"),
+    (Image.new("RGB", (8, 4)), r"\(8, 4\) pixels, the original has \(4, 4\)")])
+def test_what_is_no_picture_of_the_original(made: Any, wrong: str) -> None:
+    """Also behind scaling, which would bring any picture to the right size."""
+    codec = replace(flat({10: 10}).codec, decode=lambda data, size: made)
+    with pytest.raises(InvalidInput, match=f"picture: {wrong}"):
+        Variant(codec, 2).decode(b"", (8, 7))
 
 
 @pytest.mark.parametrize("field", ["knob", "ladder"])

@@ -739,10 +739,6 @@ def test_metrics(photo: Image.Image) -> None:
     judge = Judge(photo, ("psnr",))
     assert judge(photo)["psnr"] == 99
     assert judge(Image.eval(photo, lambda v: v ^ 1))["psnr"] == pytest.approx(48.13, abs=0.01)
-    with pytest.raises(InvalidInput, match="the original has"):
-        judge(photo.crop((0, 0, 9, 9)))
-    with pytest.raises(InvalidInput, match="picture: mode YCbCr; decode it to RGB"):
-        judge(photo.convert("YCbCr"))
 
 
 def test_network_metrics(photo: Image.Image) -> None:

@@ -28,6 +28,8 @@ OURS = "unimic"
 SCALES = (1, 2, 4)
 GROUP = "unimic.codecs"
 SEPARATORS = frozenset("/:,")  # of what users write behind and between names
+ANY = "any"  # in place of a codec: the picture cannot be measured at all
+ORIGINAL = "original"  # in place of a codec: what metrics of sets need of the original itself
 Setting = int | str
 
 
@@ -105,8 +107,21 @@ class Variant:
         return self.codec.encode(self._resize(copy, self._small(image.size)), setting)
 
     def decode(self, data: bytes, size: tuple[int, int]) -> Image.Image:
-        """Decode, then scale up to ``size``, that of the picture before `encode`."""
-        return self._resize(self.codec.decode(data, self._small(size)), size)
+        """Decode, then scale up to ``size``, that of the picture before `encode`.
+
+        Raises:
+            InvalidInput: what the codec made is no picture, not RGB, or of another size.
+        """
+        small = self._small(size)
+        picture = self.codec.decode(data, small)
+        if not isinstance(picture, Image.Image):  # a codec may be another package's
+            raise InvalidInput("picture", f"is a {type(picture).__name__}", "decode to a PIL image")
+        if picture.mode != "RGB":
+            raise InvalidInput("picture", f"mode {picture.mode}", "decode it to RGB")
+        if picture.size != small:
+            raise InvalidInput("picture", f"{picture.size} pixels, the original has {small}",
+                               "decode it to the original's size")
+        return self._resize(picture, size)
 
     def _small(self, size: tuple[int, int]) -> tuple[int, int]:
         return -(-size[0] // self.scale), -(-size[1] // self.scale)
@@ -128,7 +143,7 @@ def known() -> dict[str, list[EntryPoint]]:
     """
     offers = {name: [entry] for name, entry in BUILT_IN.items()}
     for entry in _of_packages():
-        if not SEPARATORS & {*entry.name}:
+        if _nameable(entry.name):
             offers.setdefault(entry.name, []).append(entry)
     return offers
 
@@ -136,8 +151,12 @@ def known() -> dict[str, list[EntryPoint]]:
 def misnamed() -> dict[str, str]:
     """Codecs of other packages that nobody could name, and why."""
     return {f"{entry.name!r} of {_package(entry)}":
-            "no name of a codec has '/', ':' or ','; tell its author"
-            for entry in _of_packages() if SEPARATORS & {*entry.name}}
+            f"no codec is called {ANY} or {ORIGINAL}, or has '/', ':' or ',' in its name; tell its "
+            "author" for entry in _of_packages() if not _nameable(entry.name)}
+
+
+def _nameable(name: str) -> bool:
+    return name not in (ANY, ORIGINAL) and not SEPARATORS & {*name}
 
 
 def _of_packages() -> list[EntryPoint]:

@@ -186,16 +186,7 @@ class Judge:
         self._features: dict[LPIPS | DISTS, list[Tensor]] = {}
 
     def __call__(self, picture: Image.Image) -> dict[str, float | None]:
-        """Each metric of ``picture``; None where the pictures are too small for it.
-
-        Raises:
-            InvalidInput: it has another size than the original, or is not RGB.
-        """
-        if picture.mode != "RGB":
-            raise InvalidInput("picture", f"mode {picture.mode}", "decode it to RGB")
-        if picture.size != self._original.size:
-            raise InvalidInput("picture", f"{picture.size} pixels, the original has "
-                               f"{self._original.size}", "decode it to the original's size")
+        """Each metric of a ``picture`` of the original's size; None where they are too small."""
         side = min(picture.size)
         return {name: None if side < SMALLEST.get(name, 1) else _MEASURES[name](self, picture)
                 for name in self._metrics}

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from unimic.edge.images import load_image
-from unimic.measure.codecs import OURS
+from unimic.measure.codecs import ANY, ORIGINAL, OURS
 from unimic.measure.curves import (
     BD_RATE,
     SLACK,
@@ -40,7 +40,7 @@ from unimic.measure.html import (
     titles,
 )
 from unimic.measure.metrics import METRICS, SMALLEST, Metric, losses
-from unimic.measure.run import ANY, ORIGINAL, Row, family, middle, webp_base64
+from unimic.measure.run import Row, family, middle, webp_base64
 
 FULL = 100  # the setting of ours that sends every token
 _SIZES = [Column("ideal_bits", "ideal, bits", 0), Column("payload_bytes", "payload, bytes", 0),

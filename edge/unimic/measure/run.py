@@ -33,11 +33,9 @@ from PIL import Image
 from unimic.codec.errors import InvalidInput, UnimicError
 from unimic.edge.images import load_image
 from unimic.measure import codecs
-from unimic.measure.codecs import Encoded, Setting, Variant
+from unimic.measure.codecs import ANY, ORIGINAL, Encoded, Setting, Variant
 from unimic.measure.metrics import Judge, features
 
-ANY = "any"  # in place of a codec: the picture cannot be measured at all
-ORIGINAL = "original"  # in place of a codec: what metrics of sets need of the original itself
 CROP = 256  # pixels on each side of the part that is kept to be looked at
 Row = dict[str, Any]
 

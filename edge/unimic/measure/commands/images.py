@@ -77,7 +77,7 @@ def measure_images(args: argparse.Namespace) -> int:
     from unimic.edge.images import read_bytes
     from unimic.measure import codecs, curves, metrics, report
     from unimic.measure.journal import FEATURES, Journal
-    from unimic.measure.run import ANY, content, measure_all, unreadable
+    from unimic.measure.run import content, measure_all, unreadable
 
     for option in "jobs", "crops":
         if getattr(args, option) < (option == "jobs"):
@@ -130,7 +130,7 @@ def measure_images(args: argparse.Namespace) -> int:
         print(f"unimic: {title} has {why}", file=sys.stderr)
     if facts["errors"]:
         first = facts["errors"][0]
-        what = ("" if first["codec"] == ANY else
+        what = ("" if first["codec"] == codecs.ANY else
                 f"{first['codec']} {first['setting']}, {first['image']}: ")
         print(f"unimic: error: {len(facts['errors']):,} of {len(rows):,} measurements failed, the "
               f"first: {what}{first['error']}", file=sys.stderr)
@@ -140,7 +140,8 @@ def measure_images(args: argparse.Namespace) -> int:
 def _plan(args: argparse.Namespace, contents: Mapping[Path, str], variants: Sequence[Variant],
           judges: Sequence[Metric]) -> list[Task]:
     """Every picture with every codec at every setting; settings may be named twice."""
-    from unimic.measure.run import ORIGINAL, Task
+    from unimic.measure.codecs import ORIGINAL
+    from unimic.measure.run import Task
 
     names = tuple(judge.name for judge in judges)
     of_sets = tuple(judge.name for judge in judges if judge.of_sets)
