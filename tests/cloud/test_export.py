@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+import torch.nn.functional as F
 
 from unimic.cloud.models import refiner
 from unimic.cloud.models.arithmetic import (
@@ -173,13 +174,28 @@ def as_trained() -> Refiner:
     network = Refiner()
     for parameter in network.parameters():  # no two are alike
         parameter.data += 0.02 * torch.randn_like(parameter)
-    return network
+    network(*refiner_inputs())
+    return network.eval()
 
 
 def refiner_inputs() -> tuple[torch.Tensor, ...]:
     shown, lost, mirrored = torch.rand(3, 1, 3, 48, 80)
     close, hole = torch.rand(2, 1, 1, 48, 80).round()
     return shown, lost, mirrored, close, hole
+
+
+def test_channels_of_the_refiner_stay_within_what_they_were_in_training() -> None:
+    bounded = refiner.BoundedSiLU(2)
+    usual = torch.tensor([[[[1.0, -9.0]], [[-1.0, -3.0]]]])
+    assert torch.equal(bounded(usual), F.silu(usual))
+    bounded.eval()
+    assert torch.equal(bounded(usual), F.silu(usual).clamp(max=F.silu(torch.tensor(1.0))))
+    assert bounded(torch.full_like(usual, 50)).flatten(2).amax(2).tolist() == [
+        [pytest.approx(0.7311, abs=1e-4), 0]]
+    bounded.train()
+    for _ in range(3000):  # what was long ago is forgotten
+        bounded(usual / 2)
+    assert bounded.ceiling.flatten().tolist() == pytest.approx([0.3112, 0], abs=1e-3)
 
 
 def test_the_refiner_as_the_edge_runs_it(tmp_path: Path) -> None:

@@ -214,6 +214,11 @@ def test_painter_training(tiny_data: Path, tmp_path: Path, monkeypatch: pytest.M
     assert added == {"painter.blocks.2"}
     refiner = load_refiner(checkpoint)
     assert refiner.leave.weight.abs().max() > 0
+    ceilings = {name: value for name, value in averaged(checkpoint, "refiner").items()
+                if name.endswith("ceiling")}
+    assert all(value.max() > 0 for value in ceilings.values())
+    assert all(torch.equal(averaged(checkpoint, "refiner_average")[name], value)
+               for name, value in ceilings.items())
     train()
     assert "resumed at step 1," in capsys.readouterr().out
     assert export_compact.sizes(after) == replace(config, head=CompactConfig.head, painter_depth=3)

@@ -12,7 +12,6 @@ import math
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 PATCH = 16
@@ -54,11 +53,12 @@ class ResidualBlock(nn.Module):
         super().__init__()
         self.norm = ChannelNorm(channels)
         self.first = nn.Conv2d(channels, channels, 3, padding=1)
+        self.activation: nn.Module = nn.SiLU()
         self.second = nn.Conv2d(channels, channels, 3, padding=1)
         nn.init.zeros_(self.second.weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = x + self.second(F.silu(self.first(self.norm(x))))
+        out: Tensor = x + self.second(self.activation(self.first(self.norm(x))))
         return out
 
 

@@ -20,8 +20,39 @@ FINE, MIDDLE, COARSE = 72, 144, 288  # channels at 4, 8 and 16 pixels
 DEPTH = 2  # blocks at each, on the way down and up
 
 
+FORGET = 0.999
+"""How much of a channel's highest value is left after another step of training."""
+
+
+class BoundedSiLU(nn.Module):
+    """SiLU whose values, after training, stay within what they were in training.
+
+    Many channels end up below zero for all that a network learns from. What it has not seen, such
+    as a hole that begins amid its cells, could wake one of them, and what follows had never learned
+    what to make of that: a whole fill became noise.
+    """
+
+    ceiling: Tensor
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.register_buffer("ceiling", torch.zeros(channels, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Of ``(B, C, H, W)``."""
+        active = F.silu(x)
+        if not self.training:
+            return torch.minimum(active, self.ceiling)
+        highest = active.detach().amax((0, 2, 3)).float()[:, None, None]
+        self.ceiling = torch.maximum(FORGET * self.ceiling, highest)
+        return active
+
+
 def _blocks(channels: int) -> nn.Sequential:
-    return nn.Sequential(*(ResidualBlock(channels) for _ in range(DEPTH)))
+    blocks = [ResidualBlock(channels) for _ in range(DEPTH)]
+    for block in blocks:
+        block.activation = BoundedSiLU(channels)
+    return nn.Sequential(*blocks)
 
 
 class Refiner(nn.Module):

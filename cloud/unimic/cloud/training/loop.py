@@ -98,7 +98,7 @@ def own_seed(seed: int) -> tuple[int, int]:
 
 
 class Average(Generic[M]):
-    """Exponential moving average of a module's parameters."""
+    """Exponential moving average of a module's parameters; buffers are as the module has them."""
 
     def __init__(self, module: M, decay: float) -> None:
         self.module = copy.deepcopy(module).requires_grad_(False)
@@ -114,6 +114,8 @@ class Average(Generic[M]):
         decay = min(self.decay, (1 + count) / (10 + count))
         mine: list[Tensor] = list(self.module.parameters())
         torch._foreach_lerp_(mine, list(module.parameters()), 1 - decay)
+        for own, other in zip(self.module.buffers(), module.buffers(), strict=True):
+            own.copy_(other)
 
 
 def mark(path: Path) -> str:

@@ -191,7 +191,7 @@ def main(argv: list[str] | None = None) -> None:
     quantizer = tokenizer.quantizer
     painter = deepened(model, args.depth).to(device).requires_grad_(True)
     refiner = channels_last((load_refiner(args.refiner) if args.refiner else
-                             Refiner()).to(device))
+                             Refiner()).to(device).train())
     learning = nn.ModuleList([painter, refiner])
     average, refined = Average(model, 0.998), Average(refiner, 0.998)
     optimizer = optimizers(learning, painter.blocks, args.rate)
