@@ -73,14 +73,16 @@ def tiny_data(tmp_path: Path) -> Path:
     """A folder with as little as the trainings need of every set that they read."""
     folder = tmp_path / "data"
     folder.mkdir()
-    Image.linear_gradient("L").resize((224, 224)).convert("RGB").save(folder / "photo.png")
+    for name, gradient in ("photo", Image.linear_gradient), ("other", Image.radial_gradient):
+        gradient("L").resize((224, 224)).convert("RGB").save(folder / f"{name}.png")
     shards = {"flickr8k-00": ["a", "b", "c"], "daquar-00": ["d", "e"], "kodak": ["f"],
               **{f"{name}-00": [name] for name in ("imagenette", "photos", "imagenet-sample",
                                                    "bsds500")}}
     for shard, names in shards.items():
         with tarfile.open(folder / f"{shard}.tar", "w") as tar:
             for name in names:
-                tar.add(folder / "photo.png", f"{name}.png")
+                tar.add(folder / f"{'other' if shard.startswith(name) else 'photo'}.png",
+                        f"{name}.png")
     (folder / "flickr8k-captions.jsonl").write_text("".join(
         json.dumps({"image": name, "split": split, "captions": ["a photo"]}) + "\n"
         for name, split in zip("abc", ("train", "dev", "test"), strict=True)))

@@ -568,6 +568,19 @@ def test_emoji_that_are_broken_or_none(tmp_path: Path) -> None:
         data.read_emoji(tmp_path)
 
 
+def test_copies_of_what_is_held_out_are_not_learned_from(tiny_data: Path) -> None:
+    def names() -> set[str]:
+        return {name for name, _ in data.training_images(tiny_data)}
+
+    assert names() == {"a", "d", "imagenette", "photos", "imagenet-sample", "bsds500"}
+    with Image.open(tiny_data / "photo.png") as held_out:  # "c" of Flickr8k, among others
+        held_out.resize((300, 200)).save(tiny_data / "copy.jpg", quality=60)
+    with tarfile.open(tiny_data / "photos-00.tar", "a") as tar:
+        tar.add(tiny_data / "copy.jpg", "copy.jpg")
+        tar.add(tiny_data / "other.png", "more.png")
+    assert names() == {"a", "d", "imagenette", "photos", "more", "imagenet-sample", "bsds500"}
+
+
 def test_nothing_to_learn_from(tiny_data: Path, tmp_path: Path) -> None:
     shutil.copytree(tiny_data, tmp_path, dirs_exist_ok=True)
     for path in tmp_path.glob("*.tar"):

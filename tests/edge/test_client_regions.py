@@ -68,11 +68,16 @@ def test_tokens_are_whole_patches_of_pixels():
 
 def test_a_region_of_a_picture_within_its_canvas():
     region = find((0, 0, 3, 5), View(10, 2, 60, 48))
-    assert region.pixels[2:7, 10:13].all()
-    assert region.pixels.sum() == 15
+    shown = region.pixels[2:, 10:]
+    assert shown[:5, :3].all()
+    assert shown.sum() == 15
     assert region.tokens.sum() == 1
+    # What the view does not show of its token is made anew, too: it may come to be seen.
+    assert region.pixels[:2, :16].all()
+    assert region.pixels[:16, :10].all()
+    assert region.pixels.sum() == 15 + 2 * 16 + 14 * 10
     everything = find(np.ones((4, 5), bool), View(10, 2, 60, 48))
-    assert everything.pixels.sum() == 60 * 48
+    assert everything.pixels.sum() == 70 * 50
 
 
 @pytest.mark.parametrize("mask", [

@@ -162,7 +162,8 @@ def test_daquar(tmp_path: Path) -> None:
         "b,what is left,bed\nb,what is right,bed\nb,what is it,bed\n")
     usual = grounds.usual_answers(tmp_path)
     assert usual("How many  tables are there") == "2"
-    assert usual("what colour is it") == "bed"  # of a type that is not there
+    assert usual("how many beds are there") == "1"
+    assert usual("whose is it") == "bed"  # nothing begins like that: the most frequent of all
     (tmp_path / "daquar-eval.csv").write_text(header + "image1,what is it,table\nimage1,what\n")
     with pytest.raises(InvalidInput, match=r"daquar-eval\.csv: line 3 is too short"):
         grounds.daquar(tmp_path, 1)

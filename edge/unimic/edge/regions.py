@@ -41,7 +41,8 @@ class Region:
     """Part of a canvas, never empty.
 
     Attributes:
-        pixels: bool ``(height, width)``, as the user drew it.
+        pixels: bool ``(height, width)``, as the user drew it, and what the view does not show of
+            its tokens.
         tokens: bool ``(rows, columns)``, every token that it touches.
     """
 
@@ -91,7 +92,10 @@ def find_region(mask: MaskSource, view: View, size: tuple[int, int, int], field:
         raise InvalidInput(field, "covers nothing", "set at least one pixel or token")
     pixels = np.zeros((height, width), bool)
     pixels[view.window] = shown
-    return Region(pixels, widen(pixels, tokens, pitch))
+    touched = widen(pixels, tokens, pitch)
+    unseen = spread(touched, pitch)[:height, :width]
+    unseen[view.window] = False  # nothing of what was there is to show when it comes to be seen
+    return Region(pixels | unseen, touched)
 
 
 def grow(view: View, wanted: Margins, pitch: int) -> tuple[Margins, View]:

@@ -14,6 +14,7 @@ from unimic.edge.regions import around
 Plane = NDArray[np.float32]
 
 SEAM = 16  # pixels inside a region whose border lies amid tokens that take on what is around it
+SHADE = 64  # levels by which they do so at most
 RING = 1  # pixels around a hole that tell what the tokens lost
 
 
@@ -45,42 +46,50 @@ def adjusted(new: Pixels, old: Pixels, made: Mask) -> Pixels:
     Returns:
         ``new``, shifted where ``made`` is True.
     """
-    grown = around(made, RING)
-    hole, inner, outer = made[grown], new[grown], old[grown]
-    near = np.asarray(_mask(hole).filter(ImageFilter.MaxFilter(2 * RING + 1))) > 0
-    # Where the picture ends there is no ring, but the two by two shall lie as if there were.
-    missing = [(max(0, RING - cut.start), 0) for cut in around(made, 0)]
-    weights = np.pad((near & ~hole).astype(np.float32), missing)
-    shifted = new.copy()
-    for channel in range(new.shape[2]):  # one after the other: pictures may be large
-        shown = inner[..., channel].astype(np.float32)
-        lost = _continued(np.pad(outer[..., channel] - shown, missing), weights)
-        shown += lost[missing[0][0]:, missing[1][0]:]
-        shifted[grown][hole, channel] = np.rint(shown[hole]).clip(0, 255)
-    return shifted
+    return _shifted(new, old, made, np.zeros_like(made), 255)
 
 
 def fitted(new: Pixels, old: Pixels, region: Mask) -> Pixels:
     """New pixels, of which those next to the border of a region go on from the old ones around it.
 
     Where that border lies amid tokens, some pixels around it were made anew that nobody will see.
-    Their difference from the old ones that are seen goes on into the region, and fades: what is new
-    shall stay new. What was in the region says nothing about that.
+    Their difference from the old ones that are seen goes on into the region for `SEAM` pixels.
+    What is far off is another thing and no other shade of the same, and shall not run into it.
+    What was in the region says nothing about that.
 
     Args:
         new: see `adjusted`; outside of whole tokens equal to ``old``.
         old: see `adjusted`.
         region: bool ``(height, width)``, what will be seen of ``new``, at least one pixel.
     """
-    inside, closeness = region, np.zeros(region.shape, np.uint8)
-    for _ in range(SEAM):
-        inside = _eroded(inside)
-        closeness += region ^ inside
+    deep, closeness = region, np.zeros(region.shape, np.uint8)
+    for step in range(SEAM):
+        deep = _eroded(deep, corners=bool(step % 2))
+        closeness += region ^ deep
     near = closeness > 0
     weights = closeness[near, None] / np.float32(SEAM + 1)
-    shifted, fit = adjusted(new, old, region)[near], new.copy()
-    fit[near] = np.rint(weights * shifted + (1 - weights) * new[near])
+    fit = new.copy()
+    fit[near] = np.rint(weights * _shifted(new, old, region, deep, SHADE)[near]
+                        + (1 - weights) * new[near])
     return fit
+
+
+def _shifted(new: Pixels, old: Pixels, hole: Mask, kept: Mask, most: int) -> Pixels:
+    """New pixels in a hole, shifted by at most ``most``, but where they are to be kept."""
+    grown = around(hole, RING)
+    inner, outer, shifting = new[grown], old[grown], hole[grown] & ~kept[grown]
+    near = np.asarray(_mask(hole[grown]).filter(ImageFilter.MaxFilter(2 * RING + 1))) > 0
+    ring = near & ~hole[grown]
+    # Where the picture ends there is no ring, but the two by two shall lie as if there were.
+    missing = [(max(0, RING - cut.start), 0) for cut in around(hole, 0)]
+    weights = np.pad((ring | kept[grown]).astype(np.float32), missing)
+    shifted = new.copy()
+    for channel in range(new.shape[2]):  # one after the other: pictures may be large
+        shown = inner[..., channel].astype(np.float32)
+        lost = np.where(ring, (outer[..., channel] - shown).clip(-most, most), 0)
+        shown += _continued(np.pad(lost, missing), weights)[missing[0][0]:, missing[1][0]:]
+        shifted[grown][shifting, channel] = np.rint(shown[shifting]).clip(0, 255)
+    return shifted
 
 
 def covered(pixels: Pixels, hole: Mask) -> Pixels:
@@ -105,15 +114,19 @@ def covered(pixels: Pixels, hole: Mask) -> Pixels:
     return whole
 
 
-def _eroded(region: Mask) -> Mask:
-    """Without the pixels that have others next to them; the array's border is none of a region."""
+def _eroded(region: Mask, corners: bool) -> Mask:
+    """Without the pixels that have others beside them, or also at their corners.
+
+    In turns, that goes round corners nearly as a circle does. The array's border is none of a
+    region.
+    """
+    left = region.copy()
     for axis in range(2):
-        along = np.moveaxis(region, axis, 0)
-        region = region.copy()
-        smaller = np.moveaxis(region, axis, 0)
+        along = np.moveaxis(left.copy() if corners else region, axis, 0)
+        smaller = np.moveaxis(left, axis, 0)
         smaller[1:] &= along[:-1]
         smaller[:-1] &= along[1:]
-    return region
+    return left
 
 
 def _mask(region: Mask) -> Image.Image:

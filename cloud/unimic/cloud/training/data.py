@@ -27,7 +27,10 @@ from unimic.cloud.training.files import understood
 from unimic.codec.errors import CorruptData, InvalidInput
 from unimic.codec.tokens import PITCH
 
+LABELLED = ("flickr8k", "daquar")
 UNLABELLED = ("imagenette", "photos", "imagenet-sample", "bsds500")
+COPY = 0.98
+"""How much alike thumbnails of two pictures are, at least, if one is a copy of the other."""
 
 
 @dataclass(frozen=True)
@@ -176,19 +179,46 @@ def training_images(root: Path) -> list[tuple[str, np.ndarray]]:
 
     Flickr8k ``train`` and ``rest``, DAQUAR images without an evaluation question, and the
     unlabelled sets. Kodak and every dev, test and evaluation image are left out.
+
+    Raises:
+        InvalidInput: there is none.
     """
-    captions = read_captions(root)
-    held_out = {name for name, c in captions.items() if c.split in ("dev", "test")}
-    held_out |= {q.image for q in read_questions(root, "eval")}
-    images = []
-    for shard in ("flickr8k", "daquar", *UNLABELLED):
-        for stem, image in read_shards(root, shard):
-            if stem not in held_out:
-                images.append((stem, np.asarray(image)))
+    held_out = _held_out(root)
+    images = [(stem, np.asarray(image)) for shard in LABELLED
+              for stem, image in read_shards(root, shard) if stem not in held_out]
+    images += unlabelled_images(root)
     if not images:
         raise InvalidInput("--data", f"{root} has no picture of {PITCH}×{PITCH} or more to learn "
                            "from", "add some")
     return images
+
+
+def unlabelled_images(root: Path) -> list[tuple[str, np.ndarray]]:
+    """Images of which nothing is said, by stem, as uint8 ``(H, W, 3)`` arrays.
+
+    Their sets were collected from everywhere: what is a copy of a dev, test or evaluation image, of
+    any size, is left out.
+    """
+    held_out = _held_out(root)
+    known = np.reshape([_thumbnail(image) for shard in LABELLED
+                        for stem, image in read_shards(root, shard) if stem in held_out], (-1, 256))
+    return [(stem, np.asarray(image)) for shard in UNLABELLED
+            for stem, image in read_shards(root, shard)
+            if (known @ _thumbnail(image)).max(initial=0) < COPY]
+
+
+def _held_out(root: Path) -> set[str]:
+    """Names of the images that nothing may learn from."""
+    names = {name for name, c in read_captions(root).items() if c.split in ("dev", "test")}
+    return names | {q.image for q in read_questions(root, "eval")}
+
+
+def _thumbnail(image: Image.Image) -> np.ndarray:
+    """16×16 grey levels, their mean 0 and their norm 1, so that a product is a correlation."""
+    grey = np.asarray(image.convert("L").resize((16, 16), Image.Resampling.BOX), np.float32).ravel()
+    grey = grey - grey.mean()
+    thumbnail: np.ndarray = grey / max(float(np.linalg.norm(grey)), 1e-6)
+    return thumbnail
 
 
 def flickr_images(root: Path, split: str) -> dict[str, np.ndarray]:

@@ -17,11 +17,11 @@ from unimic.cloud.backends.show_o.magvit import Magvit, load_magvit
 from unimic.cloud.models.image_tokenizer import PATCH, ImageTokenizer
 from unimic.cloud.training.command import command
 from unimic.cloud.training.data import (
-    UNLABELLED,
     flickr_images,
     read_emoji,
     read_questions,
     read_shards,
+    unlabelled_images,
 )
 from unimic.cloud.training.grids import save_grids
 from unimic.cloud.training.loop import autocast, channels_last, default_device
@@ -121,9 +121,7 @@ def main(argv: list[str] | None = None) -> None:
     write("daquar-train", [(n, i) for n, i in daquar if n not in evaluated], fast=True)
     write("daquar-eval", [(n, i) for n, i in daquar if n in evaluated])
     write("flickr-train-flipped", [(n, i[:, ::-1]) for n, i in train], fast=True)
-    others = [(n, cropped(np.asarray(i))) for shard in UNLABELLED
-              for n, i in read_shards(args.data, shard)]
-    write("unlabelled", others, fast=True)
+    write("unlabelled", [(n, cropped(i)) for n, i in unlabelled_images(args.data)], fast=True)
     write("flickr-train-320", [(n, resized(i, 320)) for n, i in train], fast=True)
 
 

@@ -146,24 +146,30 @@ def daquar(folder: Path, count: int) -> list[Subject]:
 
 
 def usual_answers(folder: Path) -> Callable[[str], str]:
-    """Answers without a look: the most frequent one to the question's type.
+    """Answers without a look: the most frequent one to questions that begin alike.
 
-    The type is the question's first two words; answers are counted on ``daquar-train.csv``. A type
-    that is not there gets the most frequent answer of all.
+    Of the questions of ``daquar-train.csv`` those count that share the most words with the
+    question, from its first one on.
 
     Raises:
         InvalidInput: the file cannot be read.
     """
-    by_type: dict[str, Counter[str]] = defaultdict(Counter)
-    overall: Counter[str] = Counter()
+    answers: dict[tuple[str, ...], Counter[str]] = defaultdict(Counter)
     for _, question, answer in _rows(folder / "daquar-train.csv"):
-        by_type[_type(question)][answer] += 1
-        overall[answer] += 1
-    return lambda question: by_type.get(_type(question), overall).most_common(1)[0][0]
+        for beginning in _beginnings(question):
+            answers[beginning][answer] += 1
+
+    def usual(question: str) -> str:
+        known = next(b for b in _beginnings(question) if b in answers)
+        return answers[known].most_common(1)[0][0]
+
+    return usual
 
 
-def _type(question: str) -> str:
-    return " ".join(question.lower().split()[:2])
+def _beginnings(question: str) -> Iterator[tuple[str, ...]]:
+    """All words of a question, then fewer and fewer, to none."""
+    words = question.lower().split()
+    return (tuple(words[:count]) for count in range(len(words), -1, -1))
 
 
 def _rows(path: Path) -> list[tuple[str, str, str]]:
