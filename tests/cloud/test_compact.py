@@ -280,6 +280,17 @@ def test_a_hole_that_nothing_is_said_about_has_no_chance(backend: CompactBackend
         assert backend.fill_defaults(prompt, 0) == replace(backend.defaults, temperature=0)
 
 
+def test_where_nothing_is_known_or_said_there_is_chance(backend: CompactBackend) -> None:
+    """What is likeliest of all pictures is a black one."""
+    def filled(**changes: float) -> np.ndarray:
+        asked = FillRequest(grid(4, 4), np.ones((4, 4), bool), "", sampling(3, **changes))
+        return backend.fill([asked], nobody)[0]
+
+    usual = filled(temperature=backend.defaults.temperature)
+    assert np.array_equal(filled(temperature=0), usual)
+    assert len(np.unique(usual)) > 4
+
+
 def test_one_step_and_more_steps_than_tokens(backend: CompactBackend) -> None:
     for steps in (1, 9):
         filled = backend.fill([FillRequest(grid(2, 2), np.ones((2, 2), bool), "",

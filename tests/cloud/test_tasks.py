@@ -14,7 +14,7 @@ from unimic.codec.errors import CorruptData, InvalidInput, LimitExceeded
 from unimic.codec.limits import Limits
 from unimic.codec.packets import pack_image, pack_mask
 from unimic.edge import AsyncClient, Client
-from unimic.edge.seams import adjusted
+from unimic.edge.seams import SEAM, adjusted, fitted
 
 HOLE = np.zeros((4, 5), bool)
 HOLE[0:2, 1:3] = True
@@ -48,15 +48,32 @@ async def test_a_hole_is_not_sent_and_can_be_filled(connect):
                                               whole.grid.codes)).all()
 
 
+async def test_nobody_takes_a_hole_for_what_is_there(connect):
+    """Its tokens are of code 0, which looks like something."""
+    async with connect() as one, connect() as other:
+        shared = await one.share(photo(), hole=(16, 0, 48, 20))
+        for cloud, picture in (one, shared), (other, await other.share(shared)):
+            assert picture.grid.codes[0, 1] == 0
+            for ask in (lambda: cloud.caption(picture), lambda: cloud.ask(picture, "what?"),  # noqa: B023
+                        lambda: cloud.outpaint(picture, right=16)):  # noqa: B023
+                with pytest.raises(InvalidInput, match=r"task.object: a part of the image was not"):
+                    await ask()
+            with pytest.raises(InvalidInput, match=r"task.mask: .*; inpaint all of that part"):
+                await cloud.inpaint(picture, (16, 0, 32, 20))
+            filled = await cloud.inpaint(picture, (0, 0, 48, 20), "a vase")
+            assert (await cloud.caption(filled)).text == reply("", filled.grid.codes)
+
+
 @pytest.mark.parametrize("quality", [25, 60, 200])
 async def test_other_qualities(connect, quality):
     async with connect() as cloud:
-        shared = await cloud.share(photo(), hole=(0, 0, 70, 1), quality=quality)
+        shared = await cloud.share(photo(), quality=quality)
         pitch = shared.grid.pitch
         assert pitch == {25: 64, 60: 27, 200: 8}[quality]
         assert shared.grid.codes.shape == (-(-50 // pitch), -(-70 // pitch))
         assert (await cloud.ask(shared, "what?")).text == reply("what?", shared.grid.codes)
-        edited = await cloud.inpaint(shared, (60, 40, 70, 50), "a vase", seed=3)
+        partial = await cloud.share(photo(), hole=(60, 40, 70, 50), quality=quality)
+        edited = await cloud.inpaint(partial, (60, 40, 70, 50), "a vase", seed=3)
         assert (edited.grid.codes[-1, -1]
                 == draw("a vase", 3, shared.grid.codes.shape)[-1, -1])
         assert (np.asarray(edited.image)[:40] == np.asarray(photo())[:40]).all()
@@ -93,8 +110,9 @@ async def test_inpaint_keeps_every_pixel_outside_the_mask(connect):
         before, after = np.asarray(photo()), np.asarray(edited.image)
         assert (before[~mask] == after[~mask]).all()
         made = tokens.repeat(16, 0).repeat(16, 1)[:50, :70]
-        inside = adjusted(np.asarray(cloud._models.images.decode(edited.grid)), before, made)
-        assert (after[13:17, 33:37] == inside[13:17, 33:37]).all()
+        new = adjusted(np.asarray(cloud._models.images.decode(edited.grid)), before, made)
+        inside = fitted(np.where(made[..., None], new, before), before, mask)
+        assert (after[mask] == inside[mask]).all()
 
 
 async def test_outpaint_keeps_every_pixel(connect):
@@ -115,11 +133,13 @@ async def test_what_outpaint_adds_is_what_the_tokens_show(connect):
     async with connect() as cloud:
         shared = await cloud.share(Image.new("RGB", (70, 50), (128, 128, 128)))  # nothing is lost
         wide = await cloud.outpaint(shared, left=5, top=16, right=20, bottom=9, prompt="a wall")
-        new = np.ones((75, 95), bool)
-        new[16:66, 5:75] = False
+        new = np.zeros((75, 95), bool)  # but for what is near old borders amid tokens
+        new[:16, :75 - SEAM] = new[:66 - SEAM, :5] = new[:, 75 + SEAM:] = True
         shown = np.asarray(cloud._models.images.decode(wide.grid))[wide.view.window]
-        assert (np.asarray(wide.image)[new] == shown[new]).all()
-        assert (np.asarray(wide.image)[~new] == 128).all()
+        shift = np.abs(np.asarray(wide.image, int) - shown)
+        assert shift[new].max() <= 4
+        assert (shift[:, 75 + SEAM:] == 0).all()
+        assert (np.asarray(wide.image)[16:66, 5:75] == 128).all()
 
 
 async def test_what_a_backend_makes_outside_the_mask_is_left(connect):

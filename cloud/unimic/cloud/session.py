@@ -105,6 +105,31 @@ class Engine:
         return min(self.backend.max_tokens, self.limits.max_tokens)
 
 
+@dataclass(frozen=True)
+class Held:
+    """An image of a session.
+
+    Attributes:
+        grid: its tokens.
+        hole: those that were not sent, if any: nobody may take them for what is there.
+    """
+
+    grid: TokenGrid
+    hole: Mask | None = None
+
+    def known(self, but: Mask | None = None) -> TokenGrid:
+        """The tokens, where all of them are known, but for what is to be made anew.
+
+        Raises:
+            InvalidInput: some are not.
+        """
+        if self.hole is not None and (self.hole if but is None else self.hole & ~but).any():
+            raise InvalidInput("task.object" if but is None else "task.mask",
+                               "a part of the image was not sent, and is not to be made anew",
+                               "inpaint all of that part first")
+        return self.grid
+
+
 class Rejected(Exception):
     """The client breaks the protocol: the session ends with a status."""
 
@@ -130,10 +155,10 @@ class Session:
     def __init__(self, engine: Engine, name: str) -> None:
         self._engine, self._name = engine, name
         self._models: set[bytes] = set()
-        self._objects: dict[int, asyncio.Task[TokenGrid | None]] = {}
-        self._pending: set[asyncio.Task[TokenGrid | None]] = set()
-        self._questions: set[asyncio.Task[TokenGrid | None]] = set()  # pending, make no image
-        self._released: set[asyncio.Task[TokenGrid | None]] = set()  # pending, will not be held
+        self._objects: dict[int, asyncio.Task[Held | None]] = {}
+        self._pending: set[asyncio.Task[Held | None]] = set()
+        self._questions: set[asyncio.Task[Held | None]] = set()  # pending, make no image
+        self._released: set[asyncio.Task[Held | None]] = set()  # pending, will not be held
         self._room = asyncio.Semaphore(engine.limits.max_pending_tasks)
         self._outbox: asyncio.Queue[pb.ServerMessage | None] = asyncio.Queue(
             2 * engine.limits.max_pending_tasks)
@@ -281,7 +306,7 @@ class Session:
         self._engine.metrics.pending.inc()
         task.add_done_callback(partial(self._settle, request.id))
 
-    def _settle(self, request: int, task: asyncio.Task[TokenGrid | None]) -> None:
+    def _settle(self, request: int, task: asyncio.Task[Held | None]) -> None:
         self._room.release()
         self._pending.discard(task)
         self._questions.discard(task)
@@ -295,11 +320,11 @@ class Session:
             del self._objects[request]
 
     async def _answer(self, request: pb.Share | pb.Task,
-                      source: asyncio.Task[TokenGrid | None] | None) -> TokenGrid | None:
+                      source: asyncio.Task[Held | None] | None) -> Held | None:
         """Do a request, send its result or failure, and return the image that it made, if any."""
         began = time.perf_counter()
         try:
-            made: TokenGrid | None
+            made: Held | None
             if isinstance(request, pb.Share):
                 made, result = await self._share(request)
             else:
@@ -328,19 +353,18 @@ class Session:
 
     # ── work, in the order in which its data flows ────────────────────────────────────────────
 
-    async def _share(self, share: pb.Share) -> tuple[TokenGrid, pb.Result]:
-        grid = await self._code(partial(self._unpack_shared, share))
-        return grid, pb.Result()
+    async def _share(self, share: pb.Share) -> tuple[Held, pb.Result]:
+        return await self._code(partial(self._unpack_shared, share)), pb.Result()
 
-    def _unpack_shared(self, share: pb.Share, coder: Coder) -> TokenGrid:
+    def _unpack_shared(self, share: pb.Share, coder: Coder) -> Held:
         hole, packet = None, from_session(share.packet, packet_pb2.KIND_IMAGE)
         if share.HasField("hole"):
             hole = self._unpack_mask("share.hole", share.hole, packet_size(packet), coder)
         with _inside("share.packet"):
-            return unpack_image(coder, packet, limits=self._engine.limits, hole=hole)
+            return Held(unpack_image(coder, packet, limits=self._engine.limits, hole=hole), hole)
 
-    async def _perform(self, task: pb.Task, source: asyncio.Task[TokenGrid | None] | None
-                       ) -> tuple[TokenGrid | None, pb.Result]:
+    async def _perform(self, task: pb.Task, source: asyncio.Task[Held | None] | None
+                       ) -> tuple[Held | None, pb.Result]:
         if task.kind not in TASKS:
             raise InvalidInput("task.kind", f"{task.kind} is unknown", "see TaskKind")
         prompt, text = np.zeros(0, np.int32), ""
@@ -362,8 +386,9 @@ class Session:
             codes = await run(GenerateRequest(text, rows, columns, sampling), progress)
             return await self._pack(TokenGrid(codes, task.width, task.height, pitch), None, prompt)
 
-        base = await self._image(task.object, source)
+        held = await self._image(task.object, source)
         if task.kind in QUESTIONS:
+            base = held.known()
             self._check_size(base.codes.size)
             question = text if task.kind == pb.TASK_KIND_ANSWER else ""
             answer: Answer = await run(AnswerRequest(base.codes, question, sampling), progress)
@@ -374,11 +399,12 @@ class Session:
             if not task.HasField("mask"):
                 raise InvalidInput("task.mask", "is missing", "say what to make anew")
             mask = await self._code(
-                partial(self._unpack_mask, "task.mask", task.mask, base.size))
+                partial(self._unpack_mask, "task.mask", task.mask, held.grid.size))
             if not mask.any():
                 raise InvalidInput("task.mask", "covers nothing", "set at least one token")
+            base = held.known(but=mask)
         else:
-            base, mask = self._enlarge(base, task.margins)
+            base, mask = self._enlarge(held.known(), task.margins)
         self._check_size(base.codes.size)
         codes = await run(FillRequest(base.codes, mask, text, sampling), progress)
         # What the client holds stays as it is, whatever the backend made of it.
@@ -400,11 +426,11 @@ class Session:
             raise RuntimeError(f"the answer has {len(ids)} text tokens, over {MOST_ANSWER}")
         return for_session(pack_text(coder, ids, raw=self._raw(coder.text_model)).packet)
 
-    async def _image(self, name: int, source: asyncio.Task[TokenGrid | None] | None) -> TokenGrid:
+    async def _image(self, name: int, source: asyncio.Task[Held | None] | None) -> Held:
         if source is not None:
             await asyncio.wait((source,))
-            if not source.cancelled() and (grid := source.result()) is not None:
-                return grid
+            if not source.cancelled() and (held := source.result()) is not None:
+                return held
         raise UnknownObject("task.object", f"the session holds no image {name}",
                             "share it first, and do not release it")
 
@@ -434,12 +460,12 @@ class Session:
                                 "service works on", "use a smaller image")
 
     async def _pack(self, grid: TokenGrid, mask: Mask | None, prompt: Codes
-                    ) -> tuple[TokenGrid, pb.Result]:
+                    ) -> tuple[Held, pb.Result]:
         """An empty prompt is no context: both sides take it as none."""
         packed = await self._code(lambda coder: pack_image(
             coder, grid, mask=mask, prompt=prompt if prompt.size else None,
             raw=self._raw(coder.image_model)))
-        return grid, pb.Result(packet=for_session(packed.packet))
+        return Held(grid), pb.Result(packet=for_session(packed.packet))
 
     def _raw(self, model: bytes | None) -> bool:
         return model not in self._models

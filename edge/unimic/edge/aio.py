@@ -392,7 +392,8 @@ class AsyncClient:
             canvas, view = self._tokens_of(image)
             grid = canvas.grid
             check_size(grid.width, grid.height, grid.pitch, limits.max_tokens)
-            return pack_image(coder, grid, raw=raw), None, canvas, view
+            packed = pack_image(coder, grid, hole=canvas.hole, raw=raw)
+            return packed, _packed_hole(canvas), canvas, view
         photo = load_image(image)
         view = View(0, 0, photo.width, photo.height)
 
@@ -413,9 +414,8 @@ class AsyncClient:
             packed = pack_photo_within(
                 coder, images, photo, budget, most_tokens=limits.max_tokens,
                 most_task_tokens=limits.max_task_tokens, hole=area)
-        unsent = area(packed.grid.pitch)
-        packed_hole = None if unsent is None else pack_mask(unsent, *packed.grid.size)
-        return packed, packed_hole, Canvas(packed.grid, self._models, np.asarray(photo)), view
+        canvas = Canvas(packed.grid, self._models, np.asarray(photo), area(packed.grid.pitch))
+        return packed, _packed_hole(canvas), canvas, view
 
     def _tokens_of(self, image: Picture | TokenGrid) -> tuple[Canvas, View]:
         if isinstance(image, TokenGrid):
@@ -482,6 +482,10 @@ class _Sent:
     prompt: Codes | None
     packed: list[Packed]
     encode_seconds: float
+
+
+def _packed_hole(canvas: Canvas) -> Packed | None:
+    return None if canvas.hole is None else pack_mask(canvas.hole, *canvas.grid.size)
 
 
 def _stats(reply: Reply, packed: list[Packed], encode_seconds: float, decode_seconds: float,

@@ -89,7 +89,8 @@ def find_region(mask: MaskSource, view: View, size: tuple[int, int, int], field:
                                f"the picture", f"stay within 0 … {view.width}, 0 … {view.height}")
         shown[top:bottom, left:right] = True
     if not shown.any():
-        raise InvalidInput(field, "covers nothing", "set at least one pixel or token")
+        raise InvalidInput(field, "covers nothing", "paint in white what is meant" if isinstance(
+            mask, Image.Image) else "set at least one pixel or token")
     pixels = np.zeros((height, width), bool)
     pixels[view.window] = shown
     touched = widen(pixels, tokens, pitch)
@@ -105,7 +106,8 @@ def grow(view: View, wanted: Margins, pitch: int) -> tuple[Margins, View]:
         InvalidInput: the margins add nothing or take something away.
     """
     if min(vars(wanted).values()) < 0 or not any(vars(wanted).values()):
-        raise InvalidInput("margins", f"{vars(wanted)}", "extend at least one side, shrink none")
+        told = ", ".join(f"{side} {more}" for side, more in vars(wanted).items())
+        raise InvalidInput("margins", told, "extend at least one side, shrink none")
     left, top = (
         -(-max(1, more - hidden) // pitch) * pitch if more else 0
         for more, hidden in ((wanted.left, view.left), (wanted.top, view.top)))

@@ -111,11 +111,14 @@ class Canvas:
         models: make their pixels.
         origin: the pixels themselves, uint8 ``(height, width, 3)``, or where they come from;
             without it all of them come from the tokens.
+        hole: bool ``(rows, columns)``, tokens that stand for nothing, if there are any.
     """
 
-    def __init__(self, grid: TokenGrid, models: Models, origin: Pixels | Edit | None) -> None:
+    def __init__(self, grid: TokenGrid, models: Models, origin: Pixels | Edit | None,
+                 hole: Mask | None = None) -> None:
         self.grid = grid
         self.models = models
+        self.hole = hole
         self._pixels = origin if isinstance(origin, np.ndarray) else None
         self._edit = origin if isinstance(origin, Edit) else None
         self._lock = threading.Lock()

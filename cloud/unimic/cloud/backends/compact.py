@@ -192,8 +192,11 @@ class CompactBackend(Backend):
                        watch: Watch) -> list[Codes]:
         """Fill the masks of grids of one shape.
 
-        Painted are those that know something, and have neither prompt nor chance.
+        Painted are those that know something, and have neither prompt nor chance. Where nothing is
+        known at all, what is likeliest is black; such a picture needs chance.
         """
+        requests = [replace(r, sampling=replace(r.sampling, temperature=self.defaults.temperature))
+                    if r.mask.all() and not r.prompt.strip() else r for r in requests]
         drawn = [i for i, r in enumerate(requests)
                  if r.prompt.strip() or r.sampling.temperature or r.mask.all()]
         painted = sorted({*range(len(requests))} - {*drawn})
