@@ -137,7 +137,7 @@ async def test_what_outpaint_adds_is_what_the_tokens_show(connect):
         new[:16, :75 - SEAM] = new[:66 - SEAM, :5] = new[:, 75 + SEAM:] = True
         shown = np.asarray(cloud._models.images.decode(wide.grid))[wide.view.window]
         shift = np.abs(np.asarray(wide.image, int) - shown)
-        assert shift[new].max() <= 4
+        assert shift[new].max() <= 8
         assert (shift[:, 75 + SEAM:] == 0).all()
         assert (np.asarray(wide.image)[16:66, 5:75] == 128).all()
 

@@ -5,6 +5,7 @@ the right, which is cut away before the photo is shared (outpainting). In each, 
 
 * the mean colour of what is visible,
 * Telea's method (Journal of Graphics Tools 9(1), 2004) in OpenCV, radius 5,
+* each pixel's mirror image in the nearest border (`unimic.codec.reflection`),
 * the service, without a prompt and with the photo's first caption as one,
 * and the original's own tokens, decoded and joined to what is visible like those of the service:
   nothing made of tokens can be expected to come nearer.
@@ -28,6 +29,7 @@ from PIL import Image
 
 from unimic.codec.errors import InvalidInput
 from unimic.codec.progress import Progress
+from unimic.codec.reflection import reflection
 from unimic.codec.tokens import Codes, Mask
 from unimic.edge.client import Client
 from unimic.edge.contact_sheet import Tile
@@ -40,7 +42,8 @@ from unimic.measure.tasks.findings import Findings, Row
 from unimic.measure.tasks.grounds import Subject, pictures
 
 JUDGES = ("lpips-vgg", "dists", "lpips-alex")
-MEAN, TELEA, FLOOR = "mean fill", "OpenCV Telea", "original, re-encoded"
+MEAN, TELEA, MIRROR = "mean fill", "OpenCV Telea", "mirror images"
+FLOOR = "original, re-encoded"
 PLAIN, PROMPTED = "unimic, no prompt", "unimic, caption as prompt"
 RADIUS = 5
 SEED = 0
@@ -72,7 +75,7 @@ def measure(cloud: Client, models: Models, subjects: Sequence[Subject], samples:
 
     Returns:
         Means by part and method; ``gain`` is how much lower each distance is than that of the
-        better simple fill, in percent.
+        best simple fill, in percent.
 
     Raises:
         InvalidInput: what is compared with, or the networks that judge, is not installed.
@@ -113,7 +116,8 @@ def measure(cloud: Client, models: Models, subjects: Sequence[Subject], samples:
 def fills(cloud: Client, models: Models, photo: Image.Image, part: str, box: Box, prompt: str
           ) -> Iterator[Filled]:
     """The photo with the box filled by each method."""
-    for method, image in ((MEAN, mean_fill(photo, box)), (TELEA, telea(photo, box))):
+    for method, image in ((MEAN, mean_fill(photo, box)), (TELEA, telea(photo, box)),
+                          (MIRROR, mirrored(photo, box))):
         yield Filled(method, image, models.images.encode(image).codes)
     shared = (cloud.share(mean_fill(photo, box), hole=box) if part == "middle" else
               cloud.share(photo.crop((0, 0, box[0], photo.height))))
@@ -149,6 +153,13 @@ def telea(photo: Image.Image, box: Box) -> Image.Image:
     return Image.fromarray(filled)
 
 
+def mirrored(photo: Image.Image, box: Box) -> Image.Image:
+    """The box filled with mirror images; where it has none, with what `mean_fill` has."""
+    pixels, hidden = np.array(mean_fill(photo, box)), _mask(photo, box)
+    images = reflection(hidden)
+    return Image.fromarray(pixels[images.rows, images.columns])
+
+
 def _mask(photo: Image.Image, box: Box) -> Mask:
     left, top, right, bottom = box
     mask = np.zeros((photo.height, photo.width), bool)
@@ -165,7 +176,7 @@ TITLE = "Inpainting and outpainting, Flickr8k test"
 ABOUT = (
     "Hidden are the middle, 3/7 of each side, or the right 2/7, before the photo is shared: no "
     "token that is sent tells anything of them. LPIPS and DISTS of the hidden part cut out, "
-    "against the original; how much lower it is than with the better of mean fill and Telea; "
+    "against the original; how much lower it is than with the best of the three simple fills; "
     "tokens that equal the original's there. Re-encoded: the original's own tokens, decoded; "
     "nothing made of tokens can be expected to be nearer.")
 LOSSES = (
@@ -184,5 +195,6 @@ def _rows(values: dict[tuple[str, str], list[Row]]) -> list[Row]:
              for key, found in values.items()}
     return [{"method": method, "part": part, **mean, "images": len(values[part, method]),
              **{f"gain-{name}": 100 * (1 - mean[name] / min(
-                 means[part, simple][name] for simple in (MEAN, TELEA))) for name in JUDGES}}
+                 means[part, simple][name] for simple in (MEAN, TELEA, MIRROR)))
+                for name in JUDGES}}
             for (part, method), mean in means.items()]
