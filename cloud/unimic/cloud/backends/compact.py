@@ -198,7 +198,7 @@ class CompactBackend(Backend):
         requests = [replace(r, sampling=replace(r.sampling, temperature=self.defaults.temperature))
                     if r.mask.all() and not r.prompt.strip() else r for r in requests]
         drawn = [i for i, r in enumerate(requests)
-                 if r.prompt.strip() or r.sampling.temperature or r.mask.all()]
+                 if r.prompt.strip() or r.sampling.temperature]
         painted = sorted({*range(len(requests))} - {*drawn})
         filled = dict(zip(painted, self._paint([requests[i] for i in painted]), strict=True))
         if drawn:

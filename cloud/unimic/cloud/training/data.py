@@ -183,10 +183,13 @@ def training_images(root: Path) -> list[tuple[str, np.ndarray]]:
     Raises:
         InvalidInput: there is none.
     """
-    held_out = _held_out(root)
-    images = [(stem, np.asarray(image)) for shard in LABELLED
-              for stem, image in read_shards(root, shard) if stem not in held_out]
-    images += unlabelled_images(root)
+    images, known = [], []
+    for stem, image, held_out in _labelled(root):
+        if held_out:
+            known.append(_thumbnail(image))
+        else:
+            images.append((stem, np.asarray(image)))
+    images += _without_copies(root, known)
     if not images:
         raise InvalidInput("--data", f"{root} has no picture of {PITCH}×{PITCH} or more to learn "
                            "from", "add some")
@@ -199,18 +202,25 @@ def unlabelled_images(root: Path) -> list[tuple[str, np.ndarray]]:
     Their sets were collected from everywhere: what is a copy of a dev, test or evaluation image, of
     any size, is left out.
     """
-    held_out = _held_out(root)
-    known = np.reshape([_thumbnail(image) for shard in LABELLED
-                        for stem, image in read_shards(root, shard) if stem in held_out], (-1, 256))
+    return _without_copies(root, [_thumbnail(image) for _, image, held_out in _labelled(root)
+                                  if held_out])
+
+
+def _labelled(root: Path) -> Iterator[tuple[str, Image.Image, bool]]:
+    """Yield ``(stem, RGB image, whether nothing may learn from it)``."""
+    held_out = {name for name, c in read_captions(root).items() if c.split in ("dev", "test")}
+    held_out |= {q.image for q in read_questions(root, "eval")}
+    for shard in LABELLED:
+        for stem, image in read_shards(root, shard):
+            yield stem, image, stem in held_out
+
+
+def _without_copies(root: Path, known: list[np.ndarray]) -> list[tuple[str, np.ndarray]]:
+    """The unlabelled images but those that are like one of the ``known`` thumbnails."""
+    thumbnails = np.reshape(known, (-1, 256))
     return [(stem, np.asarray(image)) for shard in UNLABELLED
             for stem, image in read_shards(root, shard)
-            if (known @ _thumbnail(image)).max(initial=0) < COPY]
-
-
-def _held_out(root: Path) -> set[str]:
-    """Names of the images that nothing may learn from."""
-    names = {name for name, c in read_captions(root).items() if c.split in ("dev", "test")}
-    return names | {q.image for q in read_questions(root, "eval")}
+            if (thumbnails @ _thumbnail(image)).max(initial=0) < COPY]
 
 
 def _thumbnail(image: Image.Image) -> np.ndarray:

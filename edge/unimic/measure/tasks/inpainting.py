@@ -116,8 +116,8 @@ def measure(cloud: Client, models: Models, subjects: Sequence[Subject], samples:
 def fills(cloud: Client, models: Models, photo: Image.Image, part: str, box: Box, prompt: str
           ) -> Iterator[Filled]:
     """The photo with the box filled by each method."""
-    for method, image in ((MEAN, mean_fill(photo, box)), (TELEA, telea(photo, box)),
-                          (MIRROR, mirrored(photo, box))):
+    for method, simple in SIMPLE.items():
+        image = simple(photo, box)
         yield Filled(method, image, models.images.encode(image).codes)
     shared = (cloud.share(mean_fill(photo, box), hole=box) if part == "middle" else
               cloud.share(photo.crop((0, 0, box[0], photo.height))))
@@ -160,6 +160,9 @@ def mirrored(photo: Image.Image, box: Box) -> Image.Image:
     return Image.fromarray(pixels[images.rows, images.columns])
 
 
+SIMPLE = {MEAN: mean_fill, TELEA: telea, MIRROR: mirrored}
+
+
 def _mask(photo: Image.Image, box: Box) -> Mask:
     left, top, right, bottom = box
     mask = np.zeros((photo.height, photo.width), bool)
@@ -195,6 +198,5 @@ def _rows(values: dict[tuple[str, str], list[Row]]) -> list[Row]:
              for key, found in values.items()}
     return [{"method": method, "part": part, **mean, "images": len(values[part, method]),
              **{f"gain-{name}": 100 * (1 - mean[name] / min(
-                 means[part, simple][name] for simple in (MEAN, TELEA, MIRROR)))
-                for name in JUDGES}}
+                 means[part, simple][name] for simple in SIMPLE)) for name in JUDGES}}
             for (part, method), mean in means.items()]
