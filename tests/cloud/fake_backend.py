@@ -138,7 +138,7 @@ class FakeImages:
 
 def fake_models(coder: FakeCoder | None = None) -> Models:
     return Models(FakeImages(), FakeText(), coder or FakeCoder(),
-                  lambda shown, decoded, hole: shown)
+                  lambda shown, decoded, hole, pitch: shown)
 
 
 UNPROMPTED = Sampling(seed=6, steps=1, temperature=0.0, guidance=2.0)

@@ -20,14 +20,13 @@ from unimic.cloud.backends.base import (
     Sampling,
 )
 from unimic.cloud.backends.compact import (
-    WHOLE,
-    WINDOW,
+    SIDE,
     CompactBackend,
     View,
     load_weights,
     view_shape,
 )
-from unimic.cloud.backends.windows import MOST_STEPS, MOST_WINDOWS, windows
+from unimic.cloud.backends.windows import MARGIN, MOST_STEPS, MOST_WINDOWS, windows
 from unimic.cloud.models.compact import (
     ANSWER,
     ASK,
@@ -307,7 +306,7 @@ def test_large_grid_is_filled_in_windows(backend: CompactBackend) -> None:
                           lambda step, of: steps.append(step * 1000 + of))[0]
     assert np.array_equal(filled[~mask], codes[~mask])
     assert (filled[mask] != codes[mask]).mean() > 0.9
-    count = len(windows(mask, WHOLE, WINDOW))
+    count = len(windows(mask, SIDE))
     assert count > 1
     assert steps == [i * 1000 + 4 * count for i in range(1, 4 * count + 1)]
     steps.clear()
@@ -319,37 +318,65 @@ def test_large_grid_is_filled_in_windows(backend: CompactBackend) -> None:
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (20, 20), (21, 3), (16, 60), (33, 47)])
-def test_windows_cover_the_mask(shape: tuple[int, int]) -> None:
-    rng = np.random.default_rng(0)
-    for density in (0.0, 0.01, 1.0):
-        mask = rng.random(shape) < density
-        left_over = mask.copy()
-        size = 20 if max(shape) <= 20 else WINDOW
-        for top, left in windows(mask, WHOLE, WINDOW):
-            assert top >= 0
-            assert left >= 0
-            assert left_over[top:top + size, left:left + size].any()
-            left_over[top:top + size, left:left + size] = False
-        assert not left_over.any()
+@pytest.mark.parametrize("density", [0.0, 0.01, 0.1, 1.0])
+def test_windows_cover_the_mask(shape: tuple[int, int], density: float) -> None:
+    mask = np.random.default_rng(0).random(shape) < density
+    left_over = mask.copy()
+    for window in windows(mask, SIDE):
+        assert left_over[window.place].shape == window.kept.shape
+        assert window.kept.shape == (min(shape[0], SIDE), min(shape[1], SIDE))
+        assert window.kept.any()
+        assert left_over[window.place][window.kept].all(), "each token is kept once"
+        left_over[window.place][window.kept] = False
+    assert not left_over.any()
 
 
-def test_the_window_with_most_known_tokens_comes_first() -> None:
+def test_what_is_kept_is_far_from_what_is_hidden_out_of_sight() -> None:
+    mask = np.zeros((50, 60), bool)
+    mask[5:45, 8:] = True
+    left_over = mask.copy()
+    plan = windows(mask, SIDE)
+    assert len(plan) > 2
+    for window in plan:
+        unseen = left_over.copy()
+        unseen[window.place] = False
+        kept = np.zeros_like(mask)
+        kept[window.place] = window.kept
+        for y, x in np.argwhere(kept):
+            near = np.s_[max(y - MARGIN, 0):y + MARGIN + 1, max(x - MARGIN, 0):x + MARGIN + 1]
+            assert not unseen[near].any()
+        left_over &= ~kept
+
+
+def test_the_window_with_least_unknown_around_it_comes_first() -> None:
     mask = np.zeros((16, 60), bool)
     mask[:, 10:] = True
-    hidden = [mask[top:top + WINDOW, left:left + WINDOW].sum()
-              for top, left in windows(mask, WHOLE, WINDOW)]
-    assert hidden[0] == min(hidden) < max(hidden)
+    order = [window.place[1].start for window in windows(mask, SIDE)]
+    assert order == sorted(order)
+    assert len(order) > 2
 
 
 def test_small_hole_is_one_window_around_it() -> None:
     mask = np.zeros((100, 100), bool)
     mask[50:54, 60:66] = True
-    assert windows(mask, WHOLE, WINDOW) == [(44, 55)]
+    window, = windows(mask, SIDE)
+    assert window.place == np.s_[42:62, 53:73]
+
+
+def test_a_piece_of_a_mask_is_not_cut_because_of_others() -> None:
+    alone = np.zeros((60, 100), bool)
+    alone[6:20, 6:20] = True
+    beside = alone.copy()
+    beside[18:24, 26:36] = True
+    beside[50:54, 90:96] = True
+    window, = windows(alone, SIDE)
+    same, = (w for w in windows(beside, SIDE) if w.place == window.place)
+    assert np.array_equal(same.kept, window.kept)
 
 
 def test_huge_mask_is_refused() -> None:
     with pytest.raises(LimitExceeded, match=str(MOST_WINDOWS)):
-        windows(np.ones((200, 200), bool), WHOLE, WINDOW)
+        windows(np.ones((200, 200), bool), SIDE)
 
 
 def test_steps_of_many_windows_are_limited(backend: CompactBackend) -> None:
@@ -358,7 +385,7 @@ def test_steps_of_many_windows_are_limited(backend: CompactBackend) -> None:
         return backend.generate([GenerateRequest("", 40, 4, sampling)], lambda *_: None)
 
     assert generate(2)[0].shape == (40, 4)
-    rounds = len(windows(np.ones((40, 4), bool), WHOLE, WINDOW))
+    rounds = len(windows(np.ones((40, 4), bool), SIDE))
     with pytest.raises(LimitExceeded, match=str(MOST_STEPS // rounds)):
         generate(MOST_STEPS // rounds + 1)
 

@@ -169,7 +169,7 @@ def test_only_the_edited_part_is_decoded_and_it_is_as_if_all_were():
     codes = random.integers(0, 8192, (60, 70), dtype=np.int32)
     grid = TokenGrid(codes, 70 * 16 - 5, 60 * 16 - 3)
     tokenizer = SeeThrough()
-    models = SimpleNamespace(images=tokenizer, refiner=lambda shown, decoded, hole: shown)
+    models = SimpleNamespace(images=tokenizer, refiner=lambda shown, decoded, hole, pitch: shown)
     whole = np.asarray(tokenizer.decode(grid))
     for left, top in ((500, 300), (0, 0), (1100, 940)):
         region = np.zeros((grid.height, grid.width), bool)
@@ -185,7 +185,7 @@ def test_only_the_edited_part_is_decoded_and_it_is_as_if_all_were():
 
 
 def test_what_a_picture_came_from_may_go():
-    models = SimpleNamespace(images=SeeThrough(), refiner=lambda shown, decoded, hole: shown)
+    models = SimpleNamespace(images=SeeThrough(), refiner=lambda shown, decoded, hole, pitch: shown)
     region = np.zeros((50, 70), bool)
     region[:9, :9] = True
     base = Canvas(GRID, models, np.zeros((50, 70, 3), np.uint8))

@@ -50,7 +50,7 @@ def shown(grid: TokenGrid) -> Image.Image:
 
 MODELS: Any = SimpleNamespace(images=SimpleNamespace(encode=tokens, decode=shown),
                               coder=SimpleNamespace(space=SimpleNamespace(patch=PATCH)),
-                              refiner=lambda shown, decoded, hole: shown)
+                              refiner=lambda shown, decoded, hole, pitch: shown)
 
 
 class Held(SimpleNamespace):

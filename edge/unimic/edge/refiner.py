@@ -34,17 +34,22 @@ class Refiner:
         self._known = IMAGE_REFINER in store.entries and store.fits(IMAGE_REFINER)
         self._network = cache(partial(load, store, threads, IMAGE_REFINER, REFINER))
 
-    def __call__(self, shown: Pixels, decoded: Pixels, hole: Mask) -> Pixels:
+    def __call__(self, shown: Pixels, decoded: Pixels, hole: Mask, pitch: int) -> Pixels:
         """``shown``, refined in the hole.
 
         Args:
             shown: uint8 ``(height, width, 3)``, new pixels in the hole and old ones around it.
             decoded: likewise, what the tokens show.
             hole: bool ``(height, width)``, at least one pixel.
+            pitch: pixels on each side of a token; the first one begins where the arrays do.
         """
         if not self._known:
             return shown
-        cut = around(hole, CONTEXT)
+        # It learned with one token in each cell. Where that cannot be, a hole shall begin with one.
+        step = CELL if pitch == CELL else 1
+        rows, columns = (slice(part.start // step * step, part.stop)
+                         for part in around(hole, CONTEXT))
+        cut = rows, columns
         height, width = hole[cut].shape
         beside = ((0, -height % CELL), (0, -width % CELL))
         where = np.pad(hole[cut], beside, mode="edge")

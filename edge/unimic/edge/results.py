@@ -17,7 +17,7 @@ from unimic.edge.cached import cached_property
 from unimic.edge.models import Models
 from unimic.edge.refiner import Pixels
 from unimic.edge.regions import View, around, spread, widen
-from unimic.edge.seams import fitted, joined
+from unimic.edge.seams import joined
 from unimic.edge.tiles import HALO
 
 
@@ -147,9 +147,9 @@ class Canvas:
         pixels[edit.top : edit.top + old.shape[0], edit.left : edit.left + old.shape[1]] = old
         made = widen(edit.region, self.grid.codes.shape, self.grid.pitch)
         window, new = self._decode_around(made)
-        before, region = pixels[window], edit.region[window]
-        new = joined(new, before, spread(made, self.grid.pitch)[window], self.models.refiner)
-        pixels[window] = np.where(region[..., None], fitted(new, before, region), before)
+        pitch = self.grid.pitch
+        pixels[window] = joined(new, pixels[window], spread(made, pitch)[window],
+                                edit.region[window], pitch, self.models.refiner)
         return pixels
 
     def _decode_around(self, made: Mask) -> tuple[tuple[slice, slice], Pixels]:

@@ -14,21 +14,32 @@ from unimic.edge.regions import around
 Plane = NDArray[np.float32]
 
 SEAM = 16  # pixels inside a region whose border lies amid tokens that take on what is around it
-SHADE = 64  # levels by which they do so at most
+SHADE = 64  # levels that may separate new from old pixels and still show the same
 RING = 1  # pixels around a hole that tell what the tokens lost
 
 
-def joined(new: Pixels, old: Pixels, made: Mask, refiner: Refiner) -> Pixels:
-    """Old pixels and, where they were made anew, new ones that go on from them.
+def joined(new: Pixels, old: Pixels, made: Mask, region: Mask, pitch: int, refiner: Refiner
+           ) -> Pixels:
+    """Old pixels and, in a region that was made anew, new ones that go on from them.
+
+    Where the region ends amid tokens, old pixels are seen beside it of which new ones were made,
+    too. What separates the two is taken for what the tokens lost, but for more than `SHADE`, which
+    is another thing.
 
     Args:
         new: see `adjusted`.
         old: see `adjusted`.
         made: see `adjusted`.
+        region: bool ``(height, width)``, what will be seen of the new pixels, at least one of
+            those made anew.
+        pitch: pixels on each side of a token; the first one begins where the arrays do.
         refiner: see `Refiner`.
     """
-    shown = np.where(made[..., None], adjusted(new, old, made), old)
-    return refiner(shown, new, made)
+    shifted = np.where(made[..., None], adjusted(new, old, made), old)
+    shown = np.where(region[..., None], fitted(shifted, old, region), old)
+    exact = old.astype(np.int16)
+    decoded = np.where((made & ~region)[..., None], new.clip(exact - SHADE, exact + SHADE), new)
+    return refiner(shown, decoded.astype(np.uint8), region, pitch)
 
 
 def adjusted(new: Pixels, old: Pixels, made: Mask) -> Pixels:

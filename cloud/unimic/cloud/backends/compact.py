@@ -14,7 +14,7 @@ What the model takes at once is bounded, what a user may ask is not:
 
 * A prompt or a question counts as far as its first 64 text tokens (some 50 words); the rest is
   ignored. Case and closing punctuation do not matter.
-* A grid of more than 20 rows or columns is filled in windows of 16 × 16 tokens, those with most
+* A grid of more than 20 rows or columns is filled in windows of 20 × 20 tokens, those with most
   known surroundings first, each seeing what is known and what was made before it.
 * A question about a grid of more than 24 rows or columns or 384 tokens is answered from a smaller
   view: the tokens are decoded, the picture is reduced, its tokens are taken. Nothing of this view
@@ -75,7 +75,7 @@ from unimic.codec.tokens import PITCH, Codes, TokenSpace
 
 PROMPT_TOKENS = 64
 ANSWER_TOKENS = 32
-WHOLE, WINDOW = 20, 16
+SIDE = 20
 VIEW_SIDE, VIEW_TOKENS = 24, 384
 CHOICE_NOISE = 8.0
 """How far chance, at temperature 1, moves the order in which tokens are settled (nats).
@@ -109,10 +109,10 @@ class View:
         """
         height, width = codes.shape
         canvas = np.zeros((height * PITCH, width * PITCH, 3), np.uint8)
-        for top in range(0, height, WINDOW):  # tiles, so that memory stays bounded
+        for top in range(0, height, SIDE):  # tiles, so that memory stays bounded
             watch()
-            for left in range(0, width, WINDOW):
-                tile = np.ascontiguousarray(codes[None, top:top + WINDOW, left:left + WINDOW])
+            for left in range(0, width, SIDE):
+                tile = np.ascontiguousarray(codes[None, top:top + SIDE, left:left + SIDE])
                 pixels = self.run("decoder", tile)[0].transpose(1, 2, 0)
                 canvas[top * PITCH:top * PITCH + pixels.shape[0],
                        left * PITCH:left * PITCH + pixels.shape[1]] = np.rint(pixels * 255)
@@ -155,7 +155,7 @@ class CompactBackend(Backend):
         model itself. Where there is no prompt, no chance, or a grid of several windows, there is
         one drawing.
         """
-        count = CANDIDATES if max(requests[0].shape) <= WHOLE else 1
+        count = CANDIDATES if max(requests[0].shape) <= SIDE else 1
         tries = [[_another(r, k) for k in range(
             count if r.prompt.strip() and r.sampling.temperature else 1)] for r in requests]
         drawn = iter(super().generate([one for some in tries for one in some], watch))
@@ -186,7 +186,7 @@ class CompactBackend(Backend):
     @torch.inference_mode()
     def fill(self, requests: Sequence[FillRequest], watch: Watch) -> list[Codes]:
         """See `Backend`."""
-        return fill_by_windows(requests, WHOLE, WINDOW, self._paint_or_draw, watch)
+        return fill_by_windows(requests, SIDE, self._paint_or_draw, watch)
 
     def _paint_or_draw(self, requests: list[FillRequest], chances: list[torch.Generator],
                        watch: Watch) -> list[Codes]:

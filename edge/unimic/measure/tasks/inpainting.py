@@ -128,7 +128,8 @@ def fills(cloud: Client, models: Models, photo: Image.Image, part: str, box: Box
                      f"{made.stats.down.wire_bytes:,} bytes down")
     tokens = models.images.encode(photo)
     pixels, hidden = np.asarray(photo), _mask(photo, box)
-    again = joined(np.asarray(models.images.decode(tokens)), pixels, hidden, models.refiner)
+    again = joined(np.asarray(models.images.decode(tokens)), pixels, hidden, hidden, tokens.pitch,
+                   models.refiner)
     yield Filled(FLOOR, Image.fromarray(again), tokens.codes)
 
 

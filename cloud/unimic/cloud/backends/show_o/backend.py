@@ -110,7 +110,7 @@ class ShowOBackend(Backend):
     @torch.inference_mode()
     def fill(self, requests: Sequence[FillRequest], watch: Watch) -> list[Codes]:
         """See `Backend`."""
-        return fill_by_windows(requests, self.model.side, self.model.side, self._draw, watch)
+        return fill_by_windows(requests, self.model.side, self._draw, watch)
 
     def _draw(self, requests: list[FillRequest], chances: list[torch.Generator], watch: Watch
               ) -> list[Codes]:
