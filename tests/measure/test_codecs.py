@@ -245,8 +245,8 @@ def test_a_codec_of_another_package(monkeypatch: pytest.MonkeyPatch, photo: Imag
 def test_choosing_a_setting(photo: Image.Image) -> None:
     variants = [find("jpeg"), find("jpeg/2")]
     choice, smallest = choose.within(variants, photo, [2000, 10])
-    assert 1500 < len(choice.data) <= 2000
-    assert 10 < len(smallest.data) < 1500
+    assert 1500 < len(choice.encoded.data) <= 2000
+    assert 10 < len(smallest.encoded.data) < 1500
     enough = choose.smallest(variants, photo, lambda picture: psnr(photo, picture) >= 27)
     assert enough is not None
     assert psnr(photo, enough.decoded) >= 27
@@ -255,6 +255,14 @@ def test_choosing_a_setting(photo: Image.Image) -> None:
     again = enough.variant.decode(enough.variant.encode(photo, lower).data, photo.size)
     assert psnr(photo, again) < 27
     assert choose.smallest(variants, photo, lambda picture: False) is None
+
+
+def test_what_is_chosen_is_counted_without_a_container(photo: Image.Image) -> None:
+    file = find("avif").encode(photo, 1)
+    assert file.payload_bytes == file.bare_bytes < len(file.data) - 200
+    choice, = choose.within([find("avif")], photo, [file.bare_bytes])
+    assert choice.encoded.bare_bytes <= file.bare_bytes < len(choice.encoded.data)
+    assert (jpeg := find("jpeg").encode(photo, 5)).bare_bytes == len(jpeg.data)
 
 
 def test_pictures_are_decoded_side_by_side(monkeypatch: pytest.MonkeyPatch) -> None:

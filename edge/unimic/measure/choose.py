@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from unimic.edge.cached import cached_property
-from unimic.measure.codecs import Setting, Variant
+from unimic.measure.codecs import Encoded, Setting, Variant
 
 Item = TypeVar("Item")
 Found = TypeVar("Found")
@@ -30,13 +30,13 @@ class Choice:
 
     variant: Variant
     setting: Setting
-    data: bytes
+    encoded: Encoded
     size: tuple[int, int]
 
     @cached_property
     def decoded(self) -> Image.Image:
         """The picture that comes out; a search by bytes alone never asks for it."""
-        return self.variant.decode(self.data, self.size)
+        return self.variant.decode(self.encoded.data, self.size)
 
     @property
     def name(self) -> str:
@@ -57,8 +57,8 @@ class _Coded:
     def __getitem__(self, position: int) -> Choice:
         if position not in self.made:
             setting = self.variant.codec.knob[position]
-            data = self.variant.encode(self.image, setting).data
-            self.made[position] = Choice(self.variant, setting, data, self.image.size)
+            encoded = self.variant.encode(self.image, setting)
+            self.made[position] = Choice(self.variant, setting, encoded, self.image.size)
         return self.made[position]
 
 
@@ -82,7 +82,7 @@ def side_by_side(work: Callable[[Item], Found], items: Collection[Item]) -> Iter
 
 
 def _bytes(choice: Choice) -> int:
-    return len(choice.data)
+    return choice.encoded.bare_bytes
 
 
 def _working(variants: Sequence[Variant], image: Image.Image,

@@ -57,6 +57,11 @@ class Encoded:
     parts: dict[str, float] = field(default_factory=dict)
     token_bits: NDArray[np.float64] | None = None
 
+    @property
+    def bare_bytes(self) -> int:
+        """Bytes that a service of one's own needs: without a container, where one is known of."""
+        return len(self.data) if self.payload_bytes is None else self.payload_bytes
+
 
 @dataclass(frozen=True)
 class Codec:

@@ -211,7 +211,7 @@ def picture_bytes(turns: Sequence[Turn], choice: Choice) -> Row:
 
     def size(picture: Image.Image) -> int:
         if id(picture) not in sizes:  # the pictures live as long as the turns
-            sizes[id(picture)] = len(choice.variant.encode(picture, choice.setting).data)
+            sizes[id(picture)] = choice.variant.encode(picture, choice.setting).bare_bytes
         return sizes[id(picture)]
 
     changes, keeps, nothing = [], [], []

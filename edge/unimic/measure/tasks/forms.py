@@ -90,7 +90,7 @@ class Forms:
         if codec in self.failed:
             return []
         try:
-            return [(len(choice.data), choice.decoded)
+            return [(choice.encoded.bare_bytes, choice.decoded)
                     for choice in within(variants, image, budgets)]
         except (Exception, SystemExit) as error:  # a codec may raise anything, and want to exit
             self.failed[codec] = reason(error)
