@@ -98,6 +98,8 @@ def _shifted(new: Pixels, old: Pixels, hole: Mask, kept: Mask, most: int) -> Pix
     for channel in range(new.shape[2]):  # one after the other: pictures may be large
         shown = inner[..., channel].astype(np.float32)
         lost = np.where(ring, (outer[..., channel] - shown).clip(-most, most), 0)
+        if not lost.any():
+            continue  # as at the border of whole tokens that is fitted after it was adjusted
         shown += _continued(np.pad(lost, missing), weights)[missing[0][0]:, missing[1][0]:]
         shifted[grown][shifting, channel] = np.rint(shown[shifting]).clip(0, 255)
     return shifted

@@ -24,7 +24,8 @@ quarter of the window)."""
 Draw = Callable[[list[FillRequest], list[torch.Generator], Watch], list[Codes]]
 """Fills the masks of grids of one shape that fit the model, as `Backend.fill`; each has a source of
 chance of its own."""
-Corner = tuple[int, int]
+Pair = tuple[int, int]
+"""Of rows and columns."""
 Place = tuple[slice, slice]
 """Rows and columns of a grid."""
 
@@ -150,14 +151,14 @@ def _starts(piece: slice, size: int, window: int, margin: int) -> list[int]:
     return [first + (last - first) * i // count for i in range(count + 1)]
 
 
-def _around(corner: Corner, shape: Corner, margin: int) -> Place:
+def _around(corner: Pair, shape: Pair, margin: int) -> Place:
     """The window at a corner, and ``margin`` tokens around it."""
     rows, columns = (slice(max(start - margin, 0), start + length + margin)
                      for start, length in zip(corner, shape, strict=True))
     return rows, columns
 
 
-def _window(hidden: Mask, corner: Corner, shape: Corner, margin: int) -> Window:
+def _window(hidden: Mask, corner: Pair, shape: Pair, margin: int) -> Window:
     """Keeps what is hidden in it, but near what is hidden out of its sight."""
     place, outer = _around(corner, shape, 0), _around(corner, shape, margin)
     top, left = (part.start - wide.start for part, wide in zip(place, outer, strict=True))
